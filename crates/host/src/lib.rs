@@ -1,0 +1,1 @@
+//! What the host offers, wrapped: knows nothing of virtual machines.

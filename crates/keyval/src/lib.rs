@@ -1,0 +1,1 @@
+//! A serde format for the `key=value` option strings of the command line (`spec/config.md` §0).

@@ -1,0 +1,1 @@
+//! The style of this project, as tests.
