@@ -65,14 +65,6 @@ pub(crate) fn host_kvm() -> bool {
     Path::new("/dev/kvm").exists() && !module("kvm_pvm") && (module("kvm_intel") || module("kvm_amd"))
 }
 
-/// Fetches and builds what the lab boots from.
-///
-/// # Errors
-/// Packages cannot be fetched, files not written.
-pub(crate) fn prepare(places: &Places) -> Result<()> {
-    images(places).map(drop)
-}
-
 fn images(places: &Places) -> Result<(PathBuf, PathBuf)> {
     packages::install(&["qemu-system-x86", "seabios", "busybox-static", "e2fsprogs"])?;
     let kernel = Kernel::prepare(places, "linux-image-amd64", MODULES, false)?;
@@ -81,11 +73,12 @@ fn images(places: &Places) -> Result<(PathBuf, PathBuf)> {
     Ok((kernel.dir.join("bzImage"), initramfs))
 }
 
-/// Runs a command in the lab with its output on this process's own, and returns its exit code.
+/// Runs a command in the lab with its output on `output` and its errors on this process's own, and returns its exit
+/// code.
 ///
 /// # Errors
 /// The lab cannot be built or started, or ends before the command does.
-pub(crate) fn run(places: &Places, run: &Run) -> Result<u8> {
+pub(crate) fn run(places: &Places, run: &Run, output: impl Write + Send + 'static) -> Result<u8> {
     let (kernel, initramfs) = images(places)?;
     let session = Session::new(places)?;
     session.write_command(run)?;
@@ -95,7 +88,7 @@ pub(crate) fn run(places: &Places, run: &Run) -> Result<u8> {
     let (out, err, verdict, tty) = (out?, err?, verdict?, tty?);
     let raw = if run.terminal { Some(RawTerminal::enter()?) } else { None };
     let mut qemu = session.start(run, &kernel, &initramfs)?;
-    let out = pump(accept(&out)?, io::stdout());
+    let out = pump(accept(&out)?, output);
     let err = pump(accept(&err)?, io::stderr());
     let mut text = String::new();
     let mut verdict = accept(&verdict)?;
@@ -157,7 +150,7 @@ impl Session {
 
     fn write_command(&self, run: &Run) -> Result<()> {
         let mut script = String::new();
-        for name in ["PATH", "HOME", "TERM", "LANG", "RUST_LOG", "RUST_BACKTRACE"] {
+        for name in ["PATH", "HOME", "TERM", "LANG", "RUST_LOG", "RUST_BACKTRACE", "VMTEST_VERBOSE"] {
             if let Ok(value) = std::env::var(name) {
                 script.push_str(&format!("export {name}={}\n", quote(&value)));
             }

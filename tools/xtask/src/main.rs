@@ -6,6 +6,7 @@ mod bzimage;
 mod check;
 mod cpio;
 mod error;
+mod guest;
 mod initramfs;
 mod kernel;
 mod lab;
@@ -13,6 +14,7 @@ mod packages;
 mod places;
 mod step;
 mod terminal;
+mod test;
 
 use error::{Error, Result};
 use places::Places;
@@ -23,6 +25,8 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask TASK
   check                               every lint
+  test [--unit | --guest] [FILTER]    unit tests, then guest tests; ends with `N passed, N failed`
+  selfcheck                           is the lab sound? boots the guest images there without our VMM
   lab [--memory MIB] [--cpus N] [-t] -- COMMAND...
                                       runs a command on a machine with a true /dev/kvm;
                                       -t gives it this terminal";
@@ -48,9 +52,32 @@ fn dispatch(arguments: &[String]) -> Result<u8> {
     let places = Places::find()?;
     match task.as_str() {
         "check" => check::run(&places).map(|()| 0),
-        "lab" => lab::run(&places, &parse_lab(rest)?),
+        "test" => test::run(&places, &parse_test(rest)?).map(|()| 0),
+        "selfcheck" => selfcheck(&places),
+        "lab" => lab::run(&places, &parse_lab(rest)?, std::io::stdout()),
         other => Err(Error::Usage(format!("no task {other}"))),
     }
+}
+
+fn parse_test(arguments: &[String]) -> Result<test::Options> {
+    let mut options = test::Options { unit: true, guest: true, filter: String::new() };
+    for argument in arguments {
+        match argument.as_str() {
+            "--unit" => options.guest = false,
+            "--guest" => options.unit = false,
+            option if option.starts_with('-') => return Err(Error::Usage(format!("no option {option}"))),
+            filter => filter.clone_into(&mut options.filter),
+        }
+    }
+    Ok(options)
+}
+
+fn selfcheck(places: &Places) -> Result<u8> {
+    let images = guest::prepare(places, false)?;
+    step::loud(step::cargo().args(["build", "--quiet", "-p", "vmtest"]).current_dir(&places.root))?;
+    let command = vec![places.dev_binary("vmtest").to_string_lossy().into_owned(), "selfcheck".to_owned()];
+    let run = lab::Run { environment: test::environment(places, &images), ..lab::Run::new(command) };
+    lab::run(places, &run, std::io::stdout())
 }
 
 fn parse_lab(arguments: &[String]) -> Result<lab::Run> {
