@@ -1,4 +1,4 @@
-//! Interrupts as devices see them: a line to raise, or message-signalled vectors. All are leaf objects any thread may use.
+//! Interrupts as devices see them: a line to raise, or message-signalled vectors.
 
 use host::EventFd;
 use serde::{Deserialize, Serialize};
@@ -32,16 +32,21 @@ pub struct Msi {
     pub data: u32,
 }
 
-/// One message-signalled vector: where it goes, and how it is fired.
-pub trait MsiVector: Send + Sync {
-    /// Routes the vector. Called before the first [`MsiVector::fire`] and whenever the guest moves an unmasked vector.
-    fn route(&self, msi: Msi);
-
-    /// Sends the interrupt to where it was last routed; nothing before.
+/// An interrupt that is ready to be sent, wherever it goes. A leaf object any thread may fire.
+pub trait Interrupt: Send + Sync {
+    /// Sends the interrupt; nothing if the guest has not said where to.
     fn fire(&self);
 
-    /// A descriptor that fires the vector when written, for back ends outside this process; `None` if the hypervisor has none.
-    fn event_fd(&self) -> Option<EventFd>;
+    /// A descriptor that fires the interrupt when written, for back ends outside this process; `None` if the hypervisor has none.
+    fn event_fd(&self) -> Option<EventFd> {
+        None
+    }
+}
+
+/// A message-signalled vector: an interrupt whose destination the guest programs.
+pub trait MsiVector: Interrupt {
+    /// Sends the vector to `msi` from now on.
+    fn route(&self, msi: Msi);
 }
 
 /// Hands out vectors.

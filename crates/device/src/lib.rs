@@ -12,7 +12,7 @@ mod state;
 
 pub use bus::{AddressSpaces, Collision, Doorbells, NoDoorbells, Slot};
 pub use events::{Event, EventBits, EventSink, Events, NoSink, Record};
-pub use interrupt::{InterruptLine, Msi, MsiSource, MsiVector, NoInterrupt};
+pub use interrupt::{Interrupt, InterruptLine, Msi, MsiSource, MsiVector, NoInterrupt};
 pub use state::{Persist, RestoreError, Saved};
 
 use std::sync::Arc;

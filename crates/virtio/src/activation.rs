@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use device::MsiVector;
+use device::Interrupt;
 use memory::GuestRam;
 
 use crate::ActiveQueue;
@@ -25,7 +25,7 @@ pub struct Signals {
     needs_reset: AtomicBool,
     generation: AtomicU8,
     isr: AtomicU8,
-    interrupt: Arc<dyn MsiVector>,
+    interrupt: Arc<dyn Interrupt>,
 }
 
 /// ISR bit: the device configuration changed.
@@ -33,7 +33,7 @@ const ISR_CONFIG: u8 = 2;
 
 impl Signals {
     /// News fires `interrupt`.
-    pub fn new(interrupt: Arc<dyn MsiVector>) -> Self {
+    pub fn new(interrupt: Arc<dyn Interrupt>) -> Self {
         Self {
             needs_reset: AtomicBool::new(false),
             generation: AtomicU8::new(0),

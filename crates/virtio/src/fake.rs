@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use device::{Msi, MsiVector};
+use device::Interrupt;
 use host::EventFd;
 use memory::{Bytes, GuestAddress, GuestRam};
 use virtio_queue::{Queue, QueueT};
@@ -43,16 +43,10 @@ impl FakeInterrupt {
     }
 }
 
-impl MsiVector for FakeInterrupt {
-    fn route(&self, _: Msi) {}
-
+impl Interrupt for FakeInterrupt {
     fn fire(&self) {
         *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.fired.notify_all();
-    }
-
-    fn event_fd(&self) -> Option<EventFd> {
-        None
     }
 }
 

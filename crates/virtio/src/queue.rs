@@ -7,7 +7,7 @@ use memory::RamMap;
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
-use device::MsiVector;
+use device::Interrupt;
 
 /// The chains a queue hands out: they borrow guest RAM.
 pub type Chain<'a> = DescriptorChain<&'a RamMap>;
@@ -34,12 +34,12 @@ pub struct ActiveQueue {
     pub queue: Queue,
     /// Signalled when the driver has made buffers available.
     pub kick: Arc<EventFd>,
-    interrupt: Arc<dyn MsiVector>,
+    interrupt: Arc<dyn Interrupt>,
 }
 
 impl ActiveQueue {
     /// A queue whose answers fire `interrupt`.
-    pub fn new(index: u16, queue: Queue, kick: Arc<EventFd>, interrupt: Arc<dyn MsiVector>) -> Self {
+    pub fn new(index: u16, queue: Queue, kick: Arc<EventFd>, interrupt: Arc<dyn Interrupt>) -> Self {
         Self { index, queue, kick, interrupt }
     }
 
