@@ -8,10 +8,12 @@ mod activation;
 #[cfg(any(test, feature = "fake-driver"))]
 pub mod fake;
 mod queue;
+mod transport;
 mod worker;
 
 pub use activation::{Activation, Signals};
 pub use queue::{ActiveQueue, Chain, Fault};
+pub use transport::{BAR_SIZE, Place, VirtioPci};
 pub use worker::{Handler, Watch, Worker, Workers};
 
 use device::{RestoreError, Saved};
