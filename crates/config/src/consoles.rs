@@ -138,7 +138,7 @@ impl SerialConfig {
 
 impl ConsoleConfig {
     /// Options of `--console`.
-    pub const CONSOLE_SYNTAX: Syntax = Syntax::new(
+    pub const SYNTAX: Syntax = Syntax::new(
         "off|null|pty|tty|file=<path>,iommu=on|off,id=<device_id>,pci_segment=<segment_id>,pci_device_id=<slot>",
     )
     .words(&["off", "null", "pty", "tty"])
@@ -148,9 +148,9 @@ impl ConsoleConfig {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_console_flag(text: &str) -> Result<Self, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         let flag = "--console";
-        let mut options = Self::CONSOLE_SYNTAX.parse(text).map_err(FlagError::of(flag))?;
+        let mut options = Self::SYNTAX.parse(text).map_err(FlagError::of(flag))?;
         let backend = take_backend(flag, &mut options)?;
         let mut console: Self = options.or("mode", "Off").read().map_err(FlagError::of(flag))?;
         console.device = backend;

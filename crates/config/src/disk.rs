@@ -149,7 +149,7 @@ impl Default for Disk {
     }
 }
 
-impl Disk {
+impl DiskConfig {
     /// Options of `--disk`.
     pub const SYNTAX: Syntax = Syntax::new(
         "path=<image_path>,readonly=on|off,direct=on|off,num_queues=<number>,queue_size=<descriptors>,\
@@ -170,20 +170,18 @@ impl Disk {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<DiskConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         let wrong = FlagError::of("--disk");
         let mut options = Self::SYNTAX.parse(text).map_err(&wrong)?;
         let rate_limiter_config = RateLimiterConfig::take(&mut options).map_err(&wrong)?;
-        let mut disk: DiskConfig = options.read().map_err(&wrong)?;
+        let mut disk: Self = options.read().map_err(&wrong)?;
         disk.rate_limiter_config = rate_limiter_config;
         if disk.vhost_socket.is_some() {
             disk.image_type = ImageType::Unknown;
         }
         Ok(disk)
     }
-}
 
-impl DiskConfig {
     pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
         self.check_back_end(at);
         if let Some(group) = &self.rate_limit_group {

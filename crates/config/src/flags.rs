@@ -4,19 +4,22 @@ use std::path::PathBuf;
 
 use crate::consoles::{ConsoleConfig, DebugConsoleConfig, SerialConfig};
 use crate::cpus::CpusConfig;
-use crate::disk::Disk;
+use crate::disk::DiskConfig;
 use crate::flag::FlagError;
 use crate::memory::{MemoryConfig, MemoryZoneConfig};
-use crate::net::Net;
+use crate::net::NetConfig;
 use crate::numa::NumaConfig;
 use crate::payload::{FwCfgConfig, PayloadConfig};
 use crate::platform::PlatformConfig;
 use crate::rate_limit::RateLimiterGroupConfig;
 use crate::small::{
-    Balloon, LandlockConfig, PciSegmentConfig, Pmem, PvmemcontrolConfig, Rng, Rtc, TpmConfig,
+    BalloonConfig, LandlockConfig, PciSegmentConfig, PmemConfig, PvmemcontrolConfig, RngConfig, RtcConfig,
+    TpmConfig,
 };
-use crate::sockets::{Fs, GenericVhostUser, Ivshmem, UserDevice, Vdpa, Vsock};
-use crate::vfio::Device;
+use crate::sockets::{
+    FsConfig, GenericVhostUserConfig, IvshmemConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
+};
+use crate::vfio::DeviceConfig;
 use crate::vm::VmConfig;
 
 /// What was given for each flag. `None` or empty: not given, so that the section has its default.
@@ -83,33 +86,33 @@ impl Flags {
             memory: self.memory()?,
             payload: self.payload()?,
             rate_limit_groups: each(&self.rate_limit_group, RateLimiterGroupConfig::from_flag)?,
-            disks: each(&self.disk, Disk::from_flag)?,
-            net: each(&self.net, Net::from_flag)?,
-            rng: one(self.rng.as_ref(), Rng::from_flag)?.unwrap_or(default.rng),
-            balloon: one(self.balloon.as_ref(), Balloon::from_flag)?,
-            generic_vhost_user: each(&self.generic_vhost_user, GenericVhostUser::from_flag)?,
-            fs: each(&self.fs, Fs::from_flag)?,
-            pmem: each(&self.pmem, Pmem::from_flag)?,
+            disks: each(&self.disk, DiskConfig::from_flag)?,
+            net: each(&self.net, NetConfig::from_flag)?,
+            rng: one(self.rng.as_ref(), RngConfig::from_flag)?.unwrap_or(default.rng),
+            balloon: one(self.balloon.as_ref(), BalloonConfig::from_flag)?,
+            generic_vhost_user: each(&self.generic_vhost_user, GenericVhostUserConfig::from_flag)?,
+            fs: each(&self.fs, FsConfig::from_flag)?,
+            pmem: each(&self.pmem, PmemConfig::from_flag)?,
             serial: one(self.serial.as_ref(), SerialConfig::from_flag)?.unwrap_or(default.serial),
-            console: one(self.console.as_ref(), ConsoleConfig::from_console_flag)?.unwrap_or(default.console),
+            console: one(self.console.as_ref(), ConsoleConfig::from_flag)?.unwrap_or(default.console),
             debug_console: one(self.debug_console.as_ref(), DebugConsoleConfig::from_flag)?
                 .unwrap_or(default.debug_console),
-            devices: each(&self.device, Device::from_flag)?,
-            user_devices: each(&self.user_device, UserDevice::from_flag)?,
-            vdpa: each(&self.vdpa, Vdpa::from_flag)?,
-            vsock: one(self.vsock.as_ref(), Vsock::from_flag)?,
+            devices: each(&self.device, DeviceConfig::from_flag)?,
+            user_devices: each(&self.user_device, UserDeviceConfig::from_flag)?,
+            vdpa: each(&self.vdpa, VdpaConfig::from_flag)?,
+            vsock: one(self.vsock.as_ref(), VsockConfig::from_flag)?,
             pvmemcontrol: self.pvmemcontrol.then_some(PvmemcontrolConfig {}),
             pvpanic: self.pvpanic,
             iommu: false,
             numa: each(&self.numa, NumaConfig::from_flag)?,
             watchdog: self.watchdog,
-            rtc: one(self.rtc.as_ref(), Rtc::from_flag)?,
+            rtc: one(self.rtc.as_ref(), RtcConfig::from_flag)?,
             pci_segments: each(&self.pci_segment, PciSegmentConfig::from_flag)?,
             platform: one(self.platform.as_ref(), PlatformConfig::from_flag)?,
             tpm: one(self.tpm.as_ref(), TpmConfig::from_flag)?,
             landlock_enable: self.landlock,
             landlock_rules: each(&self.landlock_rules, LandlockConfig::from_flag)?,
-            ivshmem: one(self.ivshmem.as_ref(), Ivshmem::from_flag)?,
+            ivshmem: one(self.ivshmem.as_ref(), IvshmemConfig::from_flag)?,
         })
     }
 

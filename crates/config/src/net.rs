@@ -108,7 +108,7 @@ impl Default for Net {
     }
 }
 
-impl Net {
+impl NetConfig {
     /// Options of `--net`.
     pub const SYNTAX: Syntax = Syntax::new(
         "tap=<if_name>,ip=<ip_addr>,mask=<net_mask>,mac=<mac_addr>,host_mac=<mac_addr>,mtu=<bytes>,fd=<fd or list>,\
@@ -123,17 +123,15 @@ impl Net {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<NetConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         let wrong = FlagError::of("--net");
         let mut options = Self::SYNTAX.parse(text).map_err(&wrong)?;
         let rate_limiter_config = RateLimiterConfig::take(&mut options).map_err(&wrong)?;
-        let mut net: NetConfig = options.read().map_err(&wrong)?;
+        let mut net: Self = options.read().map_err(&wrong)?;
         net.rate_limiter_config = rate_limiter_config;
         Ok(net)
     }
-}
 
-impl NetConfig {
     pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
         if self.vhost_user {
             queues::check_vhost_user(at, self.vhost_socket.as_deref(), self.rate_limiter_config.is_some());

@@ -25,7 +25,7 @@ impl Default for Rng {
     }
 }
 
-impl Rng {
+impl RngConfig {
     /// Options of `--rng`.
     pub const SYNTAX: Syntax =
         Syntax::new("src=<path>,iommu=on|off,id=<device_id>,pci_segment=<segment_id>,pci_device_id=<slot>");
@@ -34,7 +34,7 @@ impl Rng {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<RngConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         let wrong = FlagError::of("--rng");
         Self::SYNTAX.parse(text).and_then(|options| options.or("src", "/dev/urandom").read()).map_err(wrong)
     }
@@ -47,7 +47,7 @@ pub type RtcConfig = Placed<Rtc>;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rtc {}
 
-impl Rtc {
+impl RtcConfig {
     /// Options of `--rtc`.
     pub const SYNTAX: Syntax =
         Syntax::new("iommu=on|off,id=<device_id>,pci_segment=<segment_id>,pci_device_id=<slot>");
@@ -56,7 +56,7 @@ impl Rtc {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<RtcConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         flag::read("--rtc", &Self::SYNTAX, text)
     }
 }
@@ -78,7 +78,7 @@ pub struct Balloon {
     pub free_page_reporting: bool,
 }
 
-impl Balloon {
+impl BalloonConfig {
     /// Options of `--balloon`.
     pub const SYNTAX: Syntax = Syntax::new(
         "size=<bytes>,deflate_on_oom=on|off,free_page_reporting=on|off,id=<device_id>,iommu=on|off,\
@@ -89,13 +89,11 @@ impl Balloon {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<BalloonConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         let wrong = FlagError::of("--balloon");
         Self::SYNTAX.parse(text).and_then(|options| options.or("size", "0").read()).map_err(wrong)
     }
-}
 
-impl BalloonConfig {
     pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
         let (size, ram) = (self.size, at.vm.memory.total());
         if size >= ram {
@@ -122,7 +120,7 @@ pub struct Pmem {
     pub discard_writes: bool,
 }
 
-impl Pmem {
+impl PmemConfig {
     /// Options of `--pmem`.
     pub const SYNTAX: Syntax = Syntax::new(
         "file=<path>,size=<bytes>,discard_writes=on|off,iommu=on|off,id=<device_id>,pci_segment=<segment_id>,\
@@ -133,7 +131,7 @@ impl Pmem {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<PmemConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         flag::read("--pmem", &Self::SYNTAX, text)
     }
 }

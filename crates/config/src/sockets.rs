@@ -40,7 +40,7 @@ fn fs_queue_size() -> u16 {
     1024
 }
 
-impl Fs {
+impl FsConfig {
     /// Options of `--fs`.
     pub const SYNTAX: Syntax = Syntax::new(
         "tag=<tag_name>,socket=<path>,num_queues=<number>,queue_size=<descriptors>,id=<device_id>,\
@@ -51,17 +51,15 @@ impl Fs {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<FsConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         let flag = "--fs";
-        let fs: FsConfig = flag::read(flag, &Self::SYNTAX, text)?;
+        let fs: Self = flag::read(flag, &Self::SYNTAX, text)?;
         if fs.tag.len() > TAG_LIMIT {
             return Err(FlagError::Rule { flag, text: "max tag length is 36" });
         }
         Ok(fs)
     }
-}
 
-impl FsConfig {
     pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
         queues::check_shared_memory(at, "");
         queues::check_count(at, self.num_queues, self.num_queues);
@@ -147,7 +145,7 @@ fn device_type<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     })
 }
 
-impl GenericVhostUser {
+impl GenericVhostUserConfig {
     /// Options of `--generic-vhost-user`.
     pub const SYNTAX: Syntax = Syntax::new(
         "device_type=<name or number>,socket=<path>,queue_sizes=<list of descriptors>,id=<device_id>,\
@@ -160,12 +158,10 @@ impl GenericVhostUser {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<GenericVhostUserConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         flag::read("--generic-vhost-user", &Self::SYNTAX, text)
     }
-}
 
-impl GenericVhostUserConfig {
     pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
         queues::check_shared_memory(at, "");
         self.pci.check_no_iommu(at);
@@ -188,7 +184,7 @@ pub struct Vsock {
     pub socket: PathBuf,
 }
 
-impl Vsock {
+impl VsockConfig {
     /// Options of `--vsock`.
     pub const SYNTAX: Syntax = Syntax::new(
         "cid=<context_id>,socket=<path>,iommu=on|off,id=<device_id>,pci_segment=<segment_id>,pci_device_id=<slot>",
@@ -198,12 +194,10 @@ impl Vsock {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<VsockConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         flag::read("--vsock", &Self::SYNTAX, text)
     }
-}
 
-impl VsockConfig {
     pub(crate) fn check_cid(&self, at: &mut Scope<'_, '_>) {
         if matches!(self.cid, 0..=2 | u32::MAX) {
             let text = format!("{} is a special VSOCK CID", self.cid);
@@ -225,7 +219,7 @@ pub struct Vdpa {
     pub num_queues: usize,
 }
 
-impl Vdpa {
+impl VdpaConfig {
     /// Options of `--vdpa`.
     pub const SYNTAX: Syntax = Syntax::new(
         "path=<device_path>,num_queues=<number>,iommu=on|off,id=<device_id>,pci_segment=<segment_id>,\
@@ -236,7 +230,7 @@ impl Vdpa {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<VdpaConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         flag::read("--vdpa", &Self::SYNTAX, text)
     }
 }
@@ -251,7 +245,7 @@ pub struct UserDevice {
     pub socket: PathBuf,
 }
 
-impl UserDevice {
+impl UserDeviceConfig {
     /// Options of `--user-device`.
     pub const SYNTAX: Syntax =
         Syntax::new("socket=<path>,id=<device_id>,pci_segment=<segment_id>,pci_device_id=<slot>");
@@ -260,12 +254,10 @@ impl UserDevice {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<UserDeviceConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         flag::read("--user-device", &Self::SYNTAX, text)
     }
-}
 
-impl UserDeviceConfig {
     pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
         if !at.vm.memory.is_shareable() {
             let text = "Using user devices requires using shared memory or huge pages";
@@ -289,7 +281,7 @@ pub struct Ivshmem {
     pub size: u64,
 }
 
-impl Ivshmem {
+impl IvshmemConfig {
     /// Options of `--ivshmem`.
     pub const SYNTAX: Syntax =
         Syntax::new("path=<path>,size=<bytes>,id=<device_id>,pci_segment=<segment_id>,pci_device_id=<slot>");
@@ -298,13 +290,11 @@ impl Ivshmem {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<IvshmemConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         let wrong = FlagError::of("--ivshmem");
         Self::SYNTAX.parse(text).and_then(|options| options.or("size", "128M").read()).map_err(wrong)
     }
-}
 
-impl IvshmemConfig {
     pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
         self.pci.check_no_iommu(at);
         let size = self.size;

@@ -32,7 +32,7 @@ pub struct Device {
     pub x_exclude_mmap_bars: Vec<u64>,
 }
 
-impl Device {
+impl DeviceConfig {
     /// Options of `--device`.
     pub const SYNTAX: Syntax = Syntax::new(
         "path=<device_path>,fd=<fd>,x_nv_gpudirect_clique=<clique_id>,x_exclude_mmap_bars=<list of bars>,\
@@ -43,12 +43,10 @@ impl Device {
     ///
     /// # Errors
     /// [`FlagError`].
-    pub fn from_flag(text: &str) -> Result<DeviceConfig, FlagError> {
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         flag::read("--device", &Self::SYNTAX, text)
     }
-}
 
-impl DeviceConfig {
     pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
         let platform = at.vm.platform();
         match (&self.path, self.fd) {
