@@ -133,7 +133,6 @@ fn unknown_fields_are_accepted_and_reported() {
 fn bodies_that_are_no_configuration() {
     let rows = [
         ("", "EOF while parsing"),
-        ("[]", "invalid"),
         (r#"{"memory":{}}"#, "missing field `size`"),
         (r#"{"cpus":{"boot_vcpus":1}}"#, "missing field `max_vcpus`"),
         (r#"{"disks":[{"image_type":"raw"}]}"#, "unknown variant `raw`"),
@@ -146,11 +145,8 @@ fn bodies_that_are_no_configuration() {
         (r#"{} x"#, "trailing characters"),
     ];
     for (text, want) in rows {
-        match VmConfig::from_json(text.as_bytes()) {
-            Err(error) => assert!(error.to_string().contains(want), "{text}: {error}"),
-            Ok(_) if text == "[]" => {}
-            Ok(_) => panic!("{text} was accepted"),
-        }
+        let error = VmConfig::from_json(text.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains(want), "{text}: {error}");
     }
     let error = VmConfig::from_json(br#"{"memory":{}}"#).unwrap_err();
     assert_eq!((error.line(), error.column()), (1, 12));
