@@ -73,7 +73,8 @@ const WORDS: [(&str, ConsoleMode); 4] = [
     ("null", ConsoleMode::Null),
 ];
 
-/// Takes mode, file and socket out of a console flag's options; a plain word goes before a file, a file before a socket.
+/// Takes mode, file and socket out of a console flag's options; a plain word goes before a file, a file
+/// before a socket.
 fn take_backend(flag: &'static str, options: &mut Options) -> Result<SerialConfig, FlagError> {
     let wrong = FlagError::of(flag);
     let file: Option<PathBuf> = options.take("file").map_err(&wrong)?;

@@ -1,5 +1,6 @@
-//! File descriptor numbers. Only a command line may name them: in JSON a number means nothing to this process, so it is read as -1
-//! and only the count is kept; the descriptors themselves come with the message (`spec/config.md` §0).
+//! File descriptor numbers. Only a command line may name them: in JSON a number means nothing to this
+//! process, so it is read as -1 and only the count is kept; the descriptors themselves come with the message
+//! (`spec/config.md` §0).
 
 use serde::{Deserialize, Deserializer};
 

@@ -1,4 +1,5 @@
-//! Reading JSON bodies: unknown fields are accepted, as clients expect, and reported (`spec/rest-api.md`, JSON leniency).
+//! Reading JSON bodies: unknown fields are accepted, as clients expect, and reported (`spec/rest-api.md`,
+//! JSON leniency).
 
 use serde::de::DeserializeOwned;
 use serde_ignored::Path;

@@ -1,8 +1,9 @@
-//! The configuration of a machine: the wire form that clients write ([`VmConfig`], as JSON or flags) and the checked form that
-//! everything later builds from ([`Plan`]). Only [`check()`] makes a plan.
+//! The configuration of a machine: the wire form that clients write ([`VmConfig`], as JSON or flags) and the
+//! checked form that everything later builds from ([`Plan`]). Only [`check()`] makes a plan.
 //!
-//! One file per section holds its wire type, its flag and its own rules; rules over several sections are in `check`. Specification:
-//! `spec/config.md`. Pure data: called from the API thread and the control thread alike.
+//! One file per section holds its wire type, its flag and its own rules; rules over several sections are in
+//! `check`. Specification: `spec/config.md`. Called from the API thread and the control thread alike; the only
+//! system calls are those that see whether the files of `landlock_rules` and `ivshmem` exist.
 
 mod check;
 mod consoles;

@@ -13,7 +13,8 @@ use crate::words::UnknownWord;
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
-    /// A new local, unicast address; the first byte is 0x2e. Needs to be unlikely to repeat, not to be a secret.
+    /// A new local, unicast address; the first byte is 0x2e. Needs to be unlikely to repeat, not to be a
+    /// secret.
     pub fn random() -> Self {
         let [a, b, c, d, e, ..] = RandomState::new().hash_one(0u8).to_le_bytes();
         Self([0x2e, a, b, c, d, e])

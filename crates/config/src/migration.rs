@@ -143,7 +143,8 @@ impl FromStr for MigrationUrl {
     }
 }
 
-/// Why an outgoing migration cannot use its parameters. `Error validating send migration parameters: ` stands before each text.
+/// Why an outgoing migration cannot use its parameters. `Error validating send migration parameters: ` stands
+/// before each text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the texts say it")]
 pub enum SendError {

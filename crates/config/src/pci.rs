@@ -1,4 +1,5 @@
-//! What every PCI device's section has in common (`spec/config.md` §0, PciDeviceCommon): its id and its place on the bus.
+//! What every PCI device's section has in common (`spec/config.md` §0, PciDeviceCommon): its id and its place
+//! on the bus.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -75,8 +76,8 @@ impl PciCommon {
 
 /// A device section with the common fields beside its own, in one flat JSON object or option string.
 ///
-/// `#[serde(flatten)]` would do for JSON alone, but it hides unknown fields from whoever reports them and loses the types of an option
-/// string; so the common keys are picked out of the map on their way to `T`.
+/// `#[serde(flatten)]` would do for JSON alone, but it hides unknown fields from whoever reports them and
+/// loses the types of an option string; so the common keys are picked out of the map on their way to `T`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Placed<T> {
     /// The device's own fields.

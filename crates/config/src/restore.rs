@@ -1,4 +1,5 @@
-//! `vm.restore`, `--restore`, and what restore and incoming migration replace in a saved configuration (`spec/config.md` §12).
+//! `vm.restore`, `--restore`, and what restore and incoming migration replace in a saved configuration
+//! (`spec/config.md` §12).
 
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Sections of a few fields each (`spec/config.md` §8): rng, rtc, balloon, pmem, tpm, pvmemcontrol, PCI segments, Landlock.
+//! Sections of a few fields each (`spec/config.md` §8): rng, rtc, balloon, pmem, tpm, pvmemcontrol, PCI
+//! segments, Landlock.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! Devices whose other half is another process: fs, generic vhost-user, vsock, vDPA, vfio-user, ivshmem (`spec/config.md` §8).
+//! Devices whose other half is another process: fs, generic vhost-user, vsock, vDPA, vfio-user, ivshmem
+//! (`spec/config.md` §8).
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! The one list of what a configuration can ask for and nothing builds yet. A line goes when its mechanism comes.
+//! The one list of what a configuration can ask for and nothing builds yet. A line goes when its mechanism
+//! comes.
 
 use crate::consoles::ConsoleMode;
 use crate::cpus::CoreScheduling;

@@ -172,7 +172,8 @@ impl<'de> Deserializer<'de> for Text<'_> {
     }
 }
 
-/// The elements of a list. Ranges are unfolded as the elements are asked for, when it is known that they are integers.
+/// The elements of a list. Ranges are unfolded as the elements are asked for, when it is known that they are
+/// integers.
 struct List<'a> {
     items: std::vec::IntoIter<&'a str>,
     bracketed: bool,

@@ -1,6 +1,7 @@
 //! Cutting an option string at its separators, with respect for quotes and brackets.
 
-/// The pieces of `text` between commas that stand outside quotes and brackets; `None` if either is unbalanced.
+/// The pieces of `text` between commas that stand outside quotes and brackets; `None` if either is
+/// unbalanced.
 pub(crate) fn at_commas(text: &str) -> Option<Vec<&str>> {
     let mut pieces = Vec::new();
     let mut quoted = false;

@@ -1,15 +1,15 @@
 //! Values that are spelled differently in JSON and in an option string.
 //!
-//! Each function is for `#[serde(deserialize_with = "...")]`. A human-readable format (JSON) is read by the type's own rules, so that
-//! nothing leaks from the command line into JSON.
+//! Each function is for `#[serde(deserialize_with = "...")]`. A human-readable format (JSON) is read by the
+//! type's own rules, so that nothing leaks from the command line into JSON.
 
 use std::fmt::Display;
 use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
 
-/// Reads a byte count with the optional suffix `K`, `M` or `G` (powers of 1024). The last letter sets the scale and all trailing ones
-/// are dropped, so `1KM` is 1 MiB. `None` if it is no number or does not fit.
+/// Reads a byte count with the optional suffix `K`, `M` or `G` (powers of 1024). The last letter sets the
+/// scale and all trailing ones are dropped, so `1KM` is 1 MiB. `None` if it is no number or does not fit.
 pub fn parse_byte_size(text: &str) -> Option<u64> {
     let scale: u64 = match text.chars().next_back()? {
         'K' => 1 << 10,

@@ -1,4 +1,5 @@
-//! Rules of guest RAM (`spec/config.md` §3): those of the reference's validation, and those it applies while it maps the memory.
+//! Rules of guest RAM (`spec/config.md` §3): those of the reference's validation, and those it applies while
+//! it maps the memory.
 
 use super::Scope;
 use crate::memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig};

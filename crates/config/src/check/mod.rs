@@ -1,7 +1,8 @@
 //! `check()`: from the wire form to a plan, or to everything that is wrong with it.
 //!
-//! The order of the rules is that of the reference (`spec/config.md` §22), so that the first problem here is the one it reports.
-//! What the reference finds only while it builds the machine is checked here too, after all else.
+//! The order of the rules is that of the reference (`spec/config.md` §22), so that the first problem here is
+//! the one it reports. What the reference finds only while it builds the machine is checked here too, after
+//! all else.
 
 mod memory;
 

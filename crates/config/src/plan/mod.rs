@@ -1,6 +1,7 @@
 //! The plan: a configuration that has been checked, in the types the machine is built from.
 //!
-//! A plan exists only as the result of [`crate::check()`], directly or through [`Plan::check_more`]; nothing after it validates again.
+//! A plan exists only as the result of [`crate::check()`], directly or through [`Plan::check_more`]; nothing
+//! after it validates again.
 
 mod build;
 mod parts;
