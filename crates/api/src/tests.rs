@@ -46,7 +46,10 @@ fn commands_reach_the_loop_with_body_and_typed_reply() {
         _ => panic!("no vm.create"),
     }
     let outcome = outcome.recv().unwrap();
-    assert_eq!((outcome.result, outcome.unknown_fields), (Ok(Answer::Nothing), vec!["payload.kernal".into()]));
+    assert_eq!(
+        (outcome.result, outcome.unknown_fields),
+        (Ok(Answer::Nothing), vec!["payload.kernal".into()])
+    );
 }
 
 #[test]
