@@ -22,6 +22,8 @@ use crate::ring::Ring;
 const PTY_CHECK: Duration = Duration::from_millis(500);
 /// How long a writer waits, once, for a peer that has stopped taking output before the oldest output is given up.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// How many times a peer may find room for the last output.
+const LAST_TRIES: usize = 512;
 /// A write of this size to a blocking pipe, terminal or socket that polls writable does not block.
 const SAFE_WRITE: usize = 4096;
 
@@ -409,8 +411,11 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // A guest's last words are often the ones that matter.
-        while !self.ring.is_empty() && self.wait_for_writer() {
+        // A guest's last words are often the ones that matter, but a peer that takes them one by one must not keep us here.
+        for _ in 0..LAST_TRIES {
+            if self.ring.is_empty() || !self.wait_for_writer() {
+                break;
+            }
             self.flush();
         }
     }
