@@ -1,0 +1,3 @@
+//! The virtio devices, one folder each: front, workers, state, tests.
+
+pub mod blk;
