@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 
 use ::net::TapQueue;
 use device::{Persist, RestoreError, Saved};
-use virtio::{Activation, ActiveQueue, Info, VirtioDevice, Worker, Workers, feature};
+use virtio::{Activation, ActiveQueue, CounterSet, Info, VirtioDevice, Worker, Workers, feature};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net as spec;
 
@@ -201,14 +201,8 @@ impl VirtioDevice for Net {
         self.restore_saved(saved)
     }
 
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        let counters = &self.shared.counters;
-        vec![
-            ("rx_bytes", counters.rx.bytes()),
-            ("rx_frames", counters.rx.frames()),
-            ("tx_bytes", counters.tx.bytes()),
-            ("tx_frames", counters.tx.frames()),
-        ]
+    fn counters(&self) -> Option<Arc<dyn CounterSet>> {
+        Some(self.shared.counters.clone())
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::net::{Mac, Offloads, Tap};
+use virtio::CounterSet;
 use virtio_bindings::virtio_net as spec;
 
 use super::DriverState;
@@ -38,7 +39,7 @@ pub(super) struct Shared {
     pub(super) fresh: AtomicBool,
     /// The machine has moved here: tell the network.
     pub(super) moved: AtomicBool,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Shared {
@@ -50,7 +51,7 @@ impl Shared {
             driver: Mutex::default(),
             fresh: AtomicBool::new(false),
             moved: AtomicBool::new(false),
-            counters: Counters::default(),
+            counters: Arc::default(),
         }
     }
 
@@ -87,6 +88,17 @@ impl Shared {
 pub(super) struct Counters {
     pub(super) rx: Traffic,
     pub(super) tx: Traffic,
+}
+
+impl CounterSet for Counters {
+    fn read(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("rx_bytes", self.rx.bytes()),
+            ("rx_frames", self.rx.frames()),
+            ("tx_bytes", self.tx.bytes()),
+            ("tx_frames", self.tx.frames()),
+        ]
+    }
 }
 
 #[derive(Default)]

@@ -153,7 +153,7 @@ impl Rig {
     }
 
     fn counter(&self, name: &str) -> u64 {
-        self.net.counters().into_iter().find(|(n, _)| *n == name).unwrap().1
+        self.net.counters().unwrap().read().into_iter().find(|(n, _)| *n == name).unwrap().1
     }
 
     fn config(&self) -> [u8; 12] {

@@ -59,7 +59,7 @@ fn the_host_and_the_guest_exchange_frames() {
     }
     net.stop();
     assert_eq!(net.stopped(true).unwrap().len(), 5);
-    let counters = net.counters();
+    let counters = net.counters().unwrap().read();
     assert_eq!(counters[2..], [("tx_bytes", 60), ("tx_frames", 1)]);
     assert!(counters[1].1 >= 1);
 }
