@@ -1,5 +1,7 @@
-//! The virtio devices, one module each: `front` is what vCPUs enter through the transport, `worker` what runs on the device's thread.
+//! The virtio devices, one folder each: front, workers, state, tests.
 
+pub mod blk;
 pub mod console;
+pub mod net;
 pub mod rng;
 pub mod watchdog;
