@@ -105,7 +105,6 @@ fn last_word(refusal: Refusal, limits: &Limits) -> Vec<u8> {
         Refusal::Unreadable(status) => (status, "This is no HTTP/1 request".into()),
     };
     let error = ApiError::bad_request(&why);
-    tracing::info!("HTTP API error response: {error}");
     reply::last_word(status, &error)
 }
 

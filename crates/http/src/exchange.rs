@@ -7,17 +7,14 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::body;
-use crate::reply::{self, Reply};
+use crate::reply::{self, Reply, log_text};
 use crate::server::Shared;
-
-/// Characters of a path that a log line shows, at most.
-const LOGGED_PATH: usize = 128;
 
 /// Answers one request.
 pub(crate) async fn answer(shared: &Shared, request: Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
-    info!("HTTP API request: {} {}", head.method, path.get(..LOGGED_PATH).unwrap_or(path));
+    info!("HTTP API request: {} {}", log_text(head.method.as_str()), log_text(path));
     let as_problem = reply::wants_problem(&head.headers);
     let verb = match route(&head.method, path) {
         Ok(verb) => verb,
@@ -32,7 +29,7 @@ pub(crate) async fn answer(shared: &Shared, request: Request<Incoming>) -> Reply
     };
     let Outcome { result, unknown_fields } = call(verb, &shared.client, &body).await;
     for field in unknown_fields.iter().take(reply::WARNED_FIELDS) {
-        warn!("{}: unknown field: {field:?}", verb.name);
+        warn!("{}: unknown field: {}", verb.name, log_text(field));
     }
     match result {
         Ok(answer) => reply::success(answer, &unknown_fields),

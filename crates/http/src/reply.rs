@@ -16,6 +16,9 @@ pub(crate) const WARNED_FIELDS: usize = 4;
 /// Characters of a field's path that are told.
 const WARNED_LENGTH: usize = 64;
 
+/// Characters of a client's text in a log line.
+const LOGGED_LENGTH: usize = 512;
+
 const SERVER: &str = "Cloud Hypervisor API";
 const JSON: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
@@ -42,7 +45,7 @@ pub(crate) fn failure(
     allow: Option<&'static str>,
     is_last: bool,
 ) -> Reply {
-    tracing::info!("HTTP API error response: {error}");
+    log(error);
     let (status, code) = error.code.parts();
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut reply = if as_problem {
@@ -74,6 +77,7 @@ fn start(status: StatusCode, content_type: Option<&'static str>, body: String) -
 
 /// The bytes of a failure's reply for a connection that hyper does not serve, or not any more. `status` may say more than the code.
 pub(crate) fn last_word(status: StatusCode, error: &ApiError) -> Vec<u8> {
+    log(error);
     let body = error.to_json();
     format!(
         "HTTP/1.1 {} {}\r\nServer: {SERVER}\r\nConnection: close\r\nContent-Type: {JSON}\r\n\
@@ -84,6 +88,15 @@ pub(crate) fn last_word(status: StatusCode, error: &ApiError) -> Vec<u8> {
         body.len(),
     )
     .into_bytes()
+}
+
+fn log(error: &ApiError) {
+    tracing::info!("HTTP API error response: {}", log_text(&error.to_string()));
+}
+
+/// A client's text as the log may hold it: short, and on one line.
+pub(crate) fn log_text(text: &str) -> String {
+    text.chars().take(LOGGED_LENGTH).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Whether a request asks for errors in RFC 9457's form.

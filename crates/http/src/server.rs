@@ -25,6 +25,9 @@ use crate::listen::{Bound, Place};
 /// How long a failed accept waits for descriptors to be closed elsewhere.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// Sockets looked at in one turn of the event loop; its default costs memory for many more.
+const EVENTS: usize = 64;
+
 /// What clients may take from the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -88,7 +91,7 @@ pub enum StopError {
 pub struct Server {
     thread: JoinHandle<io::Result<()>>,
     stop: watch::Sender<bool>,
-    place: Option<Place>,
+    place: Option<Arc<Place>>,
 }
 
 /// Answers the clients of `bound` on a thread of its own.
@@ -101,12 +104,16 @@ pub fn serve(bound: Bound, client: Client) -> Result<Server, ServeError> {
 
 pub(crate) fn serve_within(bound: Bound, client: Client, limits: Limits) -> Result<Server, ServeError> {
     let Bound { listener, place } = bound;
+    // Both ends keep the lock: the thread as long as it serves, the server until the socket is unlinked.
+    let place = place.map(Arc::new);
+    let held = place.clone();
     let (stop, stopped) = watch::channel(false);
     let thread = std::thread::Builder::new()
         .name("http-server".into())
         .spawn(move || {
-            run(listener, Shared { client, limits }, stopped)
-                .inspect_err(|e| error!("The HTTP server ended: {e}"))
+            let result = run(listener, Shared { client, limits }, stopped);
+            drop(held);
+            result.inspect_err(|e| error!("The HTTP server ended: {e}"))
         })
         .map_err(ServeError)?;
     Ok(Server { thread, stop, place })
@@ -129,7 +136,7 @@ impl Server {
         match self.place {
             Some(place) => match std::fs::remove_file(&place.path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    Err(StopError::Unlink { path: place.path, source })
+                    Err(StopError::Unlink { path: place.path.clone(), source })
                 }
                 _ => Ok(()),
             },
@@ -145,7 +152,8 @@ pub(crate) struct Shared {
 }
 
 fn run(listener: StdListener, shared: Shared, stopped: watch::Receiver<bool>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_io().enable_time().max_io_events_per_tick(EVENTS).build()?;
     runtime.block_on(async {
         let listener = UnixListener::from_std(listener)?;
         let doorman = Doorman::new(shared, stopped.clone());

@@ -27,6 +27,7 @@ pub(crate) struct Progress(Arc<AtomicU8>);
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const EXCHANGE: u8 = 2;
+const REPLY: u8 = 3;
 
 impl Progress {
     /// Bytes arrived: the first ones of a head, unless an exchange is under way.
@@ -44,9 +45,19 @@ impl Progress {
         self.0.store(EXCHANGE, Ordering::Relaxed);
     }
 
-    /// The reply is there.
+    /// The reply is there, and is what will be written next.
     pub(crate) fn exchange_ended(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
+        self.0.store(REPLY, Ordering::Relaxed);
+    }
+
+    /// Whether the next write starts with a reply's head.
+    fn at_reply(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == REPLY
+    }
+
+    /// Bytes were written: of a reply, or to ask for the rest of a request.
+    fn bytes_written(&self) {
+        let _ = self.0.compare_exchange(REPLY, IDLE, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -85,6 +96,18 @@ impl Stream {
         self.refusal = Some(Refusal::Late);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
+
+    /// Replies say HTTP/1.1, whatever the request said; hyper would repeat an HTTP/1.0.
+    fn poll_write_reply(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let version_1_1 = match bytes.strip_prefix(b"HTTP/1.0 ") {
+            Some(rest) if self.progress.at_reply() => Some([b"HTTP/1.1 ", rest].concat()),
+            _ => None,
+        };
+        let bytes = version_1_1.as_deref().unwrap_or(bytes);
+        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, bytes))?;
+        self.progress.bytes_written();
+        Poll::Ready(Ok(written))
+    }
 }
 
 impl hyper::rt::Read for Stream {
@@ -113,10 +136,10 @@ impl hyper::rt::Read for Stream {
 impl hyper::rt::Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Some((replies, status)) = split_refusal(bytes) else {
-            return Pin::new(&mut self.socket).poll_write(cx, bytes);
+            return self.poll_write_reply(cx, bytes);
         };
         if !replies.is_empty() {
-            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, replies))?;
+            let written = ready!(self.poll_write_reply(cx, replies))?;
             if written < replies.len() {
                 return Poll::Ready(Ok(written));
             }

@@ -54,6 +54,7 @@ fn a_server_that_is_dropped_leaves_its_socket() {
     drop(house.server.take());
     assert!(house.path.exists());
     assert_eq!(house.ask(PING).status, 200);
+    assert!(matches!(bind(Listen::Path(house.path.clone())), Err(BindError::InUse(_))));
 }
 
 #[test]

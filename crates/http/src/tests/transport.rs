@@ -105,7 +105,9 @@ fn close_is_honoured_and_http_1_0_closes_by_itself() {
     }
     let mut peer = house.connect();
     let kept = "GET /api/v1/vmm.ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
-    assert_eq!(peer.ask(kept).status, 200);
+    let reply = peer.ask(kept);
+    assert_eq!(reply.head.lines().next(), Some("HTTP/1.1 200 OK"));
+    assert_eq!(reply.header("Connection"), Some("keep-alive"));
     assert_eq!(peer.ask(kept).status, 200);
 }
 
