@@ -71,7 +71,7 @@ pub(crate) fn write_state(fd: &VcpuFd, state: &CpuState) -> Result<()> {
     // SAFETY: the area has the 4 KiB this call reads, because no feature with a larger one is enabled for guests.
     get("set a vCPU's XSAVE area", unsafe { fd.set_xsave(&xsave) })?;
     get("set a vCPU's local APIC", fd.set_lapic(&lapic))?;
-    write_msrs(fd, &state.msr)?;
+    write_msrs(fd, state.msr.iter().map(|(index, data)| (*index, *data)))?;
     get("set a vCPU's debug registers", fd.set_debug_regs(&debug))?;
     let mp_state = kvm_mp_state { mp_state: kvm_run_state(state.run_state) };
     get("set a vCPU's run state", fd.set_mp_state(mp_state))?;
@@ -298,11 +298,10 @@ fn read_msrs(fd: &VcpuFd, numbers: &[u32]) -> Result<BTreeMap<u32, u64>> {
     Ok(values)
 }
 
-fn write_msrs(fd: &VcpuFd, values: &BTreeMap<u32, u64>) -> Result<()> {
-    let entries: Vec<_> = values
-        .iter()
-        .map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() })
-        .collect();
+/// Sets MSRs, but for those that this vCPU does not have.
+pub(crate) fn write_msrs(fd: &VcpuFd, values: impl Iterator<Item = (u32, u64)>) -> Result<()> {
+    let entries: Vec<_> =
+        values.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
     let mut rest = entries.as_slice();
     while !rest.is_empty() {
         let written = get("set a vCPU's MSRs", fd.set_msrs(&msr_batch(rest)?))?;

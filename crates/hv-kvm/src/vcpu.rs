@@ -114,6 +114,10 @@ impl Vcpu for KvmVcpu {
         convert::write_registers(&self.fd, registers, system)
     }
 
+    fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), Error> {
+        convert::write_msrs(&self.fd, values.iter().copied())
+    }
+
     fn system_registers(&mut self) -> Result<SystemRegisters, Error> {
         convert::read_system(&self.fd)
     }

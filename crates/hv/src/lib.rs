@@ -196,6 +196,12 @@ pub trait Vcpu: Send {
     /// [`Error::Operation`].
     fn set_boot_registers(&mut self, registers: &Registers, system: &SystemRegisters) -> Result<(), Error>;
 
+    /// Puts in some model-specific registers, by number.
+    ///
+    /// # Errors
+    /// [`Error::Operation`].
+    fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), Error>;
+
     /// The system registers as they are.
     ///
     /// # Errors

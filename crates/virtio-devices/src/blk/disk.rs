@@ -15,7 +15,7 @@ use virtio_bindings::virtio_blk::{
 };
 
 use super::Config;
-use super::counters::{self, Counters};
+use super::counters::{Counters, DiskCounters};
 use super::request::Request;
 
 /// Bytes of a serial number at most.
@@ -25,7 +25,7 @@ pub(super) const SERIAL_LEN: usize = VIRTIO_BLK_ID_BYTES as usize;
 pub struct Disk {
     pub(super) image: Arc<dyn Image>,
     pub(super) features: u64,
-    counters: Box<[Counters]>,
+    counters: Arc<DiskCounters>,
     serial: Mutex<String>,
     writeback: AtomicBool,
     signals: Mutex<Option<Arc<Signals>>>,
@@ -57,7 +57,7 @@ impl Disk {
         let serial = config.serial.clone().unwrap_or_else(|| image.default_serial());
         Self {
             features: features(&*image, config),
-            counters: (0..config.num_queues).map(|_| Counters::default()).collect(),
+            counters: Arc::new(DiskCounters((0..config.num_queues).map(|_| Counters::default()).collect())),
             serial: Mutex::new(serial),
             writeback: AtomicBool::new(true),
             signals: Mutex::new(None),
@@ -99,12 +99,12 @@ impl Disk {
     }
 
     /// See [`virtio::VirtioDevice::counters`].
-    pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        counters::total(&self.counters)
+    pub(super) fn counters(&self) -> Arc<DiskCounters> {
+        self.counters.clone()
     }
 
     pub(super) fn queue_counters(&self, queue: u16) -> Option<&Counters> {
-        self.counters.get(usize::from(queue))
+        self.counters.0.get(usize::from(queue))
     }
 
     pub(super) fn serial(&self) -> String {

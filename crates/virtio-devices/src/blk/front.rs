@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use block::SECTOR;
 use device::{Persist, RestoreError, Saved};
-use virtio::{Activation, ActiveQueue, Info, VirtioDevice, Workers};
+use virtio::{Activation, ActiveQueue, CounterSet, Info, VirtioDevice, Workers};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
@@ -134,7 +134,7 @@ impl VirtioDevice for Blk {
         self.restore_saved(saved)
     }
 
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.disk.counters()
+    fn counters(&self) -> Option<Arc<dyn CounterSet>> {
+        Some(self.disk.counters())
     }
 }

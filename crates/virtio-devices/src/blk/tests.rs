@@ -122,7 +122,7 @@ impl Rig {
     }
 
     fn counter(&self, name: &str) -> u64 {
-        self.blk.counters().iter().find(|c| c.0 == name).unwrap().1
+        self.blk.counters().unwrap().read().iter().find(|c| c.0 == name).unwrap().1
     }
 
     fn config_space(&self) -> Vec<u8> {

@@ -1,0 +1,76 @@
+//! Each rule meets a case that breaks it and one that does not.
+
+use std::path::Path;
+use tidy::layers::{self, Edge};
+
+fn faults(path: &str, text: &str) -> Vec<String> {
+    tidy::source::check(Path::new(path), text)
+}
+
+#[test]
+fn a_long_file_is_a_fault() {
+    assert_eq!(faults("crates/pci/src/a.rs", &"//\n".repeat(801)).len(), 1);
+    assert_eq!(faults("crates/pci/src/a.rs", &"//\n".repeat(800)).len(), 0);
+}
+
+#[test]
+fn a_long_function_is_a_fault() {
+    let function =
+        |lines: usize| format!("/// A.\n#[inline]\nfn f() {{\n{}}}\n", "    g();\n".repeat(lines - 2));
+    assert_eq!(faults("crates/pci/src/a.rs", &function(81)).len(), 1);
+    assert_eq!(faults("crates/pci/src/a.rs", &function(80)).len(), 0);
+    let method = format!("impl A {{ {} }}", function(81));
+    assert_eq!(faults("crates/pci/src/a.rs", &method).len(), 1);
+}
+
+#[test]
+fn panics_are_faults_outside_tests_and_tools() {
+    for body in
+        ["a.unwrap();", "a.expect(\"b\");", "panic!();", "todo!()", "assert!(a.unwrap());", "unreachable!()"]
+    {
+        let text = format!("fn f() {{ {body} }}");
+        assert_eq!(faults("crates/pci/src/a.rs", &text).len(), 1, "{body}");
+        assert_eq!(faults("tools/xtask/src/a.rs", &text).len(), 0, "{body}");
+        assert_eq!(faults("crates/pci/src/tests.rs", &text).len(), 0, "{body}");
+        assert_eq!(faults("crates/pci/src/a.rs", &format!("#[test] {text}")).len(), 0, "{body}");
+        assert_eq!(
+            faults("crates/pci/src/a.rs", &format!("#[cfg(test)] mod t {{ {text} }}")).len(),
+            0,
+            "{body}"
+        );
+        let inverse = format!("#[cfg(not(test))] mod t {{ {text} }}");
+        assert_eq!(faults("crates/pci/src/a.rs", &inverse).len(), 1, "{body}");
+    }
+    assert_eq!(faults("crates/pci/src/a.rs", "fn f() { a.unwrap_or(1); /* panic!() */ }").len(), 0);
+}
+
+#[test]
+fn unsafe_needs_its_crate_and_its_comment() {
+    let bare = "fn f() { unsafe { g() } }";
+    let argued =
+        "fn f() {\n    // SAFETY: g is harmless\n    // here.\n    let x =\n        unsafe { g() };\n}";
+    assert_eq!(faults("crates/pci/src/a.rs", argued).len(), 1);
+    assert_eq!(faults("crates/host/src/a.rs", bare).len(), 1);
+    assert_eq!(faults("crates/host/src/a.rs", argued).len(), 0);
+    let far = "fn f() {\n    // SAFETY: for another line\n    h();\n    unsafe { g() }\n}";
+    assert_eq!(faults("crates/host/src/a.rs", far).len(), 1);
+    assert_eq!(faults("crates/host/src/a.rs", "unsafe impl Send for A {}").len(), 1);
+    assert_eq!(faults("crates/host/src/a.rs", "// SAFETY: no pointers\nunsafe impl Send for A {}").len(), 0);
+}
+
+#[test]
+fn layers_hold() {
+    let names =
+        ["machine", "hv", "hv-kvm", "chipset", "device", "ch-remote", "api", "boot"].map(String::from);
+    let check = |user: &str, used: &str| {
+        layers::check(&names, &[Edge { user: user.to_owned(), used: used.to_owned() }]).len()
+    };
+    assert_eq!(check("machine", "hv"), 0);
+    assert_eq!(check("machine", "boot"), 0);
+    assert_eq!(check("machine", "hv-kvm"), 1);
+    assert_eq!(check("device", "chipset"), 1);
+    assert_eq!(check("chipset", "hv"), 1);
+    assert_eq!(check("ch-remote", "api"), 0);
+    assert_eq!(check("ch-remote", "device"), 1);
+    assert_eq!(layers::check(&["util".to_owned()], &[]).len(), 1);
+}

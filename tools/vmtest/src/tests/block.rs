@@ -1,0 +1,120 @@
+//! Disks.
+
+use serde_json::json;
+use vmtest::context::Context;
+use vmtest::host;
+use vmtest::vm::Builder;
+use vmtest::wait;
+
+vmtest::tests![
+    block: two_disks_in_order, checksums_agree_across_a_reboot, read_only, serial_number, multi_queue, discard,
+    counters, one_writer_only,
+];
+
+const MIB: u64 = 1 << 20;
+
+fn two_disks_in_order(context: &Context) {
+    let (first, second) = (context.path("first"), context.path("second"));
+    host::make_full_disk(&first, 8);
+    host::make_full_disk(&second, 16);
+    let vm = Builder::new(context).disk(&first).disk(&second).boot();
+    for (name, path, mib) in [("vda", &first, 8), ("vdb", &second, 16)] {
+        assert_eq!(vm.ok(&format!("cat /sys/block/{name}/size")), (mib * MIB / 512).to_string());
+        assert_eq!(
+            vm.ok(&format!("sha256sum </dev/{name}")).split(' ').next(),
+            Some(host::sha256(path).as_str())
+        );
+    }
+}
+
+fn checksums_agree_across_a_reboot(context: &Context) {
+    let disk = context.path("disk");
+    host::make_full_disk(&disk, 32);
+    let mut vm = Builder::new(context).cpus(2).disk(&disk).boot();
+    assert_eq!(vm.ok("sha256sum </dev/vda").split(' ').next(), Some(host::sha256(&disk).as_str()));
+    vm.ok("dd if=/dev/urandom of=/dev/vda bs=1M seek=4 count=20 conv=fsync");
+    // Odd sizes and places too.
+    vm.ok("dd if=/dev/urandom of=/dev/vda bs=512 seek=3 count=5 conv=fsync");
+    let written = vm.ok("sha256sum </dev/vda");
+    vm.agent().start("reboot -f");
+    vm.wait_ready();
+    assert_eq!(vm.ok("sha256sum </dev/vda"), written);
+    vm.agent().start("poweroff -f");
+    assert!(vm.vmm.wait_exit().success());
+    assert_eq!(written.split(' ').next(), Some(host::sha256(&disk).as_str()));
+}
+
+fn read_only(context: &Context) {
+    let disk = context.path("disk");
+    host::make_full_disk(&disk, 8);
+    let before = host::sha256(&disk);
+    let vm = Builder::new(context).disk_with(&disk, json!({"readonly": true})).boot();
+    assert_eq!(vm.ok("cat /sys/block/vda/ro"), "1");
+    assert_ne!(vm.run("dd if=/dev/urandom of=/dev/vda bs=4k count=1 conv=fsync").status, 0);
+    assert_eq!(vm.ok("sha256sum </dev/vda").split(' ').next(), Some(before.as_str()));
+    assert_eq!(host::sha256(&disk), before);
+}
+
+fn serial_number(context: &Context) {
+    let disk = context.path("disk");
+    host::make_disk(&disk, 8);
+    let vm = Builder::new(context).disk_with(&disk, json!({"serial": "a-serial-number"})).boot();
+    assert_eq!(vm.ok("cat /sys/block/vda/serial"), "a-serial-number");
+}
+
+fn multi_queue(context: &Context) {
+    let disk = context.path("disk");
+    host::make_full_disk(&disk, 32);
+    let vm = Builder::new(context).cpus(2).disk_with(&disk, json!({"num_queues": 2})).boot();
+    assert_eq!(vm.ok("ls /sys/block/vda/mq | wc -l"), "2");
+    // Both queues at once: a reader and a writer, each on its own CPU.
+    vm.ok("taskset -c 0 dd if=/dev/urandom of=/dev/vda bs=64k count=128 conv=fsync & \
+        taskset -c 1 dd if=/dev/vda of=/tmp/upper bs=64k skip=256 count=256; wait");
+    vm.ok("dd if=/dev/vda bs=64k skip=256 count=256 iflag=direct 2>/dev/null | cmp - /tmp/upper");
+    let inside = vm.ok("sync; echo 3 >/proc/sys/vm/drop_caches; sha256sum </dev/vda");
+    assert_eq!(inside.split(' ').next(), Some(host::sha256(&disk).as_str()));
+}
+
+fn discard(context: &Context) {
+    let disk = context.path("disk");
+    host::make_full_disk(&disk, 32);
+    let vm = Builder::new(context).disk(&disk).boot();
+    assert_ne!(vm.ok("cat /sys/block/vda/queue/discard_max_bytes"), "0");
+    let before = host::allocated(&disk);
+    vm.ok(&format!("blkdiscard -o {} -l {} /dev/vda", 8 * MIB, 16 * MIB));
+    let after = host::allocated(&disk);
+    assert!(after + 15 * MIB <= before, "{before} bytes allocated before, {after} after");
+    // What was thrown away reads as zeroes, the rest is untouched.
+    let inside = vm.ok("echo 3 >/proc/sys/vm/drop_caches; sha256sum </dev/vda");
+    assert_eq!(inside.split(' ').next(), Some(host::sha256(&disk).as_str()));
+    vm.ok("dd if=/dev/vda bs=1M skip=8 count=16 2>/dev/null | cmp -n 16777216 - /dev/zero");
+}
+
+fn counters(context: &Context) {
+    let disk = context.path("disk");
+    host::make_full_disk(&disk, 8);
+    let vm = Builder::new(context).disk_with(&disk, json!({"id": "mydisk"})).boot();
+    let count = |name: &str| vm.api().get("vm.counters").expect(200).json()["mydisk"][name].as_u64().unwrap();
+    let before = count("write_bytes");
+    vm.ok("dd if=/dev/zero of=/dev/vda bs=64k count=16 oflag=direct");
+    assert_eq!(count("write_bytes") - before, MIB);
+    vm.ok("echo 3 >/proc/sys/vm/drop_caches; cat /dev/vda >/dev/null");
+    assert!(count("read_bytes") >= 8 * MIB);
+    assert!(count("read_ops") > 0);
+}
+
+fn one_writer_only(context: &Context) {
+    let disk = context.path("disk");
+    host::make_disk(&disk, 8);
+    let first = Builder::new(context).disk(&disk).boot();
+    let second = Builder::new(context).disk(&disk).start();
+    second.create();
+    let refusal = second.api().put("vm.boot").expect(500);
+    assert!(refusal.body.to_lowercase().contains("lock"), "{}", refusal.body);
+    // When the first is gone the second may have it.
+    first.api().put("vm.delete").expect(204);
+    let _ = second.api().put("vm.shutdown");
+    wait::until_true(wait::COMMAND, "the disk to be free", || second.api().put("vm.boot").status == 204);
+    second.wait_ready();
+    assert_eq!(second.ok("cat /sys/block/vda/size"), (8 * MIB / 512).to_string());
+}

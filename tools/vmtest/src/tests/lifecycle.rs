@@ -1,0 +1,222 @@
+//! The life of a VM: pause, reboot, power, shutdown, delete, and what is left behind.
+
+use serde_json::json;
+use vmtest::context::Context;
+use vmtest::host;
+use vmtest::process::Footprint;
+use vmtest::vm::{Builder, Vm};
+use vmtest::wait;
+
+vmtest::tests![
+    lifecycle: ping, pause_and_resume, guest_reboot, api_reboot, guest_power_off, no_shutdown, power_button, nmi,
+    shutdown_then_boot, delete_then_create, refused_actions, shutdown_of_the_vmm, terminated_by_a_signal,
+    fifty_rounds_leave_nothing,
+];
+
+fn ping(context: &Context) {
+    let vm = Builder::new(context).start();
+    let pong = vm.api().get("vmm.ping").expect(200).json();
+    assert_eq!(pong["pid"], vm.vmm.pid());
+    assert_eq!(pong["version"], "54.0.0");
+    assert!(pong["build_version"].as_str().unwrap().starts_with('v'));
+    assert!(pong["features"].as_array().unwrap().iter().any(|feature| feature == "kvm"));
+}
+
+/// The guest counts on its second console; the host sees whether it goes on.
+fn pause_and_resume(context: &Context) {
+    let path = context.path("counter");
+    let vm = Builder::new(context).with("console", json!({"mode": "File", "file": path})).boot();
+    let counted = || std::fs::metadata(&path).map(|meta| meta.len()).unwrap_or(0);
+    vm.ok("(while true; do echo tick >/dev/hvc0; usleep 10000; done) >/dev/null 2>&1 &");
+    wait::until_true(wait::COMMAND, "the first ticks", || counted() > 0);
+    vm.api().put("vm.pause").expect(204);
+    assert_eq!(vm.api().info()["state"], "Paused");
+    let (at_pause, cpu_at_pause) = (counted(), vcpu_time(&vm));
+    // Work of some length on the host, in which a running guest would count on.
+    let filler = context.path("filler");
+    host::make_full_disk(&filler, 64);
+    assert_eq!(host::sha256(&filler), host::sha256(&filler));
+    assert_eq!(counted(), at_pause, "the guest counts while it is paused");
+    assert_eq!(vcpu_time(&vm), cpu_at_pause, "the vCPU runs while it is paused");
+    vm.api().put("vm.resume").expect(204);
+    assert_eq!(vm.api().info()["state"], "Running");
+    wait::until_true(wait::COMMAND, "more ticks", || counted() > at_pause);
+    assert_eq!(vm.ok("echo back"), "back");
+}
+
+/// CPU time of the vCPU threads in clock ticks.
+fn vcpu_time(vm: &Vm) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", vm.vmm.pid())).unwrap();
+    let stats = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
+    let vcpus: Vec<String> = stats.filter(|stat| stat.contains("(vcpu")).collect();
+    assert!(!vcpus.is_empty(), "no thread is called vcpu");
+    let spent = |stat: &String| -> u64 {
+        // Behind the name, which may hold spaces: user and system time are fields 14 and 15 of the whole.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    vcpus.iter().map(spent).sum()
+}
+
+fn boot_id(vm: &Vm) -> String {
+    vm.ok("cat /proc/sys/kernel/random/boot_id")
+}
+
+fn guest_reboot(context: &Context) {
+    let mut vm = Builder::new(context).cpus(2).boot();
+    let first = boot_id(&vm);
+    vm.agent().start("reboot -f");
+    vm.wait_ready();
+    assert_ne!(boot_id(&vm), first);
+    assert!(vm.vmm.is_running());
+    assert_eq!(vm.ok("nproc"), "2");
+    assert_eq!(vm.api().info()["state"], "Running");
+}
+
+fn api_reboot(context: &Context) {
+    let vm = Builder::new(context).boot();
+    let first = boot_id(&vm);
+    vm.api().put("vm.reboot").expect(204);
+    vm.wait_ready();
+    assert_ne!(boot_id(&vm), first);
+}
+
+fn guest_power_off(context: &Context) {
+    let mut vm = Builder::new(context).boot();
+    vm.agent().start("poweroff -f");
+    assert_eq!(vm.vmm.wait_exit().code(), Some(0));
+    assert!(!vm.vmm.has_socket(), "the socket goes with a VMM that ended well");
+}
+
+fn no_shutdown(context: &Context) {
+    let mut vm = Builder::new(context).flag("--no-shutdown").boot();
+    vm.agent().start("poweroff -f");
+    vm.wait_event("vm/shutdown", 1);
+    vm.wait_state("Created");
+    assert!(vm.vmm.is_running());
+    vm.boot();
+    vm.wait_ready();
+    assert_eq!(vm.ok("echo again"), "again");
+}
+
+fn power_button(context: &Context) {
+    let vm = Builder::new(context).boot();
+    let handlers = vm.ok("grep -A 4 'Power Button' /proc/bus/input/devices | grep -o 'event[0-9]*'");
+    vm.ok(&format!("(head -c 24 /dev/input/{handlers} >/tmp/pressed) </dev/null >/dev/null 2>&1 &"));
+    // Pressed until seen: the reader may not have opened the device yet.
+    wait::until_true(wait::COMMAND, "the button in the guest", || {
+        vm.api().put("vm.power-button").expect(204);
+        vm.ok("wc -c </tmp/pressed") == "24"
+    });
+    // A key event (type 1) of KEY_POWER (116).
+    assert_eq!(vm.ok("od -An -t u2 -j 16 -N 4 /tmp/pressed | xargs"), "1 116");
+}
+
+fn nmi(context: &Context) {
+    let vm = Builder::new(context).boot();
+    assert_eq!(vm.run("dmesg | grep -c 'NMI received'").stdout.trim(), "0");
+    vm.api().put("vm.nmi").expect(204);
+    wait::until_true(wait::COMMAND, "the NMI in the guest's log", || {
+        vm.run("dmesg | grep 'NMI received'").status == 0
+    });
+}
+
+fn shutdown_then_boot(context: &Context) {
+    let vm = Builder::new(context).boot();
+    let first = boot_id(&vm);
+    vm.api().put("vm.shutdown").expect(204);
+    assert_eq!(vm.api().info()["state"], "Created");
+    vm.boot();
+    vm.wait_ready();
+    assert_ne!(boot_id(&vm), first);
+}
+
+fn delete_then_create(context: &Context) {
+    let vm = Builder::new(context).boot();
+    vm.api().put("vm.delete").expect(204);
+    vm.api().get("vm.info").expect(404);
+    vm.create();
+    vm.boot();
+    vm.wait_ready();
+    assert_eq!(vm.ok("echo again"), "again");
+}
+
+fn refused_actions(context: &Context) {
+    let vm = Builder::new(context).start();
+    let status = |action: &str| vm.api().put(action).status;
+    for (action, code) in [("vm.boot", 404), ("vm.pause", 500), ("vm.shutdown", 500), ("vm.reboot", 404)] {
+        assert_eq!(status(action), code, "{action} without a VM");
+    }
+    vm.api().get("vm.info").expect(404);
+    vm.api().get("vm.no-such-action").expect(404);
+    vm.create();
+    assert_eq!(vm.api().info()["state"], "Created");
+    for (action, code) in [("vm.pause", 500), ("vm.resume", 500), ("vm.nmi", 500), ("vm.reboot", 404)] {
+        assert_eq!(status(action), code, "{action} before the boot");
+    }
+    vm.api().put_json("vm.create", &vm.config).expect(500);
+    vm.boot();
+    vm.wait_ready();
+    for (action, code) in [("vm.boot", 500), ("vm.resume", 500)] {
+        assert_eq!(status(action), code, "{action} of a running VM");
+    }
+    vm.api().put("vm.pause").expect(204);
+    vm.api().put("vm.pause").expect(500);
+    vm.api().put("vm.resume").expect(204);
+    assert_eq!(vm.ok("echo unharmed"), "unharmed");
+}
+
+fn shutdown_of_the_vmm(context: &Context) {
+    let mut vm = Builder::new(context).boot();
+    vm.api().put("vmm.shutdown").expect(200);
+    assert_eq!(vm.vmm.wait_exit().code(), Some(0));
+    assert!(!vm.vmm.has_socket());
+}
+
+fn terminated_by_a_signal(context: &Context) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let mut vm = Builder::new(context).boot();
+    let pid = Pid::from_raw(i32::try_from(vm.vmm.pid()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(vm.vmm.wait_exit().code(), Some(0));
+    assert!(!vm.vmm.has_socket());
+}
+
+fn fifty_rounds_leave_nothing(context: &Context) {
+    let disk = context.path("disk");
+    host::make_disk(&disk, 8);
+    let builder = Builder::new(context).cpus(2).memory_mib(128).disk(&disk).net_with(json!({}));
+    let vm = builder.with("console", json!({"mode": "Null"})).with("serial", json!({"mode": "Null"})).start();
+    let round = || {
+        vm.create();
+        vm.boot();
+        vm.api().put("vm.delete").expect(204);
+    };
+    // The first rounds fill what is made once: arenas of the allocator, lazily opened files.
+    for _ in 0..5 {
+        round();
+    }
+    let before = settle(&vm);
+    for _ in 0..50 {
+        round();
+    }
+    wait::until_true(wait::COMMAND, &format!("{before:?} again, not {:?}", vm.vmm.footprint()), || {
+        let now = vm.vmm.footprint();
+        // The allocator may map a little more for its own reasons; a leak is at least one a round.
+        now.threads <= before.threads
+            && now.descriptors <= before.descriptors
+            && now.mappings <= before.mappings + 20
+    });
+}
+
+/// The footprint once it stays the same: threads that were told to end may take a moment.
+fn settle(vm: &Vm) -> Footprint {
+    let mut last = vm.vmm.footprint();
+    let mut same = 0;
+    wait::until(wait::COMMAND, "the VMM to settle", || {
+        let now = vm.vmm.footprint();
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        (same >= 10).then_some(now)
+    })
+}

@@ -1,0 +1,43 @@
+//! `cargo xtask check`: every lint.
+
+use crate::error::{Error, Result};
+use crate::places::Places;
+use crate::step::{cargo, loud, quiet, step};
+use std::process::Command;
+
+/// Runs every lint and reports all that fail, not only the first.
+///
+/// # Errors
+/// A lint fails.
+pub(crate) fn run(places: &Places) -> Result<()> {
+    let mut deny_clippy = cargo();
+    deny_clippy.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let mut doc = cargo();
+    doc.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    let mut tidy = cargo();
+    tidy.args(["test", "--quiet", "-p", "tidy"]);
+    let mut format = cargo();
+    format.args(["fmt", "--all", "--check"]);
+    let mut lints: Vec<(&str, Command)> =
+        vec![("format", format), ("tidy", tidy), ("clippy", deny_clippy), ("documentation", doc)];
+    if quiet(cargo().args(["deny", "--version"])).is_ok() {
+        let mut deny = cargo();
+        deny.args(["deny", "--log-level", "error", "check", "licenses"]);
+        lints.push(("licences", deny));
+    } else {
+        eprintln!("    licences: skipped, cargo-deny is not installed");
+    }
+    let mut failed = Vec::new();
+    for (name, mut command) in lints {
+        command.current_dir(&places.root);
+        if step(name, || loud(&mut command)).is_err() {
+            failed.push(name);
+        }
+    }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Verdict(format!("check failed: {}", failed.join(", "))))
+    }
+}

@@ -1,0 +1,90 @@
+//! What the guests boot from: Debian's cloud kernel (bzImage and the ELF inside), an initramfs with the test agent, a Debian
+//! root disk.
+
+use crate::error::{AtPath, Result};
+use crate::initramfs;
+use crate::kernel::Kernel;
+use crate::packages;
+use crate::places::{Places, is_fresh, set_fresh};
+use crate::step::{quiet, step};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const INIT: &str = include_str!("guest-init.sh");
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_balloon",
+    "virtio_mem",
+    "virtio_pmem",
+    "nd_pmem",
+    "vmw_vsock_virtio_transport",
+    "virtiofs",
+    "pvpanic_pci",
+    "button",
+    "evdev",
+    "crc32c_generic",
+];
+const SUITE: &str = "bookworm";
+const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// Builds everything; returns the directory with `bzImage`, `vmlinux`, `initramfs` and, if `disk`, `debian.img`.
+///
+/// # Errors
+/// Packages cannot be fetched, files not written.
+pub(crate) fn prepare(places: &Places, disk: bool) -> Result<PathBuf> {
+    packages::install(&["busybox-static", "e2fsprogs"])?;
+    let kernel = Kernel::prepare(places, "linux-image-cloud-amd64", MODULES, true)?;
+    let dir = places.images.join("guest");
+    fs::create_dir_all(&dir).at(&dir)?;
+    for name in ["bzImage", "vmlinux"] {
+        let (from, to) = (kernel.dir.join(name), dir.join(name));
+        if !is_fresh(&to, &kernel.version) {
+            fs::copy(&from, &to).at(&from)?;
+            set_fresh(&to, &kernel.version)?;
+        }
+    }
+    initramfs::build(&kernel, INIT, &dir.join("initramfs"))?;
+    if disk {
+        debian_disk(&dir)?;
+    }
+    Ok(dir)
+}
+
+/// A minimal Debian with systemd; root logs in on any console without a password.
+fn debian_disk(dir: &Path) -> Result<()> {
+    const PACKAGES: &str = "systemd-sysv,udev,login,passwd,iproute2";
+    // What `mmdebstrap` runs with the new root as $1.
+    const SET_UP: &str = r#"
+        echo guest >"$1/etc/hostname"
+        echo "/dev/vda / ext4 defaults 0 1" >"$1/etc/fstab"
+        chroot "$1" passwd -d root
+        chroot "$1" systemctl mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer
+        rm -rf "$1/usr/share/doc" "$1/usr/share/man" "$1/usr/share/locale" "$1/var/cache/apt"
+    "#;
+    let image = dir.join("debian.img");
+    let inputs = format!("{SUITE} {MIRROR} {PACKAGES}\n{SET_UP}");
+    if is_fresh(&image, &inputs) {
+        return Ok(());
+    }
+    packages::install(&["mmdebstrap"])?;
+    step("building a Debian root disk", || {
+        let tree = dir.join("debian-tree");
+        if tree.exists() {
+            fs::remove_dir_all(&tree).at(&tree)?;
+        }
+        let mut bootstrap = Command::new("mmdebstrap");
+        bootstrap.args(["--quiet", "--mode=root", "--variant=minbase"]);
+        bootstrap.arg(format!("--include={PACKAGES}")).arg(format!("--customize-hook={SET_UP}"));
+        quiet(bootstrap.arg(SUITE).arg(&tree).arg(MIRROR))?;
+        let mut make = Command::new("mke2fs");
+        make.args(["-q", "-F", "-t", "ext4", "-L", "root", "-d"]).arg(&tree).arg(&image).arg("1G");
+        quiet(&mut make)?;
+        fs::remove_dir_all(&tree).at(&tree)?;
+        set_fresh(&image, &inputs)
+    })
+}

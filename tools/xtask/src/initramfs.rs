@@ -1,0 +1,42 @@
+//! Initramfs of the lab and of the guests: a static busybox, modules in order, an init script.
+
+use crate::cpio::Archive;
+use crate::error::{AtPath, Result};
+use crate::kernel::Kernel;
+use crate::places::{is_fresh, set_fresh};
+use std::fs;
+use std::path::Path;
+
+const BUSYBOX: &str = "/bin/busybox";
+
+/// Writes the initramfs with `script` as `/init` to `output`, unless it is there already.
+///
+/// # Errors
+/// An input cannot be read or the output not written.
+pub(crate) fn build(kernel: &Kernel, script: &str, output: &Path) -> Result<()> {
+    let busybox = fs::read(BUSYBOX).at(Path::new(BUSYBOX))?;
+    let inputs = format!("{}\n{}\n{}\n{script}", kernel.version, kernel.modules.join(" "), busybox.len());
+    if is_fresh(output, &inputs) {
+        return Ok(());
+    }
+    let mut archive = Archive::default();
+    for dir in ["bin", "dev", "etc", "mnt", "modules", "newroot", "proc", "root", "run", "sys", "tmp"] {
+        archive.directory(dir);
+    }
+    // The kernel opens the console before init can mount /dev.
+    archive.character_device("dev/console", 5, 1);
+    archive.character_device("dev/null", 1, 3);
+    archive.file("bin/busybox", 0o755, &busybox);
+    archive.link("bin/sh", "busybox");
+    archive.file("init", 0o755, script.as_bytes());
+    let mut order = String::new();
+    for module in &kernel.modules {
+        let path = kernel.dir.join("modules").join(module);
+        archive.file(&format!("modules/{module}"), 0o644, &fs::read(&path).at(&path)?);
+        order.push_str(module);
+        order.push('\n');
+    }
+    archive.file("modules/order", 0o644, order.as_bytes());
+    fs::write(output, archive.finish()).at(output)?;
+    set_fresh(output, &inputs)
+}

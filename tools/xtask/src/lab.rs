@@ -1,0 +1,282 @@
+//! The lab: a machine with a true /dev/kvm, for hosts that have none (`cargo xtask lab -- COMMAND`).
+//!
+//! QEMU emulates a whole x86 machine with AMD's virtualisation instructions, so a stock Debian kernel inside it offers
+//! KVM. The machine's root file system is the host's, read-only under an overlay in memory, so everything runs under the path it
+//! has on the host. Output and exit code come back over virtio serial ports, apart from the lab's own console, which
+//! goes to a file.
+
+use crate::error::{AtPath, Error, Result};
+use crate::initramfs;
+use crate::kernel::Kernel;
+use crate::packages;
+use crate::places::Places;
+use crate::step::{headline, quiet};
+use crate::terminal::RawTerminal;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+
+const INIT: &str = include_str!("lab-init.sh");
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_rng",
+    "9pnet_virtio",
+    "9p",
+    "overlay",
+    "crc32c_generic",
+    "ext4",
+    "kvm_amd",
+    "tun",
+    "vhost_net",
+    "vhost_vsock",
+    "loop",
+];
+
+/// One run of one command in the lab.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// Program and arguments.
+    pub(crate) command: Vec<String>,
+    /// Environment on top of what a login would have.
+    pub(crate) environment: Vec<(String, String)>,
+    /// Memory of the lab.
+    pub(crate) memory_mib: u32,
+    /// CPUs of the lab.
+    pub(crate) cpus: u32,
+    /// Give the command this terminal, keys and all.
+    pub(crate) terminal: bool,
+}
+
+impl Run {
+    /// A run with room for a guest of 5 GiB.
+    pub(crate) fn new(command: Vec<String>) -> Self {
+        Self { command, environment: Vec::new(), memory_mib: 9216, cpus: 2, terminal: false }
+    }
+}
+
+/// True if this host's own KVM runs stock kernels: the vendor modules do, `kvm_pvm` does not.
+pub(crate) fn host_kvm() -> bool {
+    let module = |name: &str| Path::new("/sys/module").join(name).exists();
+    Path::new("/dev/kvm").exists() && !module("kvm_pvm") && (module("kvm_intel") || module("kvm_amd"))
+}
+
+fn images(places: &Places) -> Result<(PathBuf, PathBuf)> {
+    packages::install(&["qemu-system-x86", "seabios", "busybox-static", "e2fsprogs"])?;
+    let kernel = Kernel::prepare(places, "linux-image-amd64", MODULES, false)?;
+    let initramfs = places.images.join("lab-initramfs.cpio");
+    initramfs::build(&kernel, INIT, &initramfs)?;
+    Ok((kernel.dir.join("bzImage"), initramfs))
+}
+
+/// Runs a command in the lab with its output on `output` and its errors on this process's own, and returns its exit
+/// code.
+///
+/// # Errors
+/// The lab cannot be built or started, or ends before the command does.
+pub(crate) fn run(places: &Places, run: &Run, output: impl Write + Send + 'static) -> Result<u8> {
+    let (kernel, initramfs) = images(places)?;
+    let session = Session::new(places)?;
+    session.write_command(run)?;
+    session.make_scratch()?;
+    let ports = ["out", "err", "verdict", "tty"].map(|name| session.listen(name));
+    let [out, err, verdict, tty] = ports;
+    let (out, err, verdict, tty) = (out?, err?, verdict?, tty?);
+    let raw = if run.terminal { Some(RawTerminal::enter()?) } else { None };
+    let mut qemu = session.start(run, &kernel, &initramfs)?;
+    let out = pump(accept(&out)?, output);
+    let err = pump(accept(&err)?, io::stderr());
+    let mut text = String::new();
+    let mut verdict = accept(&verdict)?;
+    if run.terminal {
+        let tty = accept(&tty)?;
+        feed_keys(&tty)?;
+        // Detached on purpose: it ends with the socket.
+        drop(pump(tty, io::stdout()));
+    }
+    // A broken connection is a lab that died; the missing verdict says so below.
+    let _ = verdict.read_to_string(&mut text);
+    let _ = qemu.wait();
+    for thread in [out, err] {
+        let _ = thread.join();
+    }
+    drop(raw);
+    let code = text.trim().strip_prefix("exit ").and_then(|code| code.parse().ok());
+    code.ok_or_else(|| session.died())
+}
+
+fn accept(listener: &UnixListener) -> Result<UnixStream> {
+    listener
+        .accept()
+        .map(|(stream, _)| stream)
+        .map_err(|source| Error::Run { program: "QEMU".to_owned(), source })
+}
+
+fn pump(mut from: UnixStream, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut buffer = [0; 16384];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if to.write_all(&buffer[..count]).and_then(|()| to.flush()).is_err() {
+                break;
+            }
+        }
+    })
+}
+
+fn feed_keys(tty: &UnixStream) -> Result<()> {
+    let mut tty = tty.try_clone().at(Path::new("tty"))?;
+    thread::spawn(move || io::copy(&mut io::stdin(), &mut tty));
+    Ok(())
+}
+
+/// The files of one run; they go when it ends well.
+struct Session {
+    dir: PathBuf,
+    /// Writable from inside the lab, under the same path.
+    share: PathBuf,
+}
+
+impl Session {
+    fn new(places: &Places) -> Result<Self> {
+        let dir = places.images.join("runs").join(std::process::id().to_string());
+        let share = dir.join("share");
+        fs::create_dir_all(&share).at(&share)?;
+        Ok(Self { dir, share })
+    }
+
+    fn write_command(&self, run: &Run) -> Result<()> {
+        let mut script = String::new();
+        for name in ["PATH", "HOME", "TERM", "LANG", "RUST_LOG", "RUST_BACKTRACE", "VMTEST_VERBOSE"] {
+            if let Ok(value) = std::env::var(name) {
+                script.push_str(&format!("export {name}={}\n", quote(&value)));
+            }
+        }
+        script.push_str("export TMPDIR=/scratch LAB=1\n");
+        for (name, value) in &run.environment {
+            script.push_str(&format!("export {name}={}\n", quote(value)));
+        }
+        if run.terminal {
+            let (columns, rows) = crate::terminal::size();
+            script.push_str(&format!("stty cols {columns} rows {rows}\n"));
+        }
+        let here = std::env::current_dir().at(Path::new("."))?;
+        script.push_str(&format!("cd {}\n", quote(&here.to_string_lossy())));
+        let words: Vec<String> = run.command.iter().map(|word| quote(word)).collect();
+        script.push_str(&format!("exec {}\n", words.join(" ")));
+        let path = self.share.join("command.sh");
+        fs::write(&path, script).at(&path)
+    }
+
+    /// An empty disk: the overlay cannot do what a disk's file system can (O_DIRECT, large files).
+    fn make_scratch(&self) -> Result<()> {
+        let path = self.scratch();
+        let file = fs::File::create(&path).at(&path)?;
+        file.set_len(32 << 30).at(&path)?;
+        quiet(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-O", "^has_journal"]).arg(&path))
+            .map(drop)
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.dir.join("scratch.img")
+    }
+
+    fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    fn listen(&self, name: &str) -> Result<UnixListener> {
+        let path = self.dir.join(name);
+        UnixListener::bind(&path).at(&path)
+    }
+
+    fn start(&self, run: &Run, kernel: &Path, initramfs: &Path) -> Result<Qemu> {
+        let mut append = format!("console=ttyS0 panic=-1 lab.share={}", self.share.display());
+        if run.terminal {
+            append.push_str(" lab.tty");
+        }
+        let dir = self.dir.display();
+        let mut qemu = Command::new("qemu-system-x86_64");
+        // No 5-level paging: it would only make each emulated page walk longer.
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt,-la57", "-machine", "q35"])
+            .args(["-smp", &run.cpus.to_string(), "-m", &format!("{}M", run.memory_mib)])
+            .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", &append, "-serial", &format!("file:{}", self.console().display())])
+            .args(["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"])
+            .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"])
+            .args(["-fsdev", &format!("local,id=share,path={},security_model=none", self.share.display())])
+            .args(["-device", "virtio-9p-pci,fsdev=share,mount_tag=share"])
+            .args([
+                "-drive",
+                &format!("id=s,if=none,format=raw,cache=unsafe,file={}", self.scratch().display()),
+            ])
+            .args([
+                "-device",
+                "virtio-blk-pci,drive=s",
+                "-device",
+                "virtio-rng-pci",
+                "-device",
+                "virtio-serial-pci",
+            ]);
+        for (number, name) in [(1, "out"), (2, "err"), (3, "verdict")] {
+            qemu.args(["-chardev", &format!("socket,id={name},path={dir}/{name}")]);
+            qemu.args(["-device", &format!("virtserialport,chardev={name},nr={number},name={name}")]);
+        }
+        if run.terminal {
+            qemu.args(["-chardev", &format!("socket,id=tty,path={dir}/tty")]);
+            qemu.args(["-device", "virtconsole,chardev=tty,nr=4,name=tty"]);
+        }
+        let log_path = self.dir.join("qemu.log");
+        let log = fs::File::create(&log_path).at(&log_path)?;
+        let spawned = qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        spawned.map(Qemu).map_err(|source| Error::Run { program: "qemu-system-x86_64".to_owned(), source })
+    }
+
+    fn died(&self) -> Error {
+        let read = |path: PathBuf| {
+            fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+        };
+        let text = read(self.dir.join("qemu.log")) + &read(self.console());
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+        headline("the lab died");
+        Error::LabDied { log: self.console(), tail }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The scratch disk is large and the sockets are dead; the console stays for a look until the next clean.
+        let _ = fs::remove_file(self.scratch());
+        for name in ["out", "err", "verdict", "tty"] {
+            let _ = fs::remove_file(self.dir.join(name));
+        }
+    }
+}
+
+/// A running QEMU that does not outlive its session.
+struct Qemu(Child);
+
+impl Qemu {
+    fn wait(&mut self) -> io::Result<std::process::ExitStatus> {
+        self.0.wait()
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

@@ -1,0 +1,104 @@
+//! The project's tasks: `cargo xtask check|test|demo|lab`.
+
+#![allow(clippy::print_stdout)] // a command-line tool: its output is its purpose
+
+mod bzimage;
+mod check;
+mod cpio;
+mod error;
+mod guest;
+mod initramfs;
+mod kernel;
+mod lab;
+mod packages;
+mod places;
+mod step;
+mod terminal;
+mod test;
+
+use error::{Error, Result};
+use places::Places;
+use std::error::Error as _;
+use std::process::ExitCode;
+
+/// What `cargo xtask` answers when it does not understand.
+const USAGE: &str = "\
+usage: cargo xtask TASK
+  check                               every lint
+  test [--unit | --guest] [FILTER]    unit tests, then guest tests; ends with `N passed, N failed`
+  selfcheck                           is the lab sound? boots the guest images there without our VMM
+  lab [--memory MIB] [--cpus N] [-t] -- COMMAND...
+                                      runs a command on a machine with a true /dev/kvm;
+                                      -t gives it this terminal";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("error: {e}");
+            let mut source = e.source();
+            while let Some(cause) = source {
+                eprintln!("  because: {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<u8> {
+    let (task, rest) = arguments.split_first().ok_or_else(|| Error::Usage("no task".to_owned()))?;
+    let places = Places::find()?;
+    match task.as_str() {
+        "check" => check::run(&places).map(|()| 0),
+        "test" => test::run(&places, &parse_test(rest)?).map(|()| 0),
+        "selfcheck" => selfcheck(&places),
+        "lab" => lab::run(&places, &parse_lab(rest)?, std::io::stdout()),
+        other => Err(Error::Usage(format!("no task {other}"))),
+    }
+}
+
+fn parse_test(arguments: &[String]) -> Result<test::Options> {
+    let mut options = test::Options { unit: true, guest: true, filter: String::new() };
+    for argument in arguments {
+        match argument.as_str() {
+            "--unit" => options.guest = false,
+            "--guest" => options.unit = false,
+            option if option.starts_with('-') => return Err(Error::Usage(format!("no option {option}"))),
+            filter => filter.clone_into(&mut options.filter),
+        }
+    }
+    Ok(options)
+}
+
+fn selfcheck(places: &Places) -> Result<u8> {
+    let images = guest::prepare(places, false)?;
+    step::loud(step::cargo().args(["build", "--quiet", "-p", "vmtest"]).current_dir(&places.root))?;
+    let command = vec![places.dev_binary("vmtest").to_string_lossy().into_owned(), "selfcheck".to_owned()];
+    let run = lab::Run { environment: test::environment(places, &images), ..lab::Run::new(command) };
+    lab::run(places, &run, std::io::stdout())
+}
+
+fn parse_lab(arguments: &[String]) -> Result<lab::Run> {
+    let usage = |text: &str| Error::Usage(text.to_owned());
+    let split =
+        arguments.iter().position(|a| a == "--").ok_or_else(|| usage("no `--` before the command"))?;
+    let command = arguments[split + 1..].to_vec();
+    if command.is_empty() {
+        return Err(usage("no command"));
+    }
+    let mut run = lab::Run::new(command);
+    let mut options = arguments[..split].iter();
+    while let Some(option) = options.next() {
+        let mut number =
+            || options.next().and_then(|n| n.parse().ok()).ok_or_else(|| usage("a number is missing"));
+        match option.as_str() {
+            "--memory" => run.memory_mib = number()?,
+            "--cpus" => run.cpus = number()?,
+            "-t" => run.terminal = true,
+            other => return Err(usage(&format!("no option {other}"))),
+        }
+    }
+    Ok(run)
+}

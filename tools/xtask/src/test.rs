@@ -1,0 +1,182 @@
+//! `cargo xtask test`: unit tests on the host, then guest tests against the built VMM, in the lab if the host's KVM
+//! cannot run a stock kernel.
+
+use crate::error::{Error, Result};
+use crate::guest;
+use crate::lab;
+use crate::places::Places;
+use crate::step::{cargo, headline, loud, step};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+/// What to test.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Unit tests of the workspace.
+    pub(crate) unit: bool,
+    /// Guest tests.
+    pub(crate) guest: bool,
+    /// Only tests whose name contains this.
+    pub(crate) filter: String,
+}
+
+/// Tests passed and failed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u32,
+    failed: u32,
+}
+
+/// Runs the tests and ends with one line `N passed, N failed`.
+///
+/// # Errors
+/// A test fails, or something cannot be built.
+pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
+    let mut total = Count::default();
+    if options.unit {
+        headline("unit tests");
+        let mut unit = cargo();
+        unit.args(["test", "--workspace", "--no-fail-fast"]).current_dir(&places.root);
+        if !options.filter.is_empty() {
+            unit.arg("--").arg(&options.filter);
+        }
+        total.add(&run_unit(&mut unit)?);
+    }
+    if options.guest {
+        headline("guest tests");
+        total.add(&run_guest(places, &options.filter)?);
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if total.failed == 0 { Ok(()) } else { Err(Error::Verdict("tests failed".to_owned())) }
+}
+
+impl Count {
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Shows what is written to it and keeps it. Clones share what they keep.
+#[derive(Debug, Clone, Default)]
+struct Tee(Arc<Mutex<Vec<u8>>>);
+
+impl Tee {
+    fn lines(&self) -> Vec<String> {
+        let bytes = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
+    }
+}
+
+impl Write for Tee {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = io::stdout().write(bytes)?;
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+/// Runs a program, showing its output as it comes; returns its lines and whether it succeeded.
+fn run_shown(command: &mut Command) -> Result<(Vec<String>, bool)> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |source| Error::Run { program: program.clone(), source };
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let mut tee = Tee::default();
+    if let Some(mut stdout) = child.stdout.take() {
+        io::copy(&mut stdout, &mut tee).map_err(failed)?;
+    }
+    let status = child.wait().map_err(failed)?;
+    Ok((tee.lines(), status.success()))
+}
+
+fn run_unit(command: &mut Command) -> Result<Count> {
+    let (lines, success) = run_shown(command)?;
+    let mut count = Count::default();
+    for line in lines.iter().filter_map(|line| line.strip_prefix("test result:")) {
+        count.passed += number_before(line, " passed");
+        count.failed += number_before(line, " failed");
+    }
+    // What does not build has no result lines.
+    count.failed += u32::from(!success && count.failed == 0);
+    Ok(count)
+}
+
+fn number_before(line: &str, word: &str) -> u32 {
+    let number = line.split(word).next().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
+    number.parse().unwrap_or(0)
+}
+
+/// Builds the VMM as it ships and the test program.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn build(places: &Places) -> Result<()> {
+    step("building the VMM", || {
+        let mut vmm = cargo();
+        vmm.args(["build", "--quiet", "--profile", "lab", "-p", "cloud-hypervisor"]);
+        loud(vmm.current_dir(&places.root))
+    })?;
+    step("building the guest tests", || {
+        let mut tests = cargo();
+        loud(tests.args(["build", "--quiet", "-p", "vmtest"]).current_dir(&places.root))
+    })
+}
+
+/// The environment `vmtest` reads.
+pub(crate) fn environment(places: &Places, images: &Path) -> Vec<(String, String)> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    vec![
+        ("VMTEST_IMAGES".to_owned(), text(images)),
+        ("VMTEST_VMM".to_owned(), text(&places.lab_binary("cloud-hypervisor"))),
+    ]
+}
+
+fn run_guest(places: &Places, filter: &str) -> Result<Count> {
+    build(places)?;
+    let images = guest::prepare(places, true)?;
+    let vmtest = places.dev_binary("vmtest");
+    let mut arguments = vec!["run".to_owned()];
+    if !filter.is_empty() {
+        arguments.push(filter.to_owned());
+    }
+    arguments.extend(["--jobs".to_owned(), "2".to_owned()]);
+    let (lines, success) = if lab::host_kvm() {
+        run_shown(Command::new(&vmtest).args(&arguments).envs(environment(places, &images)))?
+    } else {
+        eprintln!("    this host's /dev/kvm cannot run a stock kernel: the tests run in the lab");
+        let mut command = vec![vmtest.to_string_lossy().into_owned()];
+        command.extend(arguments);
+        let run = lab::Run { environment: environment(places, &images), ..lab::Run::new(command) };
+        let tee = Tee::default();
+        let code = lab::run(places, &run, tee.clone())?;
+        (tee.lines(), code == 0)
+    };
+    let last = lines.iter().rev().find(|line| line.ends_with(" failed") && line.contains(" passed, "));
+    let mut count = Count::default();
+    if let Some(line) = last {
+        count.passed = number_before(line, " passed");
+        count.failed = number_before(line, " failed");
+    }
+    // A lab that died has no sum.
+    count.failed += u32::from(!success && count.failed == 0);
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_result_lines() {
+        let line = " ok. 12 passed; 3 failed; 0 ignored; finished in 0.01s";
+        assert_eq!(number_before(line, " passed"), 12);
+        assert_eq!(number_before(line, " failed"), 3);
+        assert_eq!(number_before("7 passed, 0 failed", " passed"), 7);
+    }
+}
