@@ -12,15 +12,13 @@ use host::EventFd;
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use memory::GuestRam;
 
-use super::sync::{can_retry_range, range_mode};
+use super::sync::{self, can_retry_range, range_mode};
 use super::transfer::Transfer;
 use super::{Completion, Engine, Kind, Request, bounce};
 use crate::raw::Extent;
 
 /// Entries of the submission ring at most; fuller batches go to the kernel in parts.
 const MAX_ENTRIES: u32 = 256;
-/// The image's place in the ring's table of files.
-const FILE: types::Fixed = types::Fixed(0);
 /// How often an interrupted system call is tried again.
 const MAX_RETRIES: u8 = 16;
 
@@ -35,6 +33,8 @@ pub(crate) struct UringEngine {
     free: Vec<usize>,
     /// Submissions that the kernel has or will have with the next system call.
     submitted: usize,
+    /// A write into the page cache that nothing else is under way with, not submitted yet: see [`UringEngine::step`].
+    lone: Option<usize>,
     /// Transfers that ended without the kernel, or whose answer waits to be asked for.
     done: Vec<Completion>,
     /// Completions being dealt with. Kept for its memory.
@@ -49,7 +49,8 @@ impl UringEngine {
     pub(crate) fn new(extent: Arc<Extent>, ram: GuestRam, depth: u16) -> io::Result<Self> {
         let depth = u32::from(depth).max(2).next_power_of_two();
         let ring = build(depth.min(MAX_ENTRIES), depth * 2)?;
-        ring.submitter().register_files(&[extent.as_raw_fd()])?;
+        // The image is not registered with the ring: the kernel takes rings down at leisure, and a file it still held would keep the
+        // image's lock from the next VM.
         let bell = host::event_fd()?;
         ring.submitter().register_eventfd(bell.as_raw_fd())?;
         Ok(Self {
@@ -60,6 +61,7 @@ impl UringEngine {
             transfers: Vec::new(),
             free: Vec::new(),
             submitted: 0,
+            lone: None,
             done: Vec::new(),
             ended: Vec::new(),
         })
@@ -77,6 +79,34 @@ impl UringEngine {
                 .and_then(|()| if durable { self.extent.file.sync_data() } else { Ok(()) });
             return self.end(slot, result);
         }
+        // Most file systems make io_uring hand such a write to a kernel thread, which takes longer than writing when it is the only one.
+        let is_cached_write =
+            transfer.kind == Kind::Write && self.extent.alignment.is_none() && !transfer.durable;
+        if is_cached_write && self.submitted == 0 && self.lone.is_none() {
+            self.lone = Some(slot);
+            return;
+        }
+        self.submit_lone();
+        self.queue(slot);
+    }
+
+    /// The write that waits for company has got some.
+    fn submit_lone(&mut self) {
+        if let Some(slot) = self.lone.take() {
+            self.queue(slot);
+        }
+    }
+
+    /// The write that waits for company has got none.
+    fn run_lone(&mut self) {
+        let Some(slot) = self.lone.take() else { return };
+        let Some(transfer) = self.transfers.get_mut(slot) else { return };
+        let result = sync::run(&self.extent, transfer);
+        self.end(slot, result);
+    }
+
+    fn queue(&mut self, slot: usize) {
+        let Some(transfer) = self.transfers.get(slot) else { return };
         let entry = submission(&self.extent, transfer).user_data(slot as u64);
         if let Err(e) = self.push(&entry) {
             self.end(slot, Err(e));
@@ -197,23 +227,24 @@ fn build(entries: u32, completions: u32) -> io::Result<IoUring> {
 fn submission(extent: &Extent, transfer: &Transfer) -> squeue::Entry {
     let Transfer { kind, offset, len, durable, .. } = *transfer;
     let rest = transfer.rest();
+    let file = types::Fd(extent.as_raw_fd());
     // The kernel moves less than 2 GiB at a time anyway.
     let len_of = |one: &libc::iovec| one.iov_len.min(1 << 30) as u32;
     match (kind, rest) {
         (Kind::Read, [one]) => {
-            opcode::Read::new(FILE, one.iov_base.cast(), len_of(one)).offset(offset).build()
+            opcode::Read::new(file, one.iov_base.cast(), len_of(one)).offset(offset).build()
         }
-        (Kind::Read, _) => opcode::Readv::new(FILE, rest.as_ptr(), rest.len() as u32).offset(offset).build(),
-        (Kind::Write, [one]) => opcode::Write::new(FILE, one.iov_base.cast(), len_of(one))
+        (Kind::Read, _) => opcode::Readv::new(file, rest.as_ptr(), rest.len() as u32).offset(offset).build(),
+        (Kind::Write, [one]) => opcode::Write::new(file, one.iov_base.cast(), len_of(one))
             .offset(offset)
             .rw_flags(write_flags(durable))
             .build(),
-        (Kind::Write, _) => opcode::Writev::new(FILE, rest.as_ptr(), rest.len() as u32)
+        (Kind::Write, _) => opcode::Writev::new(file, rest.as_ptr(), rest.len() as u32)
             .offset(offset)
             .rw_flags(write_flags(durable))
             .build(),
-        (Kind::Flush, _) => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
-        (Kind::Discard | Kind::Zero { .. }, _) => opcode::Fallocate::new(FILE, len)
+        (Kind::Flush, _) => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+        (Kind::Discard | Kind::Zero { .. }, _) => opcode::Fallocate::new(file, len)
             .offset(offset)
             .mode(range_mode(extent, kind).bits().cast_signed())
             .build(),
@@ -242,6 +273,7 @@ impl Engine for UringEngine {
         self.ring.completion().disable_eventfd();
         // Collecting may submit again: what a short transfer lacks.
         loop {
+            self.run_lone();
             let needs_kernel = {
                 let queue = self.ring.submission();
                 !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
@@ -251,7 +283,7 @@ impl Engine for UringEngine {
             }
             self.collect();
             done.append(&mut self.done);
-            if self.ring.submission().is_empty() {
+            if self.ring.submission().is_empty() && self.lone.is_none() {
                 return Ok(());
             }
         }
@@ -273,7 +305,7 @@ impl Engine for UringEngine {
     }
 
     fn under_way(&self) -> usize {
-        self.submitted + self.done.len()
+        self.submitted + self.done.len() + usize::from(self.lone.is_some())
     }
 
     fn drain(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {

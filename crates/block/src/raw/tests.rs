@@ -101,3 +101,42 @@ fn the_serial_is_made_of_the_file_s_numbers() {
     let serial = open(&options).unwrap().default_serial();
     assert!(expected.starts_with(&serial) && serial.len() == expected.len().min(20));
 }
+
+/// Run with `BLOCK_TEST_DEVICE` set to a device of 4 KiB blocks whose contents are not missed, such as a loop device.
+#[test]
+#[ignore = "needs a block device to overwrite"]
+fn block_devices_have_their_own_size_and_blocks() {
+    let path = std::env::var("BLOCK_TEST_DEVICE").unwrap();
+    for direct in [true, false] {
+        let image = open(&OpenOptions { direct, ..OpenOptions::new(&path) }).unwrap();
+        let size = image.size();
+        assert!(size > 1 << 20);
+        assert_eq!(image.topology().logical_block, 4096);
+        assert!(image.can_zero());
+        assert!(matches!(image.resize(size + 4096), Err(ResizeError::Device { .. })));
+        image.resize(size).unwrap();
+        assert!(matches!(open(&OpenOptions::new(&path)), Err(OpenError::Lock(_))));
+
+        let ram = memory::test_ram(&[(0, 0x2_0000)]);
+        let mut engine = image.engine(ram.clone(), 8).unwrap();
+        let mut run = |kind, offset, buffer: crate::Buffer| {
+            let (mut done, len) = (Vec::new(), buffer.1.into());
+            let request = crate::Request { token: 1, kind, offset, len, buffers: &[buffer], durable: true };
+            engine.start(&request);
+            engine.drain(&mut done).unwrap();
+            done.remove(0).result.unwrap();
+        };
+        let at = memory::GuestAddress;
+        memory::Bytes::write_slice(ram.map(), &[0x77; 0x2000], at(0)).unwrap();
+        run(crate::Kind::Write, 0, (at(0), 0x2000));
+        memory::Bytes::write_slice(ram.map(), &[0x88; 512], at(0)).unwrap();
+        run(crate::Kind::Write, 512, (at(0), 512));
+        run(crate::Kind::Zero { unmap: false }, 0x1000, (at(0), 0x1000));
+        run(crate::Kind::Discard, 0x2000, (at(0), 0x1000));
+        run(crate::Kind::Read, 0, (at(0x1_0000), 0x2000));
+        let mut bytes = [0; 0x2000];
+        memory::Bytes::read_slice(ram.map(), &mut bytes, at(0x1_0000)).unwrap();
+        let expected = [&[0x77; 512][..], &[0x88; 512], &[0x77; 0xc00], &[0; 0x1000]].concat();
+        assert_eq!(bytes[..], expected[..]);
+    }
+}

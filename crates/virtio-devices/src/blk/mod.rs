@@ -79,7 +79,7 @@ pub enum Error {
 /// Opens the image and parks one worker per queue.
 ///
 /// # Errors
-/// [`Error`] names the device and what it lacks.
+/// [`enum@Error`] names the device and what it lacks.
 pub fn build(config: &Config) -> Result<Blk, Error> {
     let id = || config.id.clone();
     let image = block::open(&config.image).map_err(|source| Error::Image { id: id(), source })?;
