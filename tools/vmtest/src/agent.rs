@@ -1,5 +1,4 @@
-//! Commands in the guest. The other end is the `serve` function of the guest's init script
-//! (`tools/xtask/src/guest-init.sh`): one request a line, the answer in base64 between two marked lines, so that kernel
+//! Commands in the guest. The other end is `tools/xtask/src/guest-agent.sh`: one request a line, the answer in base64 between two marked lines, so that kernel
 //! messages on the same console do no harm.
 
 use crate::console::Console;
@@ -61,11 +60,11 @@ impl Agent {
         let end = self.console.wait_for(&format!("@end {number} "), begin, limit);
         let line_end = self.console.wait_for("\n", end, limit);
         self.seen.set(line_end);
-        let text = self.console.text();
-        let body = &text[begin..end];
-        let body = body.rsplit_once("@end").map_or(body, |(body, _)| body);
-        let status = text[end..line_end].trim();
-        let status = status.parse().unwrap_or_else(|_| panic!("the agent ended {command:?} with {status:?}"));
+        let body = self.console.slice(begin, end);
+        let body = body.rsplit_once("@end").map_or(body.as_str(), |(body, _)| body);
+        let status = self.console.slice(end, line_end);
+        let status =
+            status.trim().parse().unwrap_or_else(|_| panic!("the agent ended {command:?} with {status:?}"));
         let stdout = decode_base64(body).unwrap_or_else(|| panic!("no base64 from {command:?}: {body:?}"));
         Output { status, stdout: String::from_utf8_lossy(&stdout).into_owned() }
     }

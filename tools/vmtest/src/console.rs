@@ -112,6 +112,11 @@ impl Console {
         String::from_utf8_lossy(&self.0.lock().bytes).into_owned()
     }
 
+    /// What was received between two marks.
+    pub fn slice(&self, from: usize, to: usize) -> String {
+        String::from_utf8_lossy(self.0.lock().bytes.get(from..to).unwrap_or_default()).into_owned()
+    }
+
     /// How many bytes were received so far: a place to search from.
     pub fn mark(&self) -> usize {
         self.0.lock().bytes.len()

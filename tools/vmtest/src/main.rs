@@ -3,6 +3,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, clippy::print_stdout)] // tests, see the library
 
+mod demo;
 mod selfcheck;
 mod tests;
 
@@ -28,9 +29,11 @@ fn main() -> ExitCode {
             runner::run_all(&tests, filter, count)
         }
         ["one", name, dir] => runner::run_one(&tests, name, Path::new(dir)),
+        ["demo"] => demo::run(),
+        ["demo", "--shell"] => demo::shell(),
         ["selfcheck"] => selfcheck::run(),
         _ => {
-            eprintln!("usage: vmtest list | run [FILTER] [--jobs N] | selfcheck");
+            eprintln!("usage: vmtest list | run [FILTER] [--jobs N] | demo [--shell] | selfcheck");
             false
         }
     };

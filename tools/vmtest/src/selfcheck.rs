@@ -30,6 +30,12 @@ pub(crate) fn run() -> bool {
         .unwrap();
     let console = Console::socket(socket);
     let agent = Agent::new(console.clone());
+    let console_seen = console.clone();
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        println!("{}", console_seen.text());
+    }));
     agent.wait_ready();
     println!("booted in {:.1} s", begin.elapsed().as_secs_f64());
     assert_eq!(agent.ok("nproc"), "2");

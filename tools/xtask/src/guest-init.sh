@@ -38,27 +38,6 @@ fi
 mount -t tmpfs tmpfs /tmp
 ip link set lo up
 
-# One request a line: NUMBER COMMAND. The answer is the command's output in base64 between two marked lines, the
-# second with the exit code. Everything else on the line (the kernel's messages) lies outside the marks.
-serve() {
-	wait_for "/dev/$1"
-	exec </dev/"$1" >/dev/"$1" 2>&1
-	stty -echo -icanon -isig -ixon -opost icrnl
-	# The kernel may share this line, and would write into the answers.
-	dmesg -n 1
-	echo
-	echo "@ready"
-	while read -r number command; do
-		[ -n "$number" ] || continue
-		sh -c "$command" >/tmp/.answer 2>&1 </dev/null
-		status=$?
-		echo
-		echo "@begin $number"
-		base64 /tmp/.answer
-		echo "@end $number $status"
-	done
-}
-
 shell=$(word shell)
 if [ -n "$shell" ]; then
 	wait_for "/dev/$shell"
@@ -66,7 +45,8 @@ if [ -n "$shell" ]; then
 fi
 agent=$(word agent)
 if [ -n "$agent" ]; then
-	while true; do (serve "$agent"); usleep 100000; done &
+	wait_for "/dev/$agent"
+	while true; do /agent.sh "/dev/$agent"; usleep 100000; done &
 fi
 # The first process must not end; it collects orphans while it waits.
 while true; do wait; sleep 1000; done

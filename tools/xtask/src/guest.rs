@@ -8,10 +8,13 @@ use crate::packages;
 use crate::places::{Places, is_fresh, set_fresh};
 use crate::step::{quiet, step};
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const INIT: &str = include_str!("guest-init.sh");
+const AGENT: &str = include_str!("guest-agent.sh");
+const DEMO: &str = include_str!("guest-demo.sh");
 const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
@@ -48,7 +51,7 @@ pub(crate) fn prepare(places: &Places, disk: bool) -> Result<PathBuf> {
             set_fresh(&to, &kernel.version)?;
         }
     }
-    initramfs::build(&kernel, INIT, &dir.join("initramfs"))?;
+    initramfs::build(&kernel, &[("init", INIT), ("agent.sh", AGENT)], &dir.join("initramfs"))?;
     if disk {
         debian_disk(&dir)?;
     }
@@ -84,6 +87,40 @@ fn debian_disk(dir: &Path) -> Result<()> {
         let mut make = Command::new("mke2fs");
         make.args(["-q", "-F", "-t", "ext4", "-L", "root", "-d"]).arg(&tree).arg(&image).arg("1G");
         quiet(&mut make)?;
+        fs::remove_dir_all(&tree).at(&tree)?;
+        set_fresh(&image, &inputs)
+    })
+}
+
+/// The demo's root disk: busybox and one script, in an ext4 made without mounting anything.
+///
+/// # Errors
+/// A file cannot be written or `mke2fs` fails.
+pub(crate) fn demo_disk(dir: &Path) -> Result<()> {
+    let image = dir.join("demo.img");
+    let inputs = format!("{DEMO}{AGENT}");
+    if is_fresh(&image, &inputs) {
+        return Ok(());
+    }
+    step("building the demo's root disk", || {
+        let tree = dir.join("demo-tree");
+        for name in ["bin", "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp"] {
+            let path = tree.join(name);
+            fs::create_dir_all(&path).at(&path)?;
+        }
+        let busybox = Path::new("/bin/busybox");
+        fs::copy(busybox, tree.join("bin/busybox")).at(busybox)?;
+        for (name, script) in [("sbin/init", DEMO), ("sbin/agent.sh", AGENT)] {
+            let path = tree.join(name);
+            fs::write(&path, script).at(&path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).at(&path)?;
+        }
+        let shell = tree.join("bin/sh");
+        if !shell.exists() {
+            symlink("busybox", &shell).at(&shell)?;
+        }
+        let mut make = Command::new("mke2fs");
+        quiet(make.args(["-q", "-F", "-t", "ext4", "-L", "demo", "-d"]).arg(&tree).arg(&image).arg("64M"))?;
         fs::remove_dir_all(&tree).at(&tree)?;
         set_fresh(&image, &inputs)
     })

@@ -9,13 +9,14 @@ use std::path::Path;
 
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Writes the initramfs with `script` as `/init` to `output`, unless it is there already.
+/// Writes the initramfs to `output`, unless it is there already. `scripts` are names and contents; one is `init`.
 ///
 /// # Errors
 /// An input cannot be read or the output not written.
-pub(crate) fn build(kernel: &Kernel, script: &str, output: &Path) -> Result<()> {
+pub(crate) fn build(kernel: &Kernel, scripts: &[(&str, &str)], output: &Path) -> Result<()> {
     let busybox = fs::read(BUSYBOX).at(Path::new(BUSYBOX))?;
-    let inputs = format!("{}\n{}\n{}\n{script}", kernel.version, kernel.modules.join(" "), busybox.len());
+    let modules = kernel.modules.join(" ");
+    let inputs = format!("{}\n{modules}\n{}\n{scripts:?}", kernel.version, busybox.len());
     if is_fresh(output, &inputs) {
         return Ok(());
     }
@@ -28,7 +29,9 @@ pub(crate) fn build(kernel: &Kernel, script: &str, output: &Path) -> Result<()> 
     archive.character_device("dev/null", 1, 3);
     archive.file("bin/busybox", 0o755, &busybox);
     archive.link("bin/sh", "busybox");
-    archive.file("init", 0o755, script.as_bytes());
+    for (name, script) in scripts {
+        archive.file(name, 0o755, script.as_bytes());
+    }
     let mut order = String::new();
     for module in &kernel.modules {
         let path = kernel.dir.join("modules").join(module);

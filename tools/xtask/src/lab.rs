@@ -69,7 +69,7 @@ fn images(places: &Places) -> Result<(PathBuf, PathBuf)> {
     packages::install(&["qemu-system-x86", "seabios", "busybox-static", "e2fsprogs"])?;
     let kernel = Kernel::prepare(places, "linux-image-amd64", MODULES, false)?;
     let initramfs = places.images.join("lab-initramfs.cpio");
-    initramfs::build(&kernel, INIT, &initramfs)?;
+    initramfs::build(&kernel, &[("init", INIT)], &initramfs)?;
     Ok((kernel.dir.join("bzImage"), initramfs))
 }
 

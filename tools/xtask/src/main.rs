@@ -1,10 +1,11 @@
-//! The project's tasks: `cargo xtask check|test|demo|lab`.
+//! The project's tasks: `cargo xtask check|test|demo|selfcheck|lab`.
 
 #![allow(clippy::print_stdout)] // a command-line tool: its output is its purpose
 
 mod bzimage;
 mod check;
 mod cpio;
+mod demo;
 mod error;
 mod guest;
 mod initramfs;
@@ -26,6 +27,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
   check                               every lint
   test [--unit | --guest] [FILTER]    unit tests, then guest tests; ends with `N passed, N failed`
+  demo [--shell]                      shows a whole VM; --shell leaves you at the guest's prompt
   selfcheck                           is the lab sound? boots the guest images there without our VMM
   lab [--memory MIB] [--cpus N] [-t] -- COMMAND...
                                       runs a command on a machine with a true /dev/kvm;
@@ -53,6 +55,7 @@ fn dispatch(arguments: &[String]) -> Result<u8> {
     match task.as_str() {
         "check" => check::run(&places).map(|()| 0),
         "test" => test::run(&places, &parse_test(rest)?).map(|()| 0),
+        "demo" => demo::run(&places, parse_demo(rest)?),
         "selfcheck" => selfcheck(&places),
         "lab" => lab::run(&places, &parse_lab(rest)?, std::io::stdout()),
         other => Err(Error::Usage(format!("no task {other}"))),
@@ -70,6 +73,14 @@ fn parse_test(arguments: &[String]) -> Result<test::Options> {
         }
     }
     Ok(options)
+}
+
+fn parse_demo(arguments: &[String]) -> Result<bool> {
+    match arguments {
+        [] => Ok(false),
+        [option] if option == "--shell" => Ok(true),
+        _ => Err(Error::Usage("demo takes --shell or nothing".to_owned())),
+    }
 }
 
 fn selfcheck(places: &Places) -> Result<u8> {

@@ -1,0 +1,155 @@
+//! The demo: one VM from its creation to its end, told to a person. Every request is shown with its reply, every
+//! command in the guest with its output.
+
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use serde_json::json;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use vmtest::context::Context;
+use vmtest::host;
+use vmtest::rest::Client;
+use vmtest::vm::{AgentOn, Builder, Vm};
+use vmtest::wait;
+
+const FILE: &str = "/root/written-by-the-guest";
+
+fn say(text: &str) {
+    println!("\n==> {text}");
+}
+
+fn context() -> Context {
+    let dir = std::env::temp_dir().join(format!("demo-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    // No test has the number 0.
+    Context::new(dir, 0)
+}
+
+/// The VM of the demo: two CPUs, a root disk of its own, a network device.
+fn builder<'a>(context: &'a Context, disk: &Path) -> Builder<'a> {
+    host::copy_disk(&context.image("demo.img"), disk);
+    let (_, guest) = context.addresses();
+    Builder::new(context)
+        .cpus(2)
+        .disk_with(disk, json!({"id": "root"}))
+        .net_with(json!({"id": "net"}))
+        .cmdline(&format!("loglevel=6 root=/dev/vda address={guest}/24"))
+}
+
+/// Runs the demo. Returns whether all went well; a failure is a panic before that.
+pub(crate) fn run() -> bool {
+    let context = context();
+    let disk = context.path("root");
+    let builder = builder(&context, &disk).agent(AgentOn::Console).with("console", json!({"mode": "Pty"}));
+    say(&format!("starting {}", context.vmm().display()));
+    let mut vm = builder.start();
+    let api = vm.api().clone().loud();
+    print_console(&vm);
+    say("creating and booting a VM over REST");
+    api.get("vmm.ping").expect(200);
+    api.put_json("vm.create", &vm.config).expect(204);
+    api.put("vm.boot").expect(204);
+    say("the guest boots");
+    vm.wait_ready();
+    tour(&context, &vm, &api);
+    say("the guest powers off, and the VMM ends");
+    vm.agent().start("sync; poweroff -f");
+    let status = vm.vmm.wait_exit();
+    println!("exit code {:?}", status.code());
+    read_back(&disk);
+    drop(vm);
+    let _ = std::fs::remove_dir_all(&context.dir);
+    say("that was it");
+    status.success()
+}
+
+fn tour(context: &Context, vm: &Vm, api: &Client) {
+    let (host, guest) = context.addresses();
+    say("inside the guest");
+    for command in
+        ["uname -a", "nproc", "cat /proc/partitions", "ls /sys/bus/virtio/drivers/*/ | grep virtio"]
+    {
+        show(vm, command);
+    }
+    say("the network, over a tap: from the guest, then from the host");
+    show(vm, &format!("ping -c 3 {host}"));
+    let ping = Command::new("busybox").args(["ping", "-c", "3", &guest]).output().unwrap();
+    println!("host$ ping -c 3 {guest}\n{}", String::from_utf8_lossy(&ping.stdout));
+    assert!(ping.status.success(), "the host cannot reach the guest");
+    say("the guest writes a file on its root disk");
+    show(vm, &format!("echo \"the guest was here on $(date)\" >{FILE}; sync; cat {FILE}"));
+    say("pause, look, resume");
+    api.put("vm.pause").expect(204);
+    println!("  state: {}", api.state().unwrap_or_default());
+    api.put("vm.resume").expect(204);
+    println!("  state: {}", api.state().unwrap_or_default());
+    api.get("vm.counters").expect(200);
+}
+
+fn show(vm: &Vm, command: &str) {
+    println!("guest$ {command}\n{}", vm.ok(command));
+}
+
+/// Prints what appears on the serial port, line by line, for as long as the demo runs.
+fn print_console(vm: &Vm) {
+    let serial = vm.serial.clone().unwrap();
+    thread::spawn(move || {
+        let mut at = 0;
+        while let Some(end) = serial.find("\n", at, 10 * wait::BOOT) {
+            println!("  guest| {}", serial.slice(at, end).trim_end());
+            at = end;
+        }
+    });
+}
+
+/// Reads the guest's file out of its disk image without mounting anything.
+fn read_back(disk: &Path) {
+    say("the same file, read from the disk image on the host");
+    let output = Command::new("debugfs").arg("-R").arg(format!("cat {FILE}")).arg(disk).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("host$ debugfs -R 'cat {FILE}' {}\n{}", disk.display(), text.trim_end());
+    assert!(text.contains("the guest was here"), "the file is not on the disk");
+}
+
+/// Leaves the person at the guest's prompt until the guest powers off.
+pub(crate) fn shell() -> bool {
+    let context = context();
+    let disk = context.path("root");
+    let mut vm = builder(&context, &disk).agent(AgentOn::Nobody).cmdline("shell=ttyS0").start();
+    // The harness would read the keys' echo away.
+    vm.serial.take().unwrap().close();
+    vm.create();
+    let socket = PathBuf::from(vm.config["serial"]["socket"].as_str().unwrap());
+    let serial = wait::until(wait::COMMAND, "the serial socket", || UnixStream::connect(&socket).ok());
+    vm.boot();
+    say("you are on the guest's serial port; `exit` powers the guest off");
+    let terminal = io::stdin().is_terminal().then(|| tcgetattr(io::stdin()).unwrap());
+    if let Some(before) = &terminal {
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw).unwrap();
+    }
+    bridge(serial);
+    if let Some(before) = terminal {
+        tcsetattr(io::stdin(), OptionalActions::Now, &before).unwrap();
+    }
+    let status = vm.vmm.wait_exit();
+    let _ = std::fs::remove_dir_all(&context.dir);
+    say(&format!("the VMM ended with exit code {:?}", status.code()));
+    status.success()
+}
+
+/// Carries keys to the guest and its output to the person until the guest's end closes.
+fn bridge(mut serial: UnixStream) {
+    let mut keys = serial.try_clone().unwrap();
+    thread::spawn(move || io::copy(&mut io::stdin(), &mut keys));
+    let mut buffer = [0; 4096];
+    let mut stdout = io::stdout();
+    while let Ok(count @ 1..) = serial.read(&mut buffer) {
+        if stdout.write_all(&buffer[..count]).and_then(|()| stdout.flush()).is_err() {
+            break;
+        }
+    }
+}
