@@ -54,12 +54,13 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// A segment with the given windows (first and last address).
+    /// A segment with the given windows (first and last address). Slot 0 of segment 0 belongs to the host bridge.
     pub fn new(number: u16, window32: (u64, u64), window64: (u64, u64)) -> Self {
         // A window that the allocator refuses is an empty one.
         let window =
             |(first, last): (u64, u64)| AddressAllocator::new(first, last.saturating_sub(first) + 1).ok();
-        let free = Free { slots: u32::MAX, window32: window(window32), window64: window(window64) };
+        let slots = if number == 0 { !1 } else { u32::MAX };
+        let free = Free { slots, window32: window(window32), window64: window(window64) };
         Self { number, free: Arc::new(Mutex::new(free)) }
     }
 
@@ -158,7 +159,11 @@ mod tests {
         let segment = segment();
         let third = segment.lease_slot(Some(3)).unwrap();
         assert_eq!(segment.lease_slot(Some(3)).err(), Some(PlaceError::SlotTaken(third.address())));
-        let others: Vec<_> = (0..31).map(|_| segment.lease_slot(None).unwrap()).collect();
+        assert_eq!(
+            segment.lease_slot(Some(0)).err(),
+            Some(PlaceError::SlotTaken(Address { segment: 0, slot: 0 }))
+        );
+        let others: Vec<_> = (0..30).map(|_| segment.lease_slot(None).unwrap()).collect();
         assert!(others.iter().all(|lease| lease.address().slot != 3));
         assert_eq!(segment.lease_slot(None).err(), Some(PlaceError::NoSlot(0)));
         drop(third);
