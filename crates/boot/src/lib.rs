@@ -3,6 +3,7 @@
 //! Everything here runs once per boot on the control thread (or a thread it starts to load the kernel while devices are built), before
 //! any vCPU runs, so nobody else writes guest RAM meanwhile.
 
+pub mod acpi;
 mod bzimage;
 mod image;
 mod kernel;
