@@ -1,7 +1,11 @@
 //! The pvpanic event register: a guest kernel's last message (`spec/devices.md` §10; `spec/events.md`). The PCI function around it
 //! forwards the accesses to its BAR; vCPUs enter it.
 
+mod function;
+
 use device::Events;
+
+pub use function::PvpanicFunction;
 
 /// Bytes of the register.
 pub const LEN: u64 = 2;

@@ -5,8 +5,10 @@
 // Signals and terminals have no safe binding.
 #![allow(unsafe_code)]
 
+pub mod inherit;
 pub mod kick;
 pub mod pty;
+pub mod signals;
 pub mod terminal;
 
 pub use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};

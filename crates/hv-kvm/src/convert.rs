@@ -298,11 +298,10 @@ fn read_msrs(fd: &VcpuFd, numbers: &[u32]) -> Result<BTreeMap<u32, u64>> {
     Ok(values)
 }
 
-fn write_msrs(fd: &VcpuFd, values: &BTreeMap<u32, u64>) -> Result<()> {
-    let entries: Vec<_> = values
-        .iter()
-        .map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() })
-        .collect();
+/// Sets MSRs, but for those that this vCPU does not have.
+pub(crate) fn write_msrs(fd: &VcpuFd, values: impl Iterator<Item = (u32, u64)>) -> Result<()> {
+    let entries: Vec<_> =
+        values.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
     let mut rest = entries.as_slice();
     while !rest.is_empty() {
         let written = get("set a vCPU's MSRs", fd.set_msrs(&msr_batch(rest)?))?;

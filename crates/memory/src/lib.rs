@@ -9,11 +9,13 @@
 mod backing;
 mod hook;
 pub mod layout;
+mod testing;
 
 use std::sync::Arc;
 
 pub use backing::{Backing, Pages, RamError, Zone};
 pub use hook::{HookSlice, WriteHook};
+pub use testing::test_ram;
 pub use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
     GuestMemoryError, GuestMemoryRegion, VolatileSlice,
@@ -47,15 +49,4 @@ impl GuestRam {
     pub fn total(&self) -> u64 {
         self.0.iter().map(GuestMemoryRegion::len).sum()
     }
-}
-
-/// RAM for tests of other crates: anonymous, at the given ranges.
-///
-/// # Panics
-/// If the ranges overlap or cannot be mapped: a test cannot go on then.
-#[must_use]
-#[allow(clippy::expect_used)]
-pub fn test_ram(ranges: &[(u64, usize)]) -> GuestRam {
-    let ranges: Vec<_> = ranges.iter().map(|&(base, len)| (GuestAddress(base), len)).collect();
-    GuestRam(Arc::new(RamMap::from_ranges(&ranges).expect("test RAM")))
 }

@@ -131,6 +131,8 @@ impl Link {
 
     pub(crate) fn service(&mut self, input: &mut [u8]) -> usize {
         self.wants_input = !input.is_empty();
+        // Input that waited for room is read in this very turn.
+        self.watch();
         let mut ready = [EpollEvent::default(); 4];
         let count = self.epoll.wait(0, &mut ready).unwrap_or(0);
         let mut got = 0;

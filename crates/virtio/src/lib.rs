@@ -16,6 +16,8 @@ pub use queue::{ActiveQueue, Chain, Fault};
 pub use transport::{BAR_SIZE, Place, VirtioPci};
 pub use worker::{Handler, Watch, Worker, Workers};
 
+use std::sync::Arc;
+
 use device::{RestoreError, Saved};
 
 /// Feature bits of the transport and the queues (§6).
@@ -81,8 +83,14 @@ pub trait VirtioDevice: Send {
         Err(RestoreError::Kind { expected: "no state", found: saved.kind.clone() })
     }
 
-    /// Counters for `vm.counters`: name and value.
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
+    /// Counters for `vm.counters`, if the device counts: a leaf object that is read without the slot's lock.
+    fn counters(&self) -> Option<Arc<dyn CounterSet>> {
+        None
     }
+}
+
+/// What a device counts.
+pub trait CounterSet: Send + Sync {
+    /// Name and value of each counter.
+    fn read(&self) -> Vec<(&'static str, u64)>;
 }

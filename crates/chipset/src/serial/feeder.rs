@@ -50,6 +50,7 @@ impl Drop for Feeder {
 
 fn run(epoll: &Epoll, shared: &Shared, stream: &Stream) {
     let mut ready = [EpollEvent::default(); 3];
+    let mut longer_text = false;
     loop {
         let count = match epoll.wait(-1, &mut ready) {
             Ok(count) => count,
@@ -60,18 +61,23 @@ fn run(epoll: &Epoll, shared: &Shared, stream: &Stream) {
             return;
         }
         let _ = shared.room.read();
-        feed(shared, stream);
+        longer_text = feed(shared, stream, longer_text);
     }
 }
 
-fn feed(shared: &Shared, stream: &Stream) {
+/// Passes input on. `continued` and the answer: the input before, or this one, filled all the room there was, so that what comes next
+/// may belong to the same text.
+fn feed(shared: &Shared, stream: &Stream, continued: bool) -> bool {
     let mut input = [0; WAITING];
     let room = shared.access(|core| core.room());
     let count = stream.service(input.get_mut(..room).unwrap_or_default());
-    let Some(input) = input.get_mut(..count).filter(|input| !input.is_empty()) else { return };
-    if let [typed @ b'\n'] = input {
+    let Some(input) = input.get_mut(..count).filter(|input| !input.is_empty()) else {
+        return continued && room == 0;
+    };
+    if let ([typed @ b'\n'], false, 2..) = (&mut *input, continued, room) {
         // Some guests take only a carriage return for the Enter key, and line-wise clients send the other.
         *typed = b'\r';
     }
     shared.access(|core| core.feed(input));
+    count == room
 }
