@@ -138,7 +138,7 @@ impl Verb {
         (self.start)(client, body, Box::new(done));
     }
 
-    /// Whether the verb is legal in `state`.
+    /// Whether the verb is legal in `state`. The error does not yet say what the verb says of its failures.
     ///
     /// # Errors
     /// 404 where there is no VM, 409 where there is one already, 405 where it is in the wrong state.
@@ -157,7 +157,7 @@ impl Verb {
                 format!("{} is not possible while the VM is {}", self.name, state.text()),
             ),
         };
-        Err(self.failure(ApiError::new(code, [why])))
+        Err(ApiError::new(code, [why]))
     }
 
     /// Puts what the verb says of its failures in front of why.

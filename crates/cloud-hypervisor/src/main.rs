@@ -124,14 +124,14 @@ fn print_chain(error: &dyn Error) {
 fn run(cli: Cli) -> Result<(), Fatal> {
     let socket = cli.api_socket.as_deref().map(Endpoint::parse).transpose().map_err(Fatal::ApiSocket)?;
     logger::install(cli.log_file.as_deref(), cli.verbosity).map_err(Fatal::LogFile)?;
+    // Before the first thread, so that all inherit the blocked signals.
+    let signals = Signals::take().map_err(Fatal::Threads)?;
     let boots = cli.has_payload();
     let options = Options { no_shutdown: cli.no_shutdown };
     let monitor = Monitor::new(open_monitor(cli.event_monitor.as_deref())?).map_err(Fatal::Monitor)?;
     let config = boots.then(|| cli.into_flags().into_config()).transpose().map_err(Fatal::Flags)?;
     // The doors' socket listens before anything else is made, so that clients may connect meanwhile.
     let bound = socket.map(listen).transpose()?.map(|on| http::bind(on).map_err(Fatal::Bind)).transpose()?;
-    // Before the first thread, so that all inherit the blocked signals.
-    let signals = Signals::take().map_err(Fatal::Threads)?;
     tracing::info!("cloud-hypervisor {} starting", version());
     monitor.record(Record { source: "vmm", event: "starting", properties: Vec::new() });
     let events = Events::new(Arc::new(monitor)).map_err(Fatal::Threads)?;
