@@ -45,7 +45,10 @@ fn is_tool(path: &Path) -> bool {
 
 /// Whole files of tests: `tests.rs`, `tests/…`, `benches/…`, and build scripts, which never ship either.
 fn is_test_file(path: &Path) -> bool {
-    path.iter().any(|part| part == "tests" || part == "tests.rs" || part == "benches" || part == "build.rs")
+    rules::TEST_SUPPORT.iter().any(|file| path == Path::new(file))
+        || path
+            .iter()
+            .any(|part| part == "tests" || part == "tests.rs" || part == "benches" || part == "build.rs")
 }
 
 fn is_test_attribute(attribute: &Attribute) -> bool {

@@ -1,0 +1,73 @@
+//! What verbs answer with (`spec/rest-api.md` §2, §4).
+
+use std::collections::BTreeMap;
+
+use config::VmConfig;
+use serde::{Deserialize, Serialize};
+
+/// Counters by device id, then name.
+pub type Counters = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// Who answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmmPing {
+    /// The version with build details.
+    pub build_version: String,
+    /// The bare version.
+    pub version: String,
+    /// The process.
+    pub pid: i64,
+    /// What was built in.
+    pub features: Vec<String>,
+}
+
+/// States as `vm.info` tells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum VmState {
+    Created,
+    Running,
+    Shutdown,
+    Paused,
+    BreakPoint,
+}
+
+/// A device and what it occupies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// The device's id.
+    pub id: String,
+    /// What it occupies, such as `{"PciBar": {...}}`.
+    pub resources: Vec<serde_json::Value>,
+    /// The id of the device it sits behind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Ids of the devices behind it.
+    pub children: Vec<String>,
+    /// Its PCI address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pci_bdf: Option<String>,
+}
+
+/// The VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmInfo {
+    /// The configuration with what has changed since.
+    pub config: VmConfig,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// Bytes of RAM it has now.
+    pub memory_actual_size: u64,
+    /// Its devices, once booted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_tree: Option<BTreeMap<String, DeviceNode>>,
+}
+
+/// Where a hot-plugged device went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciDeviceInfo {
+    /// The device's id.
+    pub id: String,
+    /// Its PCI address, such as `0000:00:06.0`.
+    pub bdf: String,
+}

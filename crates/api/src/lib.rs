@@ -1,0 +1,30 @@
+//! The one command table: every verb with its method, path, body, reply and the states in which it is legal (`spec/rest-api.md`).
+//!
+//! Doors (REST, D-Bus, the command line) turn what they receive into a [`Command`] through a [`Verb`] of [`VERBS`], and every command
+//! carries a typed reply. The control loop is the only one that receives commands. [`Reads`] are answered without it.
+//!
+//! ```text
+//!  door --bytes--> Verb::call --Command + ReplyTo--> control loop
+//!                     |                                  |
+//!                     +--reads--> Published              +--Result<T, ApiError>--> Answer --> door
+//! ```
+
+mod answer;
+mod channel;
+mod error;
+mod info;
+mod table;
+mod verb;
+
+pub use answer::{Answer, Outcome, Reply, Stopped};
+pub use channel::{Client, Inbox, ReplyTo, channel};
+pub use error::{ApiError, Code};
+pub use info::{Counters, DeviceNode, PciDeviceInfo, VmInfo, VmState, VmmPing};
+pub use table::{Command, Reads, VERBS};
+pub use verb::{Body, CREATED, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb};
+
+/// Where all paths start.
+pub const ROOT: &str = "/api/v1/";
+
+#[cfg(test)]
+mod tests;

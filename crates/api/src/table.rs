@@ -1,0 +1,239 @@
+//! The command table: one line per verb.
+//!
+//! A line in `commands` becomes a variant of [`Command`], and the control loop's `match` must have an arm for it. A line in `reads`
+//! becomes a method of [`Reads`]. A line in `unbuilt` answers 501; building its mechanism means moving the line up.
+
+use config::{
+    DeviceConfig, DiskConfig, FsConfig, GenericVhostUserConfig, NetConfig, PmemConfig, RestoreConfig,
+    UserDeviceConfig, VdpaConfig, VmConfig, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice, VmResize,
+    VmResizeDisk, VmResizeZone, VmSendMigrationData, VmSnapshotConfig, VsockConfig,
+};
+
+use crate::answer::{Outcome, Reply, Stopped};
+use crate::channel::{Client, ReplyTo, answer};
+use crate::verb::{Body, CREATED, Done, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, Verb};
+use crate::{ApiError, Code, Counters, VmInfo, VmmPing};
+
+/// Answers what is known without asking the control loop: a read never waits for a command.
+pub trait Reads: Send + Sync {
+    /// Who answers.
+    fn vmm_ping(&self) -> VmmPing;
+    /// The VM as last published.
+    ///
+    /// # Errors
+    /// [`Code::VmNotCreated`].
+    fn vm_info(&self) -> Result<VmInfo, ApiError>;
+    /// The devices' counters as they are.
+    ///
+    /// # Errors
+    /// [`Code::VmNotCreated`] or [`Code::IllegalState`].
+    fn vm_counters(&self) -> Result<Counters, ApiError>;
+}
+
+macro_rules! commands {
+    (
+        reads { $( $(#[doc = $rdoc:literal])+ $RName:ident = $rname:literal GET, when $rwhen:expr, by $read:expr, else $rfails:literal; )+ }
+        commands { $( $(#[doc = $doc:literal])+ $Name:ident($Body:ty) -> $Reply:ty = $name:literal PUT, when $when:expr, else $fails:literal; )+ }
+        unbuilt { $( $(#[doc = $udoc:literal])+ $UName:ident($UBody:ty) = $uname:literal PUT, when $uwhen:expr, else $ufails:literal; )+ }
+    ) => {
+        /// A verb for the control loop, with its body and where its reply goes.
+        pub enum Command {
+            $( $(#[doc = $doc])+ $Name {
+                /// The request.
+                body: $Body,
+                /// Where the reply goes.
+                reply: ReplyTo<$Reply>,
+            }, )+
+            /// A verb whose mechanism does not exist yet.
+            Unbuilt {
+                /// Which one.
+                verb: &'static Verb,
+                /// Where the refusal goes.
+                reply: ReplyTo<()>,
+            },
+        }
+
+        impl Command {
+            /// The command's line in the table.
+            pub fn verb(&self) -> &'static Verb {
+                match self {
+                    $( Self::$Name { .. } => &verb::$Name, )+
+                    Self::Unbuilt { verb, .. } => verb,
+                }
+            }
+
+            /// Answers the command with a failure.
+            pub fn refuse(self, error: ApiError) {
+                match self {
+                    $( Self::$Name { reply, .. } => reply.send(Err(error)), )+
+                    Self::Unbuilt { reply, .. } => reply.send(Err(error)),
+                }
+            }
+        }
+
+        #[allow(non_upper_case_globals)]
+        mod verb {
+            use super::*;
+            $( pub(super) static $RName: Verb = Verb {
+                name: $rname,
+                method: Method::Get,
+                summary: concat!($($rdoc),+),
+                fails: $rfails,
+                when: $rwhen,
+                has_body: NoBody::EXPECTED,
+                start: |client, body, done| {
+                    let result = NoBody::parse(body).and_then(|_| $read(client.reads()).into_result());
+                    let result = result.and_then(Reply::into_answer).map_err(|e| $RName.failure(e));
+                    done(Outcome { result, unknown_fields: Vec::new() });
+                },
+            }; )+
+            $( pub(super) static $Name: Verb = Verb {
+                name: $name,
+                method: Method::Put,
+                summary: concat!($($doc),+),
+                fails: $fails,
+                when: $when,
+                has_body: <$Body as Body>::EXPECTED,
+                start: |client, body, done| start(client, body, done, &$Name, |body, reply| Command::$Name { body, reply }),
+            }; )+
+            $( pub(super) static $UName: Verb = Verb {
+                name: $uname,
+                method: Method::Put,
+                summary: concat!($($udoc),+),
+                fails: $ufails,
+                when: $uwhen,
+                has_body: <$UBody as Body>::EXPECTED,
+                start: |client, body, done| {
+                    start(client, body, done, &$UName, |_: $UBody, reply| Command::Unbuilt { verb: &$UName, reply });
+                },
+            }; )+
+        }
+
+        /// All verbs.
+        pub static VERBS: &[&Verb] = &[$(&verb::$RName,)+ $(&verb::$Name,)+ $(&verb::$UName,)+];
+    };
+}
+
+fn start<B: Body, R: Reply>(
+    client: &Client,
+    body: &[u8],
+    done: Done,
+    verb: &'static Verb,
+    command: impl FnOnce(B, ReplyTo<R>) -> Command,
+) {
+    match B::parse(body) {
+        Ok((body, unknown_fields)) => client.send(command(body, answer(verb, unknown_fields, done))),
+        Err(error) => done(Outcome { result: Err(error), unknown_fields: Vec::new() }),
+    }
+}
+
+/// Lets the table's reads fail or not.
+trait IntoResult<T> {
+    fn into_result(self) -> Result<T, ApiError>;
+}
+
+impl<T: Reply> IntoResult<T> for T {
+    fn into_result(self) -> Result<T, ApiError> {
+        Ok(self)
+    }
+}
+
+impl<T: Reply> IntoResult<T> for Result<T, ApiError> {
+    fn into_result(self) -> Self {
+        self
+    }
+}
+
+const ALWAYS: u8 = NONE | CREATED | RUNNING | PAUSED | MIGRATING;
+const BOOTED: u8 = RUNNING | PAUSED;
+const PRESENT: u8 = CREATED | BOOTED;
+
+commands! {
+    reads {
+        /// Tell who answers.
+        VmmPing = "vmm.ping" GET, when ALWAYS, by (|r: &dyn Reads| r.vmm_ping()), else "The VMM did not answer";
+        /// Tell the VM's configuration, state and devices.
+        VmInfo = "vm.info" GET, when PRESENT | MIGRATING, by (|r: &dyn Reads| r.vm_info()), else "The VM info is not available";
+        /// Tell the devices' counters.
+        VmCounters = "vm.counters" GET, when BOOTED, by (|r: &dyn Reads| r.vm_counters()), else "The VM info is not available";
+    }
+    commands {
+        /// Delete the VM and end the process.
+        VmmShutdown(AnyBody) -> Stopped = "vmm.shutdown" PUT, when NONE | PRESENT, else "The VMM could not shutdown";
+        /// Describe a VM.
+        VmCreate(Box<VmConfig>) -> () = "vm.create" PUT, when NONE, else "The VM could not be created";
+        /// Forget the VM; shut it down first.
+        VmDelete(NoBody) -> () = "vm.delete" PUT, when NONE | PRESENT, else "The VM could not be deleted";
+        /// Build the VM and run it.
+        VmBoot(NoBody) -> () = "vm.boot" PUT, when CREATED, else "The VM could not boot";
+        /// Switch the VM off; its configuration stays.
+        VmShutdown(NoBody) -> () = "vm.shutdown" PUT, when BOOTED, else "The VM could not shutdown";
+        /// Switch the VM off and boot it again.
+        VmReboot(NoBody) -> () = "vm.reboot" PUT, when BOOTED, else "The VM could not reboot";
+        /// Press the VM's power button.
+        VmPowerButton(NoBody) -> () = "vm.power-button" PUT, when BOOTED, else "Error triggering power button";
+        /// Hold the VM's CPUs and devices.
+        VmPause(NoBody) -> () = "vm.pause" PUT, when RUNNING, else "The VM could not be paused";
+        /// Let a paused VM go on.
+        VmResume(NoBody) -> () = "vm.resume" PUT, when PAUSED, else "The VM could not resume";
+        /// Send a non-maskable interrupt to every vCPU.
+        VmNmi(NoBody) -> () = "vm.nmi" PUT, when BOOTED, else "Error triggering NMI";
+    }
+    unbuilt {
+        /// Change the number of vCPUs, the RAM size or the balloon.
+        VmResize(VmResize) = "vm.resize" PUT, when PRESENT, else "The VM could not be resized";
+        /// Change a disk's size.
+        VmResizeDisk(VmResizeDisk) = "vm.resize-disk" PUT, when BOOTED, else "The disk could not be resized";
+        /// Change a memory zone's size.
+        VmResizeZone(VmResizeZone) = "vm.resize-zone" PUT, when PRESENT, else "The memory zone could not be resized";
+        /// Add a VFIO device.
+        VmAddDevice(DeviceConfig) = "vm.add-device" PUT, when PRESENT, else "The device could not be added to the VM";
+        /// Add a vfio-user device.
+        VmAddUserDevice(UserDeviceConfig) = "vm.add-user-device" PUT, when PRESENT, else "The user device could not be added to the VM";
+        /// Add a disk.
+        VmAddDisk(DiskConfig) = "vm.add-disk" PUT, when PRESENT, else "The disk could not be added to the VM";
+        /// Add a shared directory.
+        VmAddFs(FsConfig) = "vm.add-fs" PUT, when PRESENT, else "The fs could not be added to the VM";
+        /// Add a device served over vhost-user.
+        VmAddGenericVhostUser(GenericVhostUserConfig) = "vm.add-generic-vhost-user" PUT, when PRESENT, else "The generic vhost-user device could not be added to the VM";
+        /// Add a network interface.
+        VmAddNet(NetConfig) = "vm.add-net" PUT, when PRESENT, else "The network device could not be added to the VM";
+        /// Add persistent memory.
+        VmAddPmem(PmemConfig) = "vm.add-pmem" PUT, when PRESENT, else "The pmem device could not be added to the VM";
+        /// Add a vDPA device.
+        VmAddVdpa(VdpaConfig) = "vm.add-vdpa" PUT, when PRESENT, else "The vDPA device could not be added to the VM";
+        /// Add a vsock device.
+        VmAddVsock(VsockConfig) = "vm.add-vsock" PUT, when PRESENT, else "The vsock device could not be added to the VM";
+        /// Ask the guest to let go of a device.
+        VmRemoveDevice(VmRemoveDevice) = "vm.remove-device" PUT, when PRESENT, else "The device could not be removed from the VM";
+        /// Write the paused VM to files.
+        VmSnapshot(VmSnapshotConfig) = "vm.snapshot" PUT, when PAUSED, else "The VM could not be snapshotted";
+        /// Make a VM from a snapshot's files.
+        VmRestore(RestoreConfig) = "vm.restore" PUT, when NONE, else "The VM could not be restored";
+        /// Write the guest's memory and CPU state to an ELF core file.
+        VmCoredump(VmCoredumpData) = "vm.coredump" PUT, when BOOTED, else "The VM could not be coredumped";
+        /// Take a VM over from another process.
+        VmReceiveMigration(VmReceiveMigrationData) = "vm.receive-migration" PUT, when NONE | CREATED, else "Error receiving migration";
+        /// Hand the VM over to another process.
+        VmSendMigration(VmSendMigrationData) = "vm.send-migration" PUT, when BOOTED, else "Error dispatching the migration worker";
+    }
+}
+
+/// A body that nobody looks at (`vmm.shutdown`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnyBody;
+
+impl Body for AnyBody {
+    const EXPECTED: bool = false;
+
+    fn parse(_: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
+        Ok((Self, Vec::new()))
+    }
+}
+
+impl Command {
+    /// The refusal of verbs whose mechanism does not exist yet.
+    pub fn not_implemented(what: &str) -> ApiError {
+        ApiError::new(Code::NotImplemented, [format!("{what} is not implemented in this version")])
+    }
+}

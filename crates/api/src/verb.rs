@@ -1,0 +1,174 @@
+//! What the table says of a verb, and when a verb may be used.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+
+use crate::{ApiError, Client, Code, Outcome};
+
+/// HTTP methods in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Method {
+    Get,
+    Put,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Get => "GET",
+            Self::Put => "PUT",
+        })
+    }
+}
+
+/// Where the VM is in its life, as far as legality goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// No configuration.
+    None = 1,
+    /// A configuration, not booted.
+    Created = 2,
+    /// Running.
+    Running = 4,
+    /// Paused.
+    Paused = 8,
+    /// An outgoing migration holds it.
+    Migrating = 16,
+}
+
+impl State {
+    /// All states, in the order of `spec/rest-api.md` §3.
+    pub const ALL: [Self; 5] = [Self::None, Self::Created, Self::Running, Self::Paused, Self::Migrating];
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::None => "not created",
+            Self::Created => "created but not booted",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Migrating => "migrating",
+        }
+    }
+}
+
+/// A set of [`State`]s: their sum.
+pub type States = u8;
+/// [`State::None`] in a set.
+pub const NONE: States = State::None as u8;
+/// [`State::Created`] in a set.
+pub const CREATED: States = State::Created as u8;
+/// [`State::Running`] in a set.
+pub const RUNNING: States = State::Running as u8;
+/// [`State::Paused`] in a set.
+pub const PAUSED: States = State::Paused as u8;
+/// [`State::Migrating`] in a set.
+pub const MIGRATING: States = State::Migrating as u8;
+
+/// A request body.
+pub trait Body: Sized {
+    /// Whether the verb has one.
+    const EXPECTED: bool = true;
+
+    /// Reads it; the second part names the fields nobody knows.
+    ///
+    /// # Errors
+    /// [`Code::BadRequest`] or [`Code::MalformedJson`].
+    fn parse(bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError>;
+}
+
+/// The body of verbs that have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoBody;
+
+impl Body for NoBody {
+    const EXPECTED: bool = false;
+
+    fn parse(bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
+        if bytes.is_empty() {
+            Ok((Self, Vec::new()))
+        } else {
+            Err(ApiError::bad_request("This call takes no body"))
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Body for T {
+    fn parse(bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
+        if bytes.is_empty() {
+            return Err(ApiError::bad_request("This call needs a JSON body"));
+        }
+        config::from_json(bytes).map_err(|e| {
+            ApiError::new(Code::MalformedJson, ["Failed to deserialize JSON".into(), e.to_string()])
+        })
+    }
+}
+
+/// One line of the table.
+pub struct Verb {
+    /// Its name in paths, such as `vm.add-disk`.
+    pub name: &'static str,
+    /// The one method it answers to.
+    pub method: Method,
+    /// What it does, for documentation.
+    pub summary: &'static str,
+    /// What is said when it fails.
+    pub fails: &'static str,
+    /// The states in which it is legal.
+    pub when: States,
+    /// Whether it takes a body.
+    pub has_body: bool,
+    /// Starts the call: see [`Verb::call`].
+    pub(crate) start: fn(&Client, &[u8], Done),
+}
+
+/// Takes the outcome of a call, on any thread.
+pub(crate) type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+impl Verb {
+    /// The line whose name follows [`crate::ROOT`] in a path.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        crate::VERBS.iter().copied().find(|verb| verb.name == name)
+    }
+
+    /// Parses `body` and executes the verb. `done` gets the outcome: at once for reads and broken bodies, later for commands.
+    pub fn call(&self, client: &Client, body: &[u8], done: impl FnOnce(Outcome) + Send + 'static) {
+        (self.start)(client, body, Box::new(done));
+    }
+
+    /// Whether the verb is legal in `state`. The error does not yet say what the verb says of its failures.
+    ///
+    /// # Errors
+    /// 404 where there is no VM, 409 where there is one already, 405 where it is in the wrong state.
+    pub fn admit(&self, state: State) -> Result<(), ApiError> {
+        if self.when & state as u8 != 0 {
+            return Ok(());
+        }
+        let makes_a_vm = self.when & NONE != 0 && self.when & CREATED == 0;
+        let (code, why) = match state {
+            State::None => (Code::VmNotCreated, "VM is not created".into()),
+            State::Migrating => (Code::VmMigrating, "VM is currently migrating and can't be modified".into()),
+            _ if makes_a_vm => (Code::VmAlreadyCreated, "VM is already created".into()),
+            State::Created => (Code::IllegalState, "VM is not running".into()),
+            _ => (
+                Code::IllegalState,
+                format!("{} is not possible while the VM is {}", self.name, state.text()),
+            ),
+        };
+        Err(ApiError::new(code, [why]))
+    }
+
+    /// Puts what the verb says of its failures in front of why.
+    #[must_use]
+    pub fn failure(&self, error: ApiError) -> ApiError {
+        error.within(self.fails).within("Error from API")
+    }
+}
+
+impl fmt::Debug for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Verb({})", self.name)
+    }
+}

@@ -1,0 +1,81 @@
+//! The tables of fixed form: FADT, MADT and MCFG.
+
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use memory::layout;
+
+use super::{Cpu, OEM, PciSegment, encode, table};
+
+/// Writing 1 resets the machine; writing 0x34 turns it off.
+const RESET_PORT: u64 = 0x600;
+const PM_TIMER_PORT: u16 = 0x608;
+const COM1_GSI: u8 = 4;
+
+/// The FADT of a machine without ACPI's fixed hardware but for the PM timer, revision 6.3.
+pub(super) fn facp(dsdt: u64) -> Vec<u8> {
+    const RESET_VALUE: u8 = 1;
+    const MINOR: u8 = 3;
+    const VENDOR: u64 = u64::from_le_bytes(*b"CLOUDHYP");
+    let port = |bits, access, address| GAS::new(AddressSpace::SystemIo, bits, 0, access, address);
+    let byte = port(8, AccessSize::ByteAccess, RESET_PORT);
+    let mut facp = FADTBuilder::new(OEM, *b"CHFACP  ", 1)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::TmrValExt);
+    facp.fadt_minor_version = MINOR;
+    facp.reset_reg = byte;
+    facp.reset_value = RESET_VALUE;
+    facp.sleep_control_reg = byte;
+    facp.sleep_status_reg = byte;
+    facp.pm_tmr_blk = u32::from(PM_TIMER_PORT).into();
+    facp.pm_tmr_len = 4;
+    facp.x_pm_tmr_blk = port(32, AccessSize::DwordAccess, PM_TIMER_PORT.into());
+    facp.hypervisor_vendor_identity = VENDOR.into();
+    encode(&facp.finalize())
+}
+
+/// The MADT: who takes interrupts. There is no 8259, so no legacy flag.
+pub(super) fn madt(cpus: &[Cpu]) -> Vec<u8> {
+    const LOCAL_APIC: u32 = 0xfee0_0000;
+    const IO_APIC: u8 = 1;
+    const OVERRIDE: u8 = 2;
+    const X2APIC: u8 = 9;
+    const ENABLED: u32 = 1;
+    const ONLINE_CAPABLE: u32 = 2;
+    let mut body = Vec::with_capacity(40 + 16 * cpus.len());
+    body.extend(LOCAL_APIC.to_le_bytes());
+    body.extend([0; 4]);
+    for (uid, cpu) in (0u32..).zip(cpus) {
+        let flags = if cpu.enabled { ENABLED } else { ONLINE_CAPABLE };
+        body.extend([X2APIC, 16, 0, 0]);
+        for field in [cpu.apic_id, flags, uid] {
+            body.extend(field.to_le_bytes());
+        }
+    }
+    body.extend([IO_APIC, 12, 0, 0]);
+    body.extend((layout::IOAPIC as u32).to_le_bytes());
+    body.extend(0u32.to_le_bytes());
+    body.extend([OVERRIDE, 10, 0, COM1_GSI]);
+    body.extend(u32::from(COM1_GSI).to_le_bytes());
+    // Polarity and trigger as usual for ISA: active high, edge.
+    body.extend([0; 2]);
+    table(*b"APIC", 5, *b"CHMADT  ", &body)
+}
+
+/// The MCFG: where each segment's configuration space is.
+pub(super) fn mcfg(segments: &[PciSegment]) -> Vec<u8> {
+    let mut body = vec![0; 8];
+    for segment in segments {
+        body.extend(ecam(segment).to_le_bytes());
+        body.extend(u16::from(segment.number).to_le_bytes());
+        // Bus 0 to bus 0, and four reserved bytes.
+        body.extend([0; 6]);
+    }
+    table(*b"MCFG", 1, *b"CHMCFG  ", &body)
+}
+
+/// Where a segment's configuration space is.
+pub(super) fn ecam(segment: &PciSegment) -> u64 {
+    layout::ECAM + u64::from(segment.number) * layout::ECAM_SEGMENT
+}

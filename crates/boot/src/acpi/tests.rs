@@ -1,0 +1,149 @@
+//! The tables as a guest finds them in RAM.
+
+use memory::{Bytes, GuestAddress, test_ram};
+
+use super::{AcpiError, Cpu, PciSegment, Tables, write};
+
+const RSDP: usize = 0xa_0000;
+
+fn tables(cpus: u32, segments: u8) -> Tables {
+    let window64 = |n: u64| (n + 2) << 32..=((n + 3) << 32) - 1;
+    Tables {
+        cpus: (0..cpus).map(|n| Cpu { apic_id: 2 * n, enabled: n < 2 }).collect(),
+        segments: (0..segments)
+            .map(|number| PciSegment {
+                number,
+                window32: 0xc000_0000..=0xc7ff_ffff,
+                window64: window64(number.into()),
+            })
+            .collect(),
+        serial: true,
+        ged: 0x3fff_fffe_0000,
+    }
+}
+
+/// Low memory after the tables were written.
+fn written(tables: &Tables) -> Vec<u8> {
+    let ram = test_ram(&[(0, 2 << 20)]);
+    write(&ram, tables).unwrap();
+    let mut bytes = vec![0; 2 << 20];
+    ram.map().read_slice(&mut bytes, GuestAddress(0)).unwrap();
+    bytes
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> usize {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
+}
+
+fn sum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+}
+
+/// Signature, address and bytes of each table after the RSDP, in order.
+fn walk(memory: &[u8]) -> Vec<(String, usize, &[u8])> {
+    let mut found = Vec::new();
+    let mut at = RSDP + 36;
+    while memory[at] != 0 {
+        let table = &memory[at..at + u32_at(memory, at + 4)];
+        found.push((String::from_utf8(table[..4].to_vec()).unwrap(), at, table));
+        at += table.len();
+    }
+    found
+}
+
+fn table<'a>(memory: &'a [u8], signature: &str) -> &'a [u8] {
+    walk(memory).iter().find(|(name, ..)| name == signature).unwrap().2
+}
+
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+#[test]
+fn the_tables_follow_each_other_and_add_up() {
+    let memory = written(&tables(4, 2));
+    let rsdp = &memory[RSDP..RSDP + 36];
+    assert_eq!(&rsdp[..8], b"RSD PTR ");
+    assert_eq!((&rsdp[9..15], rsdp[15]), (&b"CLOUDH"[..], 2));
+    assert_eq!((sum(&rsdp[..20]), sum(rsdp)), (0, 0));
+    let found = walk(&memory);
+    let names: Vec<_> = found.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(names, ["DSDT", "FACP", "APIC", "MCFG", "XSDT"]);
+    for (name, _, table) in &found {
+        assert_eq!(sum(table), 0, "{name}");
+        assert_eq!(&table[10..16], b"CLOUDH", "{name}");
+    }
+    assert_eq!(u64_at(rsdp, 24), found[4].1);
+    let listed: Vec<_> = found[4].2[36..].chunks(8).map(|entry| u64_at(entry, 0)).collect();
+    assert_eq!(listed, [found[1].1, found[2].1, found[3].1]);
+    assert_eq!(u64_at(found[1].2, 140), RSDP + 36, "the FADT points to the DSDT");
+}
+
+#[test]
+fn the_fadt_is_that_of_a_reduced_machine() {
+    let memory = written(&tables(1, 1));
+    let facp = table(&memory, "FACP");
+    assert_eq!((facp.len(), facp[8], facp[131]), (276, 6, 3));
+    assert_eq!(u32_at(facp, 112), 1 << 20 | 1 << 10 | 1 << 8);
+    let byte_port = [1, 8, 0, 1, 0, 6, 0, 0, 0, 0, 0, 0];
+    assert_eq!((&facp[116..128], facp[128]), (&byte_port[..], 1), "reset register and value");
+    assert_eq!((&facp[244..256], &facp[256..268]), (&byte_port[..], &byte_port[..]), "sleep registers");
+    assert_eq!(facp[208..220], [1, 32, 0, 3, 8, 6, 0, 0, 0, 0, 0, 0], "PM timer");
+    assert_eq!(&facp[268..], b"CLOUDHYP");
+}
+
+#[test]
+fn the_madt_lists_all_possible_cpus() {
+    let memory = written(&tables(3, 1));
+    let madt = table(&memory, "APIC");
+    assert_eq!(u32_at(madt, 36), 0xfee0_0000);
+    let cpu = |apic_id: u8, flags: u8, uid: u8| [9, 16, 0, 0, apic_id, 0, 0, 0, flags, 0, 0, 0, uid, 0, 0, 0];
+    assert_eq!(madt[44..92], [cpu(0, 1, 0), cpu(2, 1, 1), cpu(4, 2, 2)].concat());
+    assert_eq!(madt[92..104], [1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]);
+    assert_eq!(madt[104..], [2, 10, 0, 4, 4, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn the_mcfg_has_one_bus_per_segment() {
+    let memory = written(&tables(1, 2));
+    let mcfg = table(&memory, "MCFG");
+    let second = [0, 0, 0x10, 0xe8, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!((mcfg.len(), &mcfg[60..]), (76, &second[..]));
+}
+
+#[test]
+fn the_dsdt_names_what_is_there() {
+    let memory = written(&tables(1, 2));
+    let dsdt = table(&memory, "DSDT");
+    for name in ["PC00", "PC01", "MBRD", "COM1", "_S5_", "PWRB", "GEC_", "GED_", "ESCN"] {
+        assert!(contains(dsdt, name.as_bytes()), "{name}");
+    }
+    for name in ["PC02", "CPUS", "MHPC", "PHPR"] {
+        assert!(!contains(dsdt, name.as_bytes()), "{name}");
+    }
+    assert!(contains(dsdt, &0x3fff_fffe_0000u64.to_le_bytes()));
+    let silent = written(&Tables { serial: false, ..tables(1, 1) });
+    assert!(!contains(table(&silent, "DSDT"), b"COM1"));
+}
+
+#[test]
+fn the_largest_machine_fits() {
+    let memory = written(&tables(8192, 96));
+    assert_eq!(walk(&memory).len(), 5);
+    assert!(memory[0xf_0000..].iter().all(|byte| *byte == 0), "SMBIOS's place stays free");
+}
+
+#[test]
+fn impossible_machines_are_refused() {
+    let ram = test_ram(&[(0, 2 << 20)]);
+    assert!(matches!(write(&ram, &tables(0x8000, 1)), Err(AcpiError::TooLarge(_))));
+    let mut endless = tables(1, 1);
+    endless.segments[0].window64 = 0..=u64::MAX;
+    assert!(matches!(write(&ram, &endless), Err(AcpiError::Window(0))));
+    let small = test_ram(&[(0, 0xa_0000)]);
+    assert!(matches!(write(&small, &tables(1, 1)), Err(AcpiError::Ram(_))));
+}

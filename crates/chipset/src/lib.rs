@@ -1,0 +1,24 @@
+//! Legacy and platform devices: what a PC has on its board rather than in a slot (`spec/devices.md` §2 and §4).
+
+pub mod acpi;
+pub mod cmos;
+pub mod debug;
+pub mod i8042;
+pub mod pvpanic;
+pub mod serial;
+
+use std::time::{Duration, Instant, SystemTime};
+
+/// A clock a device reads; tests bring their own.
+pub type Clock = Box<dyn Fn() -> Duration + Send>;
+
+/// The host's time of day, UTC, since 1970. A host clock before that reads as 1970.
+pub fn wall_clock() -> Clock {
+    Box::new(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Time since this call.
+pub fn stopwatch() -> Clock {
+    let start = Instant::now();
+    Box::new(move || start.elapsed())
+}

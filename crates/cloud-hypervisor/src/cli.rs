@@ -1,0 +1,258 @@
+//! The flags (`spec/cli.md` §1). Their values are read by `config`, section by section.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, ArgGroup, Parser};
+use config::{
+    BalloonConfig, ConsoleConfig, CpusConfig, DebugConsoleConfig, DeviceConfig, DiskConfig, Flags, FsConfig,
+    FwCfgConfig, GenericVhostUserConfig, IvshmemConfig, LandlockConfig, MemoryConfig, MemoryZoneConfig,
+    NetConfig, NumaConfig, PciSegmentConfig, PlatformConfig, PmemConfig, RateLimiterGroupConfig, RngConfig,
+    RtcConfig, SerialConfig, TpmConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
+};
+
+/// Run a virtual machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cloud-hypervisor",
+    disable_version_flag = true,
+    arg_required_else_help = true,
+    after_help = "Example: cloud-hypervisor --kernel vmlinuz --initramfs initrd --cmdline console=hvc0 \
+                  --cpus boot=2 --memory size=1G --disk path=disk.raw --net tap=",
+    group = ArgGroup::new("vm-payload").multiple(true),
+    group = ArgGroup::new("vm-config").multiple(true).requires("vm-payload"),
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    vm: VmFlags,
+
+    /// Socket of the REST API: a path, path=PATH, or fd=N for a descriptor that listens already
+    #[arg(long, value_name = "SOCKET", help_heading = "VMM")]
+    pub(crate) api_socket: Option<String>,
+    /// Where event records go: path=PATH or fd=N
+    #[arg(long, value_name = "FILE", help_heading = "VMM")]
+    pub(crate) event_monitor: Option<String>,
+    /// Stay after the guest has powered off
+    #[arg(long, help_heading = "VMM")]
+    pub(crate) no_shutdown: bool,
+    /// Write the log to a file instead of standard error
+    #[arg(long, value_name = "PATH", help_heading = "Logging")]
+    pub(crate) log_file: Option<PathBuf>,
+    /// Log more: -v information, -vv debugging, -vvv everything
+    #[arg(short = 'v', action = ArgAction::Count, help_heading = "Logging")]
+    pub(crate) verbosity: u8,
+    /// Print the version; with -v the features too
+    #[arg(short = 'V', long)]
+    pub(crate) version: bool,
+}
+
+/// The flags that describe a VM.
+#[derive(Debug, clap::Args)]
+struct VmFlags {
+    /// Kernel: a PVH ELF or a bzImage
+    #[arg(long, group = "vm-payload", help_heading = "Payload", value_name = "PATH")]
+    kernel: Option<PathBuf>,
+    /// Firmware to boot instead of a kernel
+    #[arg(long, group = "vm-payload", help_heading = "Payload", value_name = "PATH")]
+    firmware: Option<PathBuf>,
+    /// What the fw_cfg device shows the firmware
+    #[arg(long, value_name = FwCfgConfig::SYNTAX.help, group = "vm-payload", help_heading = "Payload")]
+    fw_cfg_config: Option<String>,
+    /// Initial RAM disk
+    #[arg(long, group = "vm-config", help_heading = "Payload", value_name = "PATH")]
+    initramfs: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, group = "vm-config", help_heading = "Payload", value_name = "TEXT")]
+    cmdline: Option<String>,
+    /// CPUs
+    #[arg(long, value_name = CpusConfig::SYNTAX.help, group = "vm-config", help_heading = "CPUs and memory")]
+    cpus: Option<String>,
+    /// RAM
+    #[arg(long, value_name = MemoryConfig::SYNTAX.help, group = "vm-config", help_heading = "CPUs and memory")]
+    memory: Option<String>,
+    /// RAM in zones of its own backing
+    #[arg(long, value_name = MemoryZoneConfig::SYNTAX.help, group = "vm-config", help_heading = "CPUs and memory", num_args = 1..)]
+    memory_zone: Vec<String>,
+    /// NUMA nodes
+    #[arg(long, value_name = NumaConfig::SYNTAX.help, group = "vm-config", help_heading = "CPUs and memory", num_args = 1..)]
+    numa: Vec<String>,
+    /// Memory balloon
+    #[arg(long, value_name = BalloonConfig::SYNTAX.help, group = "vm-config", help_heading = "CPUs and memory")]
+    balloon: Option<String>,
+    /// Disks
+    #[arg(long, value_name = DiskConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    disk: Vec<String>,
+    /// Rate limits that disks share
+    #[arg(long, value_name = RateLimiterGroupConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    rate_limit_group: Vec<String>,
+    /// Network interfaces
+    #[arg(long, value_name = NetConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    net: Vec<String>,
+    /// Source of entropy
+    #[arg(long, value_name = RngConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices")]
+    rng: Option<String>,
+    /// Shared directories
+    #[arg(long, value_name = FsConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    fs: Vec<String>,
+    /// Persistent memory
+    #[arg(long, value_name = PmemConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    pmem: Vec<String>,
+    /// Virtual sockets
+    #[arg(long, value_name = VsockConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices")]
+    vsock: Option<String>,
+    /// vDPA devices
+    #[arg(long, value_name = VdpaConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    vdpa: Vec<String>,
+    /// VFIO devices
+    #[arg(long, value_name = DeviceConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    device: Vec<String>,
+    /// vfio-user devices
+    #[arg(long, value_name = UserDeviceConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    user_device: Vec<String>,
+    /// Devices served over vhost-user
+    #[arg(long, value_name = GenericVhostUserConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    generic_vhost_user: Vec<String>,
+    /// Memory shared between VMs
+    #[arg(long, value_name = IvshmemConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices")]
+    ivshmem: Option<String>,
+    /// TPM 2.0
+    #[arg(long, value_name = TpmConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices")]
+    tpm: Option<String>,
+    /// Paravirtual clock
+    #[arg(long, value_name = RtcConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 0..=1, default_missing_value = "")]
+    rtc: Option<String>,
+    /// Reset a guest that hangs
+    #[arg(long, group = "vm-config", help_heading = "Devices")]
+    watchdog: bool,
+    /// Report the guest's panics
+    #[arg(long, group = "vm-config", help_heading = "Devices")]
+    pvpanic: bool,
+    /// Let the guest advise on its memory
+    #[arg(long, group = "vm-config", help_heading = "Devices")]
+    pvmemcontrol: bool,
+    /// Serial port [default: null]
+    #[arg(long, value_name = SerialConfig::SYNTAX.help, group = "vm-config", help_heading = "Consoles")]
+    serial: Option<String>,
+    /// Virtio console [default: tty]
+    #[arg(long, value_name = ConsoleConfig::SYNTAX.help, group = "vm-config", help_heading = "Consoles")]
+    console: Option<String>,
+    /// Debug port [default: off]
+    #[arg(long, value_name = DebugConsoleConfig::SYNTAX.help, group = "vm-config", help_heading = "Consoles")]
+    debug_console: Option<String>,
+    /// What the machine says it is
+    #[arg(long, value_name = PlatformConfig::SYNTAX.help, group = "vm-config", help_heading = "Platform")]
+    platform: Option<String>,
+    /// PCI segments
+    #[arg(long, value_name = PciSegmentConfig::SYNTAX.help, group = "vm-config", help_heading = "Platform", num_args = 1..)]
+    pci_segment: Vec<String>,
+    /// Confine the VMM to the files it needs
+    #[arg(long, group = "vm-config", help_heading = "Platform")]
+    landlock: bool,
+    /// Files to be allowed besides
+    #[arg(long, value_name = LandlockConfig::SYNTAX.help, group = "vm-config", help_heading = "Platform", num_args = 1..)]
+    landlock_rules: Vec<String>,
+}
+
+impl Cli {
+    /// Whether there is something to boot: then the VM is created and booted at once.
+    pub(crate) fn has_payload(&self) -> bool {
+        self.vm.kernel.is_some() || self.vm.firmware.is_some()
+    }
+
+    /// The flags that describe the VM.
+    pub(crate) fn into_flags(self) -> Flags {
+        let VmFlags {
+            kernel,
+            firmware,
+            fw_cfg_config,
+            initramfs,
+            cmdline,
+            cpus,
+            memory,
+            memory_zone,
+            numa,
+            balloon,
+            disk,
+            rate_limit_group,
+            net,
+            rng,
+            fs,
+            pmem,
+            vsock,
+            vdpa,
+            device,
+            user_device,
+            generic_vhost_user,
+            ivshmem,
+            tpm,
+            rtc,
+            watchdog,
+            pvpanic,
+            pvmemcontrol,
+            serial,
+            console,
+            debug_console,
+            platform,
+            pci_segment,
+            landlock,
+            landlock_rules,
+        } = self.vm;
+        Flags {
+            kernel,
+            firmware,
+            fw_cfg_config,
+            initramfs,
+            cmdline,
+            cpus,
+            memory,
+            memory_zone,
+            numa,
+            balloon,
+            disk,
+            rate_limit_group,
+            net,
+            rng,
+            fs,
+            pmem,
+            vsock,
+            vdpa,
+            device,
+            user_device,
+            generic_vhost_user,
+            ivshmem,
+            tpm,
+            rtc,
+            watchdog,
+            pvpanic,
+            pvmemcontrol,
+            serial,
+            console,
+            debug_console,
+            platform,
+            pci_segment,
+            landlock,
+            landlock_rules,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_vm_needs_a_payload_and_defaults_do_not_count() {
+        assert!(Cli::try_parse_from(["x", "--cpus", "boot=2"]).is_err());
+        assert!(Cli::try_parse_from(["x"]).is_err());
+        assert!(!Cli::try_parse_from(["x", "--api-socket", "/s"]).unwrap().has_payload());
+        let cli =
+            Cli::try_parse_from(["x", "--kernel", "/k", "--disk", "path=/a", "path=/b", "--disk", "path=/c"]);
+        let flags = cli.unwrap().into_flags();
+        assert_eq!(flags.disk, ["path=/a", "path=/b", "path=/c"]);
+    }
+}

@@ -1,0 +1,181 @@
+//! The `cloud-hypervisor` program: parses flags, opens the doors and runs the control loop on the main thread (`spec/cli.md` §1).
+
+mod cli;
+mod endpoint;
+mod logger;
+
+use std::error::Error;
+use std::fs::File;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use api::{ApiError, Client, VmmPing};
+use clap::Parser;
+use control::{Control, Ended, Monitor, Options, Published};
+use device::{EventSink, Events, Record};
+use host::signals::Signals;
+use hv::Hypervisor;
+use hv_kvm::KvmHypervisor;
+use thiserror::Error as ThisError;
+
+use cli::Cli;
+use endpoint::Endpoint;
+
+/// What ends the process with code 1.
+#[derive(Debug, ThisError)]
+enum Fatal {
+    #[error("Error parsing --api-socket")]
+    ApiSocket(#[source] endpoint::EndpointError),
+    #[error("Error parsing --event-monitor: path or fd required")]
+    MonitorSyntax,
+    #[error("Error doing event monitor I/O")]
+    Monitor(#[source] std::io::Error),
+    #[error("Error creating log file")]
+    LogFile(#[source] std::io::Error),
+    #[error("Error parsing config")]
+    Flags(#[source] config::FlagError),
+    #[error("Error creating the API socket")]
+    Bind(#[source] http::BindError),
+    #[error("Error starting the API")]
+    Serve(#[source] http::ServeError),
+    #[error(transparent)]
+    Stop(http::StopError),
+    #[error("Error starting the VMM's threads")]
+    Threads(#[source] std::io::Error),
+    #[error("Error booting VM")]
+    Boot(#[source] Chain),
+    #[error("VMM thread exited with error")]
+    Control(#[source] Ended),
+}
+
+/// An API error as a chain of errors, as the program prints them.
+#[derive(Debug, ThisError)]
+#[error("{text}")]
+struct Chain {
+    text: String,
+    source: Option<Box<Chain>>,
+}
+
+impl From<&ApiError> for Chain {
+    fn from(error: &ApiError) -> Self {
+        let link = |source, text: &String| Some(Box::new(Self { text: text.clone(), source }));
+        let chain = error.chain().iter().rev().fold(None, link);
+        chain.map_or_else(|| Self { text: error.to_string(), source: None }, |chain| *chain)
+    }
+}
+
+fn main() -> ExitCode {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let cli = Cli::parse();
+    if cli.version {
+        return print_version(cli.verbosity);
+    }
+    match run(cli) {
+        Ok(()) => {
+            tracing::info!("Cloud Hypervisor exited successfully");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!("Fatal error: {error:?}");
+            print_chain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn version() -> String {
+    format!("v{}", env!("CARGO_PKG_VERSION"))
+}
+
+const FEATURES: [&str; 2] = ["io_uring", "kvm"];
+
+fn print_version(verbosity: u8) -> ExitCode {
+    let mut text = format!("cloud-hypervisor {}\nMigration Protocol Versions: 0\n", version());
+    if verbosity > 0 {
+        text.push_str(&format!("Enabled features: {FEATURES:?}\n"));
+    }
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The error chain of `spec/cli.md` §1 on standard error.
+fn print_chain(error: &dyn Error) {
+    let mut chain = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(inner) = source {
+        chain.push(inner.to_string());
+        source = inner.source();
+    }
+    let text = match chain.as_slice() {
+        [only] => format!("Error: Cloud Hypervisor exited with the following error:\n  {only}\n"),
+        _ => {
+            let lines: String =
+                chain.iter().enumerate().map(|(i, text)| format!("  {i}: {text}\n")).collect();
+            format!("Error: Cloud Hypervisor exited with the following chain of errors:\n{lines}")
+        }
+    };
+    // Nobody is left to be told that standard error is gone.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn run(cli: Cli) -> Result<(), Fatal> {
+    let socket = cli.api_socket.as_deref().map(Endpoint::parse).transpose().map_err(Fatal::ApiSocket)?;
+    logger::install(cli.log_file.as_deref(), cli.verbosity).map_err(Fatal::LogFile)?;
+    // Before the first thread, so that all inherit the blocked signals.
+    let signals = Signals::take().map_err(Fatal::Threads)?;
+    let boots = cli.has_payload();
+    let options = Options { no_shutdown: cli.no_shutdown };
+    let monitor = Monitor::new(open_monitor(cli.event_monitor.as_deref())?).map_err(Fatal::Monitor)?;
+    let config = boots.then(|| cli.into_flags().into_config()).transpose().map_err(Fatal::Flags)?;
+    // The doors' socket listens before anything else is made, so that clients may connect meanwhile.
+    let bound = socket.map(listen).transpose()?.map(|on| http::bind(on).map_err(Fatal::Bind)).transpose()?;
+    tracing::info!("cloud-hypervisor {} starting", version());
+    monitor.record(Record { source: "vmm", event: "starting", properties: Vec::new() });
+    let events = Events::new(Arc::new(monitor)).map_err(Fatal::Threads)?;
+    let (client, mut control) = control(events, options).map_err(Fatal::Threads)?;
+    let server = bound.map(|bound| http::serve(bound, client)).transpose().map_err(Fatal::Serve)?;
+    if let Some(config) = config {
+        control.create_and_boot(config).map_err(|e| Fatal::Boot(Chain::from(&e)))?;
+    }
+    control.run(&signals).map_err(Fatal::Control)?;
+    if let Some(server) = server {
+        server.stop().map_err(Fatal::Stop)?;
+    }
+    Ok(())
+}
+
+fn listen(endpoint: Endpoint) -> Result<http::Listen, Fatal> {
+    Ok(match endpoint {
+        Endpoint::Path(path) => http::Listen::Path(path),
+        Endpoint::Fd(number) => {
+            let fd = host::inherit::take(number);
+            http::Listen::Fd(fd.map_err(|e| Fatal::ApiSocket(endpoint::EndpointError::Closed(number, e)))?)
+        }
+    })
+}
+
+fn open_monitor(flag: Option<&str>) -> Result<Option<File>, Fatal> {
+    let Some(text) = flag else { return Ok(None) };
+    let file = match Endpoint::parse_strict(text).ok_or(Fatal::MonitorSyntax)? {
+        // A FIFO's open waits for its reader.
+        Endpoint::Path(path) => File::create(path),
+        Endpoint::Fd(number) => host::inherit::take(number).map(File::from),
+    };
+    file.map(Some).map_err(Fatal::Monitor)
+}
+
+fn control(events: Events, options: Options) -> std::io::Result<(Client, Control)> {
+    let ping = VmmPing {
+        build_version: version(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id().into(),
+        features: FEATURES.map(String::from).to_vec(),
+    };
+    let published = Published::new(ping);
+    let (client, inbox) = api::channel(published.clone())?;
+    let open = || KvmHypervisor::open().map(|kvm| Arc::new(kvm) as Arc<dyn Hypervisor>);
+    Ok((client, Control::new(inbox, events, published, Box::new(open), options)))
+}

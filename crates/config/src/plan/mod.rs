@@ -1,0 +1,150 @@
+//! The plan: a configuration that has been checked, in the types the machine is built from.
+//!
+//! A plan exists only as the result of [`crate::check()`], directly or through [`Plan::check_more`]; nothing
+//! after it validates again.
+
+mod build;
+mod parts;
+
+pub use parts::{
+    Console, Cpus, Disk, Memory, Net, Pages, Payload, Place, Rng, Smbios, Stream, Topology, Zone,
+};
+
+use crate::check::{Problem, ProblemKind, Problems, check_from};
+use crate::disk::DiskConfig;
+use crate::net::NetConfig;
+use crate::small::PmemConfig;
+use crate::sockets::{FsConfig, GenericVhostUserConfig, UserDeviceConfig, VdpaConfig, VsockConfig};
+use crate::unbuilt;
+use crate::vfio::DeviceConfig;
+use crate::vm::VmConfig;
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Virtual CPUs.
+    pub cpus: Cpus,
+    /// Guest RAM.
+    pub memory: Memory,
+    /// What it boots.
+    pub payload: Payload,
+    /// Image disks, in the order of the configuration.
+    pub disks: Vec<Disk>,
+    /// Network devices on taps, in the order of the configuration.
+    pub nets: Vec<Net>,
+    /// Entropy.
+    pub rng: Rng,
+    /// First serial port.
+    pub serial: Stream,
+    /// virtio console.
+    pub console: Console,
+    /// The panic notification device is there.
+    pub pvpanic: bool,
+    /// The watchdog is there.
+    pub watchdog: bool,
+    /// Strings of the SMBIOS tables.
+    pub smbios: Smbios,
+    /// PCI segments, 1 to 96.
+    pub pci_segments: u16,
+    config: VmConfig,
+    unbuilt: Vec<String>,
+    warnings: Vec<String>,
+    next_id: u32,
+}
+
+/// A section to add to a plan: one for each add verb.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of the sections")]
+pub enum Extra {
+    Disk(DiskConfig),
+    Net(NetConfig),
+    Fs(FsConfig),
+    GenericVhostUser(GenericVhostUserConfig),
+    Pmem(PmemConfig),
+    Vdpa(VdpaConfig),
+    Vsock(VsockConfig),
+    Device(DeviceConfig),
+    UserDevice(UserDeviceConfig),
+}
+
+impl Plan {
+    /// The wire form with everything filled in: ids, MAC addresses, `iommu`.
+    pub fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    /// Sections and fields that are asked for and that nothing builds yet.
+    pub fn unbuilt(&self) -> &[String] {
+        &self.unbuilt
+    }
+
+    /// What was asked for and is not done, or does not do what it seems to.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The plan with one section more, checked as a whole. The new device is the last of its kind.
+    ///
+    /// # Errors
+    /// All problems of the whole.
+    pub fn check_more(&self, extra: Extra) -> Result<Self, Problems> {
+        let mut config = self.config.clone();
+        match extra {
+            Extra::Disk(disk) => config.disks.get_or_insert_default().push(disk),
+            Extra::Net(net) => config.net.get_or_insert_default().push(net),
+            Extra::Fs(fs) => config.fs.get_or_insert_default().push(fs),
+            Extra::GenericVhostUser(device) => config.generic_vhost_user.get_or_insert_default().push(device),
+            Extra::Pmem(pmem) => config.pmem.get_or_insert_default().push(pmem),
+            Extra::Vdpa(vdpa) => config.vdpa.get_or_insert_default().push(vdpa),
+            Extra::Device(device) => config.devices.get_or_insert_default().push(device),
+            Extra::UserDevice(device) => config.user_devices.get_or_insert_default().push(device),
+            Extra::Vsock(_) if config.vsock.is_some() => return Err(second_vsock()),
+            Extra::Vsock(vsock) => config.vsock = Some(vsock),
+        }
+        check_from(config, self.next_id)
+    }
+
+    /// The plan without a device, checked as a whole; `None` if no removable section has that id.
+    ///
+    /// # Errors
+    /// All problems of what is left.
+    pub fn check_less(&self, id: &str) -> Option<Result<Self, Problems>> {
+        let mut config = self.config.clone();
+        build::remove(&mut config, id).then(|| check_from(config, self.next_id))
+    }
+
+    /// Builds from a configuration that has no problems.
+    pub(crate) fn build(mut config: VmConfig, payload: Payload, next_id: u32) -> Self {
+        let warnings = build::warnings(&config);
+        let next_id = build::normalise(&mut config, next_id);
+        let platform = config.platform();
+        Self {
+            cpus: build::cpus(&config.cpus),
+            memory: build::memory(&config.memory),
+            payload,
+            disks: config.disks.iter().flatten().filter_map(DiskConfig::plan).collect(),
+            nets: config.net.iter().flatten().filter_map(NetConfig::plan).collect(),
+            rng: Rng { place: Place::of(&config.rng.pci), src: config.rng.src.clone() },
+            serial: config.serial.plan(),
+            console: Console { place: Place::of(&config.console.pci), stream: config.console.plan() },
+            pvpanic: config.pvpanic,
+            watchdog: config.watchdog,
+            smbios: platform.smbios(),
+            pci_segments: platform.num_pci_segments,
+            unbuilt: unbuilt::list(&config),
+            config,
+            warnings,
+            next_id,
+        }
+    }
+}
+
+fn second_vsock() -> Problems {
+    Problems::one(Problem {
+        path: "vsock".into(),
+        kind: ProblemKind::Duplicate,
+        outer: None,
+        text: "Too many virtio-vsock devices".into(),
+        hint: "remove the vsock device first".into(),
+    })
+}

@@ -1,0 +1,244 @@
+//! The typed parts of a plan. All sizes are in bytes.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::disk::ImageType;
+use crate::mac::MacAddr;
+use crate::pci::PciCommon;
+
+/// Virtual CPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cpus {
+    /// vCPUs present at boot, 1 to `max`.
+    pub boot: u32,
+    /// vCPUs there can be, up to 8192.
+    pub max: u32,
+    /// How the guest sees them grouped.
+    pub topology: Topology,
+    /// Upper bound of the guest's physical address width in bits.
+    pub max_phys_bits: u8,
+    /// The guest may run guests of its own.
+    pub nested: bool,
+    /// Hyper-V enlightenments.
+    pub kvm_hyperv: bool,
+    /// Advanced Matrix Extensions are shown.
+    pub amx: bool,
+    /// vCPU and the host CPUs it may run on.
+    pub affinity: Vec<(u32, Vec<usize>)>,
+}
+
+/// Groups of vCPUs; no part is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topology {
+    /// 1 or 2.
+    pub threads_per_core: u16,
+    /// From 1.
+    pub cores_per_die: u16,
+    /// From 1.
+    pub dies_per_package: u16,
+    /// From 1.
+    pub packages: u16,
+}
+
+/// Guest RAM: one zone or more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// In the order of the configuration; a single `mem0` if it has none.
+    pub zones: Vec<Zone>,
+}
+
+impl Memory {
+    /// RAM at boot; the check has seen that it fits.
+    pub fn total(&self) -> u64 {
+        self.zones.iter().fold(0, |total, zone| total.saturating_add(zone.size))
+    }
+}
+
+/// A part of guest RAM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    /// Name.
+    pub id: String,
+    /// RAM at boot: a multiple of 4 KiB, and of the huge page size if one is given.
+    pub size: u64,
+    /// Mapped `MAP_SHARED`.
+    pub shared: bool,
+    /// What pages back it.
+    pub pages: Pages,
+    /// Backing file.
+    pub file: Option<PathBuf>,
+    /// Host NUMA node the pages come from.
+    pub host_numa_node: Option<u32>,
+    /// The host may merge equal pages.
+    pub mergeable: bool,
+    /// All pages are touched before boot.
+    pub prefault: bool,
+    /// Swap space is reserved.
+    pub reserve: bool,
+}
+
+/// What pages back a zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// Pages of the usual size.
+    Normal {
+        /// Transparent huge pages are asked for.
+        thp: bool,
+    },
+    /// Pages of hugetlbfs.
+    Huge {
+        /// A power of 2; the host's default when absent.
+        size: Option<u64>,
+    },
+}
+
+/// What the machine boots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// A kernel.
+    Kernel {
+        /// Its image.
+        kernel: PathBuf,
+        /// Its command line.
+        cmdline: Option<String>,
+        /// Its initial RAM disk.
+        initramfs: Option<PathBuf>,
+    },
+    /// Firmware.
+    Firmware {
+        /// Its image.
+        firmware: PathBuf,
+    },
+}
+
+/// Where a device stands on PCI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Below [`crate::Plan::pci_segments`].
+    pub segment: u16,
+    /// Slot, up to 31; the first free one when absent.
+    pub device: Option<u8>,
+    /// Behind the virtual IOMMU.
+    pub iommu: bool,
+}
+
+impl Place {
+    pub(crate) fn of(pci: &PciCommon) -> Self {
+        Self { segment: pci.pci_segment, device: pci.pci_device_id, iommu: pci.iommu }
+    }
+}
+
+/// A disk on an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Unique id.
+    pub id: String,
+    /// Place on PCI.
+    pub place: Place,
+    /// Image file or block device.
+    pub path: PathBuf,
+    /// The guest may not write.
+    pub readonly: bool,
+    /// Opened with `O_DIRECT`.
+    pub direct: bool,
+    /// From 1 to the number of boot vCPUs.
+    pub num_queues: u16,
+    /// A power of 2, from 4.
+    pub queue_size: u16,
+    /// At most 20 bytes.
+    pub serial: Option<String>,
+    /// io_uring may be used.
+    pub io_uring: bool,
+    /// Linux AIO may be used.
+    pub aio: bool,
+    /// Discarded ranges are given back to the file system.
+    pub sparse: bool,
+    /// Format of the image.
+    pub image_type: ImageType,
+    /// The lock covers the whole file.
+    pub full_lock: bool,
+    /// Queue and the host CPUs its thread may run on.
+    pub queue_affinity: Vec<(u16, Vec<usize>)>,
+}
+
+/// A network device on a tap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Net {
+    /// Unique id.
+    pub id: String,
+    /// Place on PCI.
+    pub place: Place,
+    /// Name of the tap; the kernel picks one when absent.
+    pub tap: Option<String>,
+    /// Address given to the tap; there if and only if `mask` is.
+    pub ip: Option<IpAddr>,
+    /// Mask of that address.
+    pub mask: Option<IpAddr>,
+    /// The guest's address.
+    pub mac: MacAddr,
+    /// The tap's address.
+    pub host_mac: Option<MacAddr>,
+    /// From 1280.
+    pub mtu: Option<u16>,
+    /// Receive and transmit queues together, from 2.
+    pub num_queues: u16,
+    /// A power of 2.
+    pub queue_size: u16,
+    /// TCP segmentation offload.
+    pub offload_tso: bool,
+    /// UDP fragmentation offload.
+    pub offload_ufo: bool,
+    /// Checksum offload.
+    pub offload_csum: bool,
+}
+
+/// The entropy device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rng {
+    /// Place on PCI.
+    pub place: Place,
+    /// Where the bytes come from.
+    pub src: PathBuf,
+}
+
+/// Where a console's characters go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stream {
+    /// There is no such device.
+    Off,
+    /// Nowhere.
+    Null,
+    /// This process's terminal.
+    Tty,
+    /// A new pseudo terminal.
+    Pty,
+    /// A file.
+    File(PathBuf),
+    /// A UNIX socket to listen on.
+    Socket(PathBuf),
+}
+
+/// The virtio console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Console {
+    /// Place on PCI.
+    pub place: Place,
+    /// Never a socket.
+    pub stream: Stream,
+}
+
+/// Strings of the SMBIOS tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of the SMBIOS specification")]
+pub struct Smbios {
+    pub manufacturer: Option<String>,
+    pub product_name: Option<String>,
+    pub version: Option<String>,
+    pub serial_number: Option<String>,
+    pub uuid: Option<String>,
+    pub family: Option<String>,
+    pub sku_number: Option<String>,
+    pub chassis_asset_tag: Option<String>,
+    pub oem_strings: Vec<String>,
+}

@@ -1,0 +1,57 @@
+//! Small bodies of the API (`spec/rest-api.md` §6).
+
+use serde::{Deserialize, Serialize};
+
+/// `vm.resize`: any subset of the three, in this order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VmResize {
+    /// vCPUs wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired_vcpus: Option<u32>,
+    /// RAM wanted in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired_ram: Option<u64>,
+    /// Balloon wanted in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired_balloon: Option<u64>,
+}
+
+/// `vm.resize-disk`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmResizeDisk {
+    /// The disk.
+    pub id: String,
+    /// Bytes, a multiple of 512.
+    pub desired_size: u64,
+}
+
+/// `vm.resize-zone`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmResizeZone {
+    /// The memory zone.
+    pub id: String,
+    /// Bytes.
+    pub desired_ram: u64,
+}
+
+/// `vm.remove-device`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRemoveDevice {
+    /// The device.
+    pub id: String,
+}
+
+/// `vm.snapshot`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSnapshotConfig {
+    /// `file://` and an existing directory.
+    pub destination_url: String,
+}
+
+/// `vm.coredump`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmCoredumpData {
+    /// `file://` and a path that does not exist.
+    pub destination_url: String,
+}

@@ -1,0 +1,245 @@
+//! Sections of a few fields each (`spec/config.md` §8): rng, rtc, balloon, pmem, tpm, pvmemcontrol, PCI
+//! segments, Landlock.
+
+use std::path::PathBuf;
+
+use keyval::Syntax;
+use serde::{Deserialize, Serialize};
+
+use crate::check::Scope;
+use crate::flag::{self, FlagError};
+use crate::pci::Placed;
+
+/// The entropy device.
+pub type RngConfig = Placed<Rng>;
+
+/// The entropy device's own field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rng {
+    /// Where the bytes come from.
+    pub src: PathBuf,
+}
+
+impl Default for Rng {
+    fn default() -> Self {
+        Self { src: PathBuf::from("/dev/urandom") }
+    }
+}
+
+impl RngConfig {
+    /// Options of `--rng`.
+    pub const SYNTAX: Syntax =
+        Syntax::new("src=<path>,iommu=on|off,id=<device_id>,pci_segment=<segment_id>,pci_device_id=<slot>");
+
+    /// Reads `--rng`.
+    ///
+    /// # Errors
+    /// [`FlagError`].
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
+        let wrong = FlagError::of("--rng");
+        Self::SYNTAX.parse(text).and_then(|options| options.or("src", "/dev/urandom").read()).map_err(wrong)
+    }
+}
+
+/// The virtio clock.
+pub type RtcConfig = Placed<Rtc>;
+
+/// The virtio clock has no fields of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rtc {}
+
+impl RtcConfig {
+    /// Options of `--rtc`.
+    pub const SYNTAX: Syntax =
+        Syntax::new("iommu=on|off,id=<device_id>,pci_segment=<segment_id>,pci_device_id=<slot>");
+
+    /// Reads `--rtc`.
+    ///
+    /// # Errors
+    /// [`FlagError`].
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
+        flag::read("--rtc", &Self::SYNTAX, text)
+    }
+}
+
+/// The balloon.
+pub type BalloonConfig = Placed<Balloon>;
+
+/// The balloon's own fields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balloon {
+    /// Bytes taken from the guest; less than its RAM.
+    #[serde(deserialize_with = "keyval::byte_size")]
+    pub size: u64,
+    /// Deflates when the guest runs out of memory.
+    #[serde(default)]
+    pub deflate_on_oom: bool,
+    /// The guest reports free pages.
+    #[serde(default)]
+    pub free_page_reporting: bool,
+}
+
+impl BalloonConfig {
+    /// Options of `--balloon`.
+    pub const SYNTAX: Syntax = Syntax::new(
+        "size=<bytes>,deflate_on_oom=on|off,free_page_reporting=on|off,id=<device_id>,iommu=on|off,\
+         pci_segment=<segment_id>,pci_device_id=<slot>",
+    );
+
+    /// Reads `--balloon`; the size is 0 unless given.
+    ///
+    /// # Errors
+    /// [`FlagError`].
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
+        let wrong = FlagError::of("--balloon");
+        Self::SYNTAX.parse(text).and_then(|options| options.or("size", "0").read()).map_err(wrong)
+    }
+
+    pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
+        let (size, ram) = (self.size, at.vm.memory.total());
+        if size >= ram {
+            let text = format!("Balloon size ({size}) greater than RAM ({ram})");
+            at.invalid("size", text, "make the balloon smaller than the guest's RAM");
+        }
+        at.place(&self.pci);
+    }
+}
+
+/// A persistent memory device.
+pub type PmemConfig = Placed<Pmem>;
+
+/// A persistent memory device's own fields.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pmem {
+    /// Backing file, or a directory to make one in.
+    pub file: PathBuf,
+    /// Bytes, a multiple of 2 MiB; the file's size when absent.
+    #[serde(default, deserialize_with = "keyval::byte_size_opt", skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// The guest's writes do not reach the file.
+    #[serde(default)]
+    pub discard_writes: bool,
+}
+
+impl PmemConfig {
+    /// Options of `--pmem`.
+    pub const SYNTAX: Syntax = Syntax::new(
+        "file=<path>,size=<bytes>,discard_writes=on|off,iommu=on|off,id=<device_id>,pci_segment=<segment_id>,\
+         pci_device_id=<slot>",
+    );
+
+    /// Reads one `--pmem`.
+    ///
+    /// # Errors
+    /// [`FlagError`].
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
+        flag::read("--pmem", &Self::SYNTAX, text)
+    }
+}
+
+/// The TPM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TpmConfig {
+    /// swtpm's control socket.
+    pub socket: PathBuf,
+}
+
+impl TpmConfig {
+    /// Options of `--tpm`.
+    pub const SYNTAX: Syntax = Syntax::new("socket=<path>");
+
+    /// Reads `--tpm`.
+    ///
+    /// # Errors
+    /// [`FlagError`].
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
+        flag::read("--tpm", &Self::SYNTAX, text)
+    }
+}
+
+/// The memory control device has no fields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PvmemcontrolConfig {}
+
+/// How much of the address space a PCI segment gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PciSegmentConfig {
+    /// Segment number.
+    pub pci_segment: u16,
+    /// Share of the 32-bit window, from 1.
+    pub mmio32_aperture_weight: u32,
+    /// Share of the 64-bit window, from 1.
+    pub mmio64_aperture_weight: u32,
+}
+
+impl Default for PciSegmentConfig {
+    fn default() -> Self {
+        Self { pci_segment: 0, mmio32_aperture_weight: 1, mmio64_aperture_weight: 1 }
+    }
+}
+
+impl PciSegmentConfig {
+    /// Options of `--pci-segment`.
+    pub const SYNTAX: Syntax = Syntax::new(
+        "pci_segment=<segment_id>,mmio32_aperture_weight=<weight>,mmio64_aperture_weight=<weight>",
+    );
+
+    /// Reads one `--pci-segment`.
+    ///
+    /// # Errors
+    /// [`FlagError`].
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
+        flag::read("--pci-segment", &Self::SYNTAX, text)
+    }
+
+    pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
+        at.segment("pci_segment", self.pci_segment);
+        let weights = [
+            ("mmio32_aperture_weight", self.mmio32_aperture_weight),
+            ("mmio64_aperture_weight", self.mmio64_aperture_weight),
+        ];
+        for (field, _) in weights.into_iter().filter(|(_, weight)| *weight == 0) {
+            at.invalid(field, "Invalid PCI segment aperture weight: 0", "use a weight of 1 or more");
+        }
+    }
+}
+
+/// A path the sandbox leaves open.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LandlockConfig {
+    /// File or directory.
+    pub path: PathBuf,
+    /// `r`, `w` or both.
+    pub access: String,
+}
+
+impl LandlockConfig {
+    /// Options of `--landlock-rules`.
+    pub const SYNTAX: Syntax = Syntax::new("path=<path>,access=r|w|rw");
+
+    /// Reads one `--landlock-rules`.
+    ///
+    /// # Errors
+    /// [`FlagError`].
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
+        let flag = "--landlock-rules";
+        let rule: Self = flag::read(flag, &Self::SYNTAX, text)?;
+        if rule.access.chars().count() > 2 {
+            let source = keyval::Error::Invalid(rule.access);
+            return Err(FlagError::Options { flag, source });
+        }
+        Ok(rule)
+    }
+
+    pub(crate) fn check(&self, at: &mut Scope<'_, '_>) {
+        if !self.path.exists() {
+            let text = format!("Path {:?} provided in landlock-rules does not exist", self.path);
+            at.invalid("path", text, "create it or leave the rule out");
+        }
+        if self.access.is_empty() || !self.access.chars().all(|letter| matches!(letter, 'r' | 'w')) {
+            let text = format!("Invalid landlock access: {}", self.access);
+            at.invalid("access", text, "use r, w or rw");
+        }
+    }
+}

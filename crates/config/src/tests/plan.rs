@@ -1,0 +1,189 @@
+//! What comes out of a check.
+
+use std::path::PathBuf;
+
+use super::{plan, problems};
+use crate::plan::{Pages, Payload, Place, Stream};
+use crate::*;
+
+#[test]
+fn the_smallest_machine() {
+    let plan = plan("");
+    assert_eq!((plan.cpus.boot, plan.cpus.max, plan.cpus.topology.cores_per_die), (1, 1, 1));
+    assert_eq!(plan.memory.zones.len(), 1);
+    assert_eq!((plan.memory.zones[0].id.as_str(), plan.memory.total()), ("mem0", 512 << 20));
+    assert_eq!(plan.memory.zones[0].pages, Pages::Normal { thp: true });
+    let kernel = PathBuf::from("/k");
+    assert_eq!(plan.payload, Payload::Kernel { kernel, cmdline: None, initramfs: None });
+    assert_eq!((plan.serial.clone(), plan.console.stream.clone()), (Stream::Null, Stream::Tty));
+    assert_eq!((plan.pci_segments, plan.pvpanic, plan.watchdog), (1, false, false));
+    assert_eq!(plan.rng.src, PathBuf::from("/dev/urandom"));
+    assert!(plan.unbuilt().is_empty() && plan.warnings().is_empty());
+}
+
+#[test]
+fn a_plan_of_a_plan_is_the_same() {
+    let first = plan(r#""disks":[{"path":"/a"}],"net":[{}]"#);
+    let again = check(first.config().clone()).unwrap();
+    assert_eq!((again.config(), &again.nets), (first.config(), &first.nets));
+}
+
+#[test]
+fn zones_topology_and_streams() {
+    let plan = plan(
+        r#""cpus":{"boot_vcpus":3,"max_vcpus":3,"affinity":[{"vcpu":1,"host_cpus":[2]}],"features":{"amx":true}},
+        "memory":{"size":0,"thp":false,"zones":[{"id":"a","size":4096,"hugepages":true,"hugepage_size":4096},
+            {"id":"b","size":8192,"file":"/f","shared":true}]},
+        "serial":{"mode":"Socket","socket":"/s"},"console":{"mode":"File","file":"/c","pci_device_id":7},
+        "platform":{"system_uuid":"u","oem_strings":["a"]}"#,
+    );
+    assert_eq!((plan.cpus.topology.cores_per_die, plan.cpus.amx), (3, true));
+    assert_eq!(plan.cpus.affinity, [(1, vec![2])]);
+    assert_eq!(plan.memory.zones[0].pages, Pages::Huge { size: Some(4096) });
+    assert_eq!(plan.memory.zones[1].pages, Pages::Normal { thp: false });
+    assert_eq!((plan.memory.zones[1].file.clone(), plan.memory.total()), (Some("/f".into()), 12288));
+    assert_eq!((plan.serial, plan.console.stream), (Stream::Socket("/s".into()), Stream::File("/c".into())));
+    assert_eq!(plan.console.place, Place { segment: 0, device: Some(7), iommu: false });
+    assert_eq!((plan.smbios.uuid.as_deref(), plan.smbios.oem_strings.len()), (Some("u"), 1));
+}
+
+#[test]
+fn firmware_drops_what_only_kernels_use() {
+    let plan = plan(r#""payload":{"firmware":"/f","cmdline":"c","initramfs":"/i"},"serial":{"mode":"Tty"}"#);
+    assert_eq!(plan.payload, Payload::Firmware { firmware: "/f".into() });
+    let payload = plan.config().payload.clone().unwrap();
+    assert_eq!((payload.cmdline, payload.initramfs), (None, None));
+    assert_eq!(plan.warnings().len(), 3);
+}
+
+#[test]
+fn ids_come_from_one_counter_in_device_order() {
+    let plan = plan(
+        r#""memory":{"size":4096,"shared":true},"disks":[{"path":"/a"},{"path":"/b","id":"mine"},{"path":"/c"}],"net":[{}],
+        "generic_vhost_user":[{"socket":"/s","device_type":1,"queue_sizes":[]}],"fs":[{"tag":"t","socket":"/s"}],
+        "pmem":[{"file":"/f"}],"vsock":{"cid":3,"socket":"/s"},"vdpa":[{"path":"/v"}],"devices":[{"path":"/p"}],
+        "user_devices":[{"socket":"/s","id":"_disk1"}]"#,
+    );
+    let config = plan.config();
+    let id = |pci: &PciCommon| pci.id.clone().unwrap();
+    let disks: Vec<String> = plan.disks.iter().map(|disk| disk.id.clone()).collect();
+    assert_eq!(disks, ["_disk0", "mine", "_disk2"], "_disk1 is taken");
+    assert_eq!(plan.nets[0].id, "_net3");
+    assert_eq!(id(&config.generic_vhost_user.as_ref().unwrap()[0].pci), "_generic_vhost_user4");
+    assert_eq!(id(&config.fs.as_ref().unwrap()[0].pci), "_fs5");
+    assert_eq!(id(&config.pmem.as_ref().unwrap()[0].pci), "_pmem6");
+    assert_eq!(id(&config.vsock.as_ref().unwrap().pci), "_vsock7");
+    assert_eq!(id(&config.vdpa.as_ref().unwrap()[0].pci), "_vdpa8");
+    assert_eq!(id(&config.devices.as_ref().unwrap()[0].pci), "_vfio9");
+    assert_eq!(config.rng.pci.id, None, "fixed devices are not named");
+}
+
+#[test]
+fn mac_addresses_are_filled_in() {
+    let plan = plan(r#""net":[{},{},{"mac":"2e:01:02:03:04:05"}]"#);
+    let macs: Vec<MacAddr> = plan.nets.iter().map(|net| net.mac).collect();
+    assert_eq!((macs[0].0[0], macs[1].0[0]), (0x2e, 0x2e));
+    assert_ne!(macs[0], macs[1]);
+    assert_eq!(macs[2].0, [0x2e, 1, 2, 3, 4, 5]);
+    let written: Vec<_> = plan.config().net.iter().flatten().map(|net| net.mac.unwrap()).collect();
+    assert_eq!(written, macs);
+}
+
+#[test]
+fn the_iommu_comes_with_who_wants_it() {
+    assert!(!plan("").config().iommu);
+    for fields in [
+        r#""disks":[{"path":"/a","iommu":true}]"#,
+        r#""rng":{"src":"/r","iommu":true}"#,
+        r#""console":{"mode":"Off","iommu":true}"#,
+        r#""platform":{"num_pci_segments":2,"iommu_segments":[1]}"#,
+    ] {
+        assert!(plan(fields).config().iommu, "{fields}");
+    }
+}
+
+#[test]
+fn what_is_asked_for_and_not_built() {
+    let rows = [
+        (r#""cpus":{"boot_vcpus":1,"max_vcpus":2}"#, "cpus.max_vcpus"),
+        (r#""cpus":{"boot_vcpus":1,"max_vcpus":1,"kvm_hyperv":true}"#, "cpus.kvm_hyperv"),
+        (r#""memory":{"size":4096,"hotplug_size":4096}"#, "memory.hotplug_size"),
+        (r#""disks":[{"path":"/a","image_type":"Qcow2"}]"#, "disks[0].image_type"),
+        (r#""disks":[{"path":"/a","rate_limiter_config":{}}]"#, "disks[0].rate_limiter_config"),
+        (r#""net":[{"rate_limiter_config":{}}]"#, "net[0].rate_limiter_config"),
+        (r#""balloon":{"size":4096}"#, "balloon"),
+        (r#""pmem":[{"file":"/f"}]"#, "pmem"),
+        (r#""vsock":{"cid":3,"socket":"/s"}"#, "vsock"),
+        (r#""vdpa":[{"path":"/p"}]"#, "vdpa"),
+        (r#""devices":[{"path":"/p"}]"#, "devices"),
+        (r#""numa":[{"guest_numa_id":0,"cpus":[0]}]"#, "numa"),
+        (r#""tpm":{"socket":"/s"}"#, "tpm"),
+        (r#""rtc":{}"#, "rtc"),
+        (r#""iommu":true"#, "iommu"),
+        (r#""debug_console":{"mode":"Tty"}"#, "debug_console"),
+        (r#""pvmemcontrol":{}"#, "pvmemcontrol"),
+        (r#""platform":{"num_pci_segments":2}"#, "platform.num_pci_segments"),
+        (r#""landlock_enable":true"#, "landlock_enable"),
+        (
+            r#""payload":{"kernel":"/k","fw_cfg_config":{"cmdline":false,"initramfs":false}}"#,
+            "payload.fw_cfg_config",
+        ),
+    ];
+    for (fields, name) in rows {
+        assert_eq!(plan(fields).unbuilt(), [name], "{fields}");
+    }
+    let vhost = plan(
+        r#""memory":{"size":4096,"shared":true},"disks":[{"path":"/a"},{"vhost_user":true,"vhost_socket":"/s"}]"#,
+    );
+    assert_eq!(vhost.unbuilt(), ["disks[1].vhost_user"]);
+    assert_eq!(vhost.disks.len(), 1);
+    assert!(plan(r#""disks":[],"fs":[],"devices":[]"#).unbuilt().is_empty(), "empty lists ask for nothing");
+}
+
+fn disk(fields: &str) -> Extra {
+    Extra::Disk(from_json(format!("{{{fields}}}").as_bytes()).unwrap().0)
+}
+
+#[test]
+fn adding_checks_the_whole_and_leaves_the_plan_alone() {
+    let before = plan(r#""disks":[{"path":"/a"}],"net":[{}]"#);
+    let after = before.check_more(disk(r#""path":"/b""#)).unwrap();
+    assert_eq!(after.disks.last().unwrap().id, "_disk2");
+    assert_eq!((before.disks.len(), after.disks.len()), (1, 2));
+    assert_eq!(after.nets, before.nets, "addresses stay");
+    let twice = after.check_more(disk(r#""path":"/c","id":"_disk2""#)).unwrap_err();
+    assert_eq!(twice.kind(), ProblemKind::Duplicate);
+    assert_eq!(twice.iter().next().unwrap().path, "disks[2].id");
+    let more = [
+        Extra::Net(NetConfig::default()),
+        Extra::Pmem(Pmem { file: "/f".into(), ..Pmem::default() }.into()),
+        Extra::Vdpa(Vdpa { path: "/v".into(), num_queues: 1 }.into()),
+        Extra::Device(Device { path: Some("/p".into()), ..Device::default() }.into()),
+        Extra::Vsock(Vsock { cid: 3, socket: "/s".into() }.into()),
+    ];
+    let whole = more.into_iter().fold(after, |plan, extra| plan.check_more(extra).unwrap());
+    assert_eq!(whole.nets.len(), 2);
+    assert_eq!(whole.unbuilt(), ["pmem", "devices", "vdpa", "vsock"]);
+    let second = whole.check_more(Extra::Vsock(Vsock { cid: 4, socket: "/t".into() }.into())).unwrap_err();
+    assert_eq!(second.iter().next().unwrap().text, "Too many virtio-vsock devices");
+    for extra in [
+        Extra::Fs(Fs { tag: "t".into(), socket: "/s".into(), num_queues: 1, queue_size: 4 }.into()),
+        Extra::UserDevice(UserDevice { socket: "/s".into() }.into()),
+        Extra::GenericVhostUser(GenericVhostUser::default().into()),
+    ] {
+        let text = whole.check_more(extra).unwrap_err().iter().next().unwrap().text.clone();
+        assert!(text.ends_with("requires using shared memory or huge pages"), "{text}");
+    }
+}
+
+#[test]
+fn removing() {
+    let before = plan(r#""disks":[{"path":"/a"},{"path":"/b"}],"vsock":{"cid":3,"socket":"/s","id":"v"}"#);
+    let after = before.check_less("_disk0").unwrap().unwrap();
+    assert_eq!(after.disks[0].id, "_disk1");
+    let again = after.check_more(disk(r#""path":"/a""#)).unwrap();
+    assert_eq!(again.disks[1].id, "_disk2", "numbers are not used twice");
+    assert!(after.check_less("v").unwrap().unwrap().config().vsock.is_none());
+    assert!(after.check_less("_disk0").is_none());
+    assert!(problems(r#""disks":[{}]"#).iter().count() > 0);
+}

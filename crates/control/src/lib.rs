@@ -1,0 +1,20 @@
+//! The control loop: the one owner of the machine and the only receiver of commands.
+//!
+//! ```text
+//!  doors --Command--> inbox ─┐
+//!  guest --Event bits--------┼--> Control::run, one thing at a time --> Machine
+//!  signals ------------------┘            |
+//!                                         +--> Published (what reads answer from)
+//! ```
+
+mod control;
+mod monitor;
+mod published;
+mod verbs;
+
+#[cfg(test)]
+mod tests;
+
+pub use control::{Control, Ended, OpenHypervisor, Options};
+pub use monitor::Monitor;
+pub use published::Published;

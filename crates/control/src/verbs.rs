@@ -1,0 +1,211 @@
+//! What each verb does. `dispatch` has one arm per verb; admission has been granted.
+
+use std::error::Error;
+
+use api::{ApiError, Code, Command, Stopped, Verb};
+use config::VmConfig;
+use machine::{BuildError, Consoles, Machine};
+
+use crate::Control;
+use crate::control::Vm;
+
+type Done = Result<(), ApiError>;
+
+fn internal(error: &dyn Error) -> ApiError {
+    ApiError::from_error(Code::Internal, error)
+}
+
+fn build_failed(error: &BuildError) -> ApiError {
+    let code = match error {
+        BuildError::NotBuilt(_) => Code::NotImplemented,
+        BuildError::AddressSpace { .. } | BuildError::TooManyVcpus { .. } | BuildError::Identity(_) => {
+            Code::InvalidConfig
+        }
+        _ => Code::Internal,
+    };
+    ApiError::from_error(code, error)
+}
+
+impl Control {
+    pub(crate) fn dispatch(&mut self, command: Command) {
+        match command {
+            Command::VmmShutdown { reply, .. } => {
+                self.ending = true;
+                reply.send(Ok(Stopped));
+            }
+            Command::VmCreate { body, reply } => reply.send(self.create(*body)),
+            Command::VmDelete { reply, .. } => reply.send(self.delete()),
+            Command::VmBoot { reply, .. } => reply.send(self.boot()),
+            Command::VmShutdown { reply, .. } => reply.send(self.shut_down()),
+            Command::VmReboot { reply, .. } => reply.send(self.reboot()),
+            Command::VmPowerButton { reply, .. } => reply.send(self.with_machine(|m| {
+                m.press_power_button();
+                Ok(())
+            })),
+            Command::VmPause { reply, .. } => reply.send(self.between("pausing", "paused", Machine::pause)),
+            Command::VmResume { reply, .. } => {
+                reply.send(self.between("resuming", "resumed", Machine::resume));
+            }
+            Command::VmNmi { reply, .. } => reply.send(self.with_machine(|m| m.nmi())),
+            Command::Unbuilt { verb, reply } => reply.send(Err(Command::not_implemented(verb.name))),
+        }
+    }
+
+    /// Refused verbs leave their entry event all the same (`spec/events.md` §4).
+    pub(crate) fn note_refusal(&self, verb: &str) {
+        match verb {
+            "vm.pause" => self.tell("pausing"),
+            "vm.resume" => self.tell("resuming"),
+            "vm.reboot" => self.tell("rebooting"),
+            "vm.snapshot" => self.tell("snapshotting"),
+            "vm.boot" if self.machine_is_absent() => self.tell("booting"),
+            _ => {}
+        }
+    }
+
+    fn machine_is_absent(&self) -> bool {
+        self.vm.as_ref().is_none_or(|vm| vm.machine.is_none())
+    }
+
+    fn tell(&self, event: &'static str) {
+        self.events.record("vm", event, &[]);
+    }
+
+    fn create(&mut self, mut config: VmConfig) -> Done {
+        drop_descriptors(&mut config);
+        let plan = config::check(config).map_err(|problems| ApiError::from_problems(&problems))?;
+        for warning in plan.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let consoles = open_consoles(&plan)?;
+        self.vm = Some(Vm { plan, consoles: Some(consoles), machine: None });
+        self.publish();
+        Ok(())
+    }
+
+    /// What `vm.create` and `vm.boot` do, for a VM given on the command line.
+    ///
+    /// # Errors
+    /// Either's, within what its verb says of failures.
+    pub fn create_and_boot(&mut self, config: VmConfig) -> Done {
+        let (create, boot) = (Verb::find("vm.create"), Verb::find("vm.boot"));
+        let within = |verb: Option<&'static Verb>, error: ApiError| {
+            verb.map_or(error.clone(), |v| error.within(v.fails))
+        };
+        self.create(config).map_err(|e| within(create, e))?;
+        self.boot().map_err(|e| within(boot, e))
+    }
+
+    fn boot(&mut self) -> Done {
+        self.tell("booting");
+        self.build_machine()?;
+        self.tell("booted");
+        Ok(())
+    }
+
+    /// Builds and starts a machine from the plan. A failure leaves the VM as it was: created.
+    fn build_machine(&mut self) -> Done {
+        let hypervisor = match &self.hypervisor {
+            Some(hypervisor) => hypervisor.clone(),
+            None => (self.open_hypervisor)().map_err(|e| {
+                internal(&e)
+                    .within("Failed to open hypervisor interface (is hypervisor interface available?)")
+            })?,
+        };
+        self.hypervisor = Some(hypervisor.clone());
+        let Some(vm) = self.vm.as_mut() else { return Ok(()) };
+        let consoles = match vm.consoles.take() {
+            Some(consoles) => consoles,
+            None => open_consoles(&vm.plan)?,
+        };
+        vm.consoles = Some(consoles.clone());
+        let built = machine::build(&vm.plan, hypervisor.as_ref(), consoles, &self.events);
+        let mut machine = built.map_err(|e| build_failed(&e))?;
+        // News of a machine that is gone does not concern this one.
+        let _ = self.events.take();
+        machine.start();
+        vm.machine = Some(machine);
+        self.publish();
+        Ok(())
+    }
+
+    fn shut_down(&mut self) -> Done {
+        self.stop_machine();
+        self.publish();
+        Ok(())
+    }
+
+    /// Drops the machine, if there is one, and closes its consoles.
+    pub(crate) fn stop_machine(&mut self) {
+        let Some(vm) = self.vm.as_mut() else { return };
+        if vm.machine.take().is_some() {
+            vm.consoles = None;
+            self.tell("shutdown");
+        }
+    }
+
+    /// Also what a guest's reset comes to.
+    pub(crate) fn reboot(&mut self) -> Done {
+        self.tell("rebooting");
+        if let Some(vm) = self.vm.as_mut() {
+            vm.machine = None;
+            vm.consoles = None;
+        }
+        let rebuilt = self.build_machine();
+        self.publish();
+        rebuilt?;
+        self.tell("rebooted");
+        Ok(())
+    }
+
+    fn delete(&mut self) -> Done {
+        self.stop_machine();
+        if self.vm.take().is_some() {
+            self.tell("deleted");
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// The end of everything: as `vmm.shutdown`, however it came about.
+    pub(crate) fn shut_down_vmm(&mut self) {
+        // Deleting cannot fail.
+        let _ = self.delete();
+        self.events.record("vmm", "shutdown", &[]);
+    }
+
+    fn with_machine(&mut self, act: impl FnOnce(&mut Machine) -> Result<(), hv::Error>) -> Done {
+        let missing = || ApiError::new(Code::IllegalState, ["VM is not running".into()]);
+        act(self.machine().ok_or_else(missing)?).map_err(|e| internal(&e))
+    }
+
+    /// Does something that has an event before and one after its success.
+    fn between(
+        &mut self,
+        before: &'static str,
+        after: &'static str,
+        act: impl FnOnce(&mut Machine) -> Result<(), hv::Error>,
+    ) -> Done {
+        self.tell(before);
+        self.with_machine(act)?;
+        self.publish();
+        self.tell(after);
+        Ok(())
+    }
+}
+
+fn open_consoles(plan: &config::Plan) -> Result<Consoles, ApiError> {
+    Consoles::open(plan).map_err(|e| internal(&e).within("Error creating console devices"))
+}
+
+/// Descriptor numbers in JSON mean nothing to this process (`spec/rest-api.md` §4).
+fn drop_descriptors(config: &mut VmConfig) {
+    for net in config.net.iter_mut().flatten().filter(|net| net.fds.is_some()) {
+        tracing::warn!("Ignoring 'fds' of a network device: descriptors do not travel inside JSON");
+        net.fds = None;
+    }
+    for device in config.devices.iter_mut().flatten().filter(|device| device.fd.is_some()) {
+        tracing::warn!("Ignoring 'fd' of a device: descriptors do not travel inside JSON");
+        device.fd = None;
+    }
+}

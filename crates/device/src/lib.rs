@@ -1,0 +1,124 @@
+//! What a device is: registers in address spaces, effects on the machine, interrupts, events, and state that is data.
+//!
+//! A device never learns what runs the CPU, and it never calls upwards: a register access returns an [`Effect`], and news travels
+//! through [`Events`]. Locks have two levels: a bus slot, then leaf objects such as an [`InterruptLine`].
+
+mod bus;
+#[cfg(feature = "contract")]
+pub mod contract;
+mod events;
+mod interrupt;
+mod state;
+
+pub use bus::{AddressSpaces, Collision, Doorbells, NoDoorbells, Slot};
+pub use events::{Event, EventBits, EventSink, Events, NoSink, Record};
+pub use interrupt::{Interrupt, InterruptLine, Msi, MsiSource, MsiVector, NoInterrupt};
+pub use state::{Persist, RestoreError, Saved};
+
+use std::sync::Arc;
+
+use host::EventFd;
+
+/// The three address spaces a device may have registers in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Space {
+    /// I/O ports.
+    Pio,
+    /// Guest-physical addresses.
+    Mmio,
+    /// PCI configuration: segment << 20 | bus << 20 (always 0) | slot << 15 | register.
+    Config,
+}
+
+/// A stretch of addresses that a device answers.
+#[derive(Debug)]
+pub struct Region {
+    /// Which address space.
+    pub space: Space,
+    /// First address.
+    pub base: u64,
+    /// Bytes, not zero.
+    pub len: u64,
+    /// The number the device knows this region by; it comes back in [`Access`].
+    pub index: u32,
+    /// Writes that only ring a bell: offset in the region, and the descriptor to signal. The bus hands them to the hypervisor
+    /// (ioeventfd) so that the device is not entered.
+    pub doorbells: Vec<(u64, Arc<EventFd>)>,
+}
+
+impl Region {
+    /// A region without doorbells.
+    pub const fn new(space: Space, base: u64, len: u64, index: u32) -> Self {
+        Self { space, base, len, index, doorbells: Vec::new() }
+    }
+}
+
+/// Which of a device's registers is accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// [`Region::index`].
+    pub region: u32,
+    /// Bytes from the region's base; `offset + data.len()` never passes its end.
+    pub offset: u64,
+}
+
+/// What a register write asks of the machine. Applied after the device's lock is released.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// The device's regions have moved (a BAR or its decode bit was written).
+    Remap,
+    /// The machine is to be reset or switched off.
+    Power(Power),
+    /// The guest let go of the PCI device in this slot.
+    Ejected {
+        /// PCI segment.
+        segment: u16,
+        /// Slot 0 to 31.
+        slot: u8,
+    },
+}
+
+/// Ways for a guest to end its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// Start again from the boot loader.
+    Reset,
+    /// Switch off.
+    Off,
+}
+
+/// A device's registers: the half of it that vCPUs enter, one at a time, under its bus slot's lock.
+///
+/// Accesses may have any size and alignment; bytes a device does not serve read as ones.
+pub trait Device: Send {
+    /// Where the registers are now. Asked when the device is attached and after [`Effect::Remap`].
+    fn regions(&self) -> Vec<Region>;
+
+    /// Fills `data` from the registers. It comes filled with ones.
+    fn read(&mut self, at: Access, data: &mut [u8]);
+
+    /// Stores `data` into the registers.
+    fn write(&mut self, at: Access, data: &[u8]) -> Effect;
+
+    /// Puts the guest-visible state back to what it was when the device was built.
+    fn reset(&mut self);
+
+    /// Takes back a move that collided with another device's registers.
+    fn undo_remap(&mut self) {}
+
+    /// The guest-visible state, or `None` if the device has none.
+    fn save(&self) -> Option<Saved> {
+        None
+    }
+
+    /// Puts a saved state back.
+    ///
+    /// # Errors
+    /// [`RestoreError`] if the state is another device's, of an unknown version or does not make sense.
+    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
+        Err(RestoreError::Kind { expected: "no state", found: saved.kind.clone() })
+    }
+}

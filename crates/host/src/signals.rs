@@ -1,0 +1,67 @@
+//! Signals as something to read: SIGTERM and SIGINT ask for the process's end, SIGWINCH tells of a resized terminal.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// End the process.
+    Terminate,
+    /// The terminal has another size.
+    WindowChanged,
+}
+
+/// The process's signals. Made before any other thread starts, so that all threads inherit the blocked set.
+#[derive(Debug)]
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    /// Blocks the signals for the calling thread and those it starts, and makes them readable here.
+    ///
+    /// # Errors
+    /// The kernel's, if there is no descriptor left.
+    pub fn take() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` initialises the set, the other calls read or extend it; the descriptor is new and owned here.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGWINCH] {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+            let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+            if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(Self(OwnedFd::from_raw_fd(fd))) }
+        }
+    }
+
+    /// The next signal, if one waits.
+    pub fn next(&self) -> Option<Signal> {
+        let mut bytes = [0u8; size_of::<libc::signalfd_siginfo>()];
+        let read = rustix::io::read(&self.0, &mut bytes).ok()?;
+        let number = bytes.first_chunk::<4>().filter(|_| read == bytes.len())?;
+        let window_changed = u32::from_ne_bytes(*number) == libc::SIGWINCH.cast_unsigned();
+        Some(if window_changed { Signal::WindowChanged } else { Signal::Terminate })
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_read_instead_of_delivered() {
+        let signals = Signals::take().unwrap();
+        assert_eq!(signals.next(), None);
+        // SAFETY: raises a signal that this thread has blocked.
+        unsafe { libc::raise(libc::SIGWINCH) };
+        assert_eq!(signals.next(), Some(Signal::WindowChanged));
+    }
+}

@@ -1,0 +1,99 @@
+//! One request and its reply: find the verb, read the body, call, write down what came of it. Runs on the `http-server` thread.
+
+use api::{ApiError, Client, Code, Outcome, State, Verb};
+use hyper::body::{Body, Incoming};
+use hyper::{Method, Request, header};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use crate::body;
+use crate::reply::{self, Reply, log_text};
+use crate::server::Shared;
+
+/// Answers one request.
+pub(crate) async fn answer(shared: &Shared, request: Request<Incoming>) -> Reply {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    info!("HTTP API request: {} {}", log_text(head.method.as_str()), log_text(path));
+    let as_problem = reply::wants_problem(&head.headers);
+    let verb = match route(&head.method, path) {
+        Ok(verb) => verb,
+        Err(refused) => {
+            let is_read = skip_body(body, head.headers.contains_key(header::EXPECT), shared).await;
+            return reply::failure(&refused.error, as_problem, refused.allow, !is_read);
+        }
+    };
+    let body = match body::read(body, shared.limits.body, shared.limits.body_pause).await {
+        Ok(body) => body,
+        Err(error) => return reply::failure(&error.into(), as_problem, None, true),
+    };
+    let Outcome { result, unknown_fields } = call(verb, &shared.client, &body).await;
+    for field in unknown_fields.iter().take(reply::WARNED_FIELDS) {
+        warn!("{}: unknown field: {}", verb.name, log_text(field));
+    }
+    match result {
+        Ok(answer) => reply::success(answer, &unknown_fields),
+        Err(error) => reply::failure(&error, as_problem, Some(allowed(verb)), false),
+    }
+}
+
+/// A request that reaches no verb.
+struct Refused {
+    error: ApiError,
+    allow: Option<&'static str>,
+}
+
+fn route(method: &Method, path: &str) -> Result<&'static Verb, Refused> {
+    let Some(verb) = path.strip_prefix(api::ROOT).and_then(Verb::find) else {
+        let error = ApiError::new(Code::NotFound, ["Not Found".into()]);
+        return Err(Refused { error, allow: None });
+    };
+    if is_allowed(method, verb) {
+        return Ok(verb);
+    }
+    let allow = allowed(verb);
+    let why = format!("{} answers to {allow} only", verb.name);
+    let error = ApiError::new(Code::MethodNotAllowed, ["Method Not Allowed".into(), why]);
+    Err(Refused { error, allow: Some(allow) })
+}
+
+fn is_allowed(method: &Method, verb: &Verb) -> bool {
+    match verb.method {
+        api::Method::Put => method == Method::PUT,
+        api::Method::Get => {
+            method == Method::GET || method == Method::HEAD || (method == Method::PUT && may_be_put(verb))
+        }
+    }
+}
+
+/// The `Allow` header of a verb's path.
+fn allowed(verb: &Verb) -> &'static str {
+    match verb.method {
+        api::Method::Put => "PUT",
+        api::Method::Get if may_be_put(verb) => "GET, HEAD, PUT",
+        api::Method::Get => "GET, HEAD",
+    }
+}
+
+/// Clients in the field ask whether anybody is there by PUT: this is a read that is legal in every state.
+fn may_be_put(verb: &Verb) -> bool {
+    State::ALL.iter().all(|state| verb.admit(*state).is_ok())
+}
+
+async fn call(verb: &'static Verb, client: &Client, body: &[u8]) -> Outcome {
+    let (sender, outcome) = oneshot::channel();
+    // The client may have left, and its connection with it: then nobody wants the outcome.
+    verb.call(client, body, move |outcome| drop(sender.send(outcome)));
+    outcome.await.unwrap_or_else(|_| {
+        let error = ApiError::new(Code::Unavailable, ["The call was given up".into()]);
+        Outcome { result: Err(error), unknown_fields: Vec::new() }
+    })
+}
+
+/// Reads a body that nobody wants, so that the connection can be used on. Tells whether it can.
+///
+/// A client that waits for `100 Continue` must not be asked to send it.
+async fn skip_body(body: Incoming, expects_continue: bool, shared: &Shared) -> bool {
+    body.is_end_stream()
+        || (!expects_continue && body::read(body, shared.limits.body, shared.limits.body_pause).await.is_ok())
+}

@@ -1,0 +1,137 @@
+//! Replies as clients read them (`spec/rest-api.md` §1, `spec/README.md`). Made on the `http-server` thread.
+//!
+//! A client in the field reads at most 1023 bytes, once: every head made here stays far below that.
+
+use api::{Answer, ApiError};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+
+/// A reply, with its body in one piece.
+pub(crate) type Reply = Response<Full<Bytes>>;
+
+/// Unknown fields that are told one by one; of others only that there are some.
+pub(crate) const WARNED_FIELDS: usize = 4;
+/// Characters of a field's path that are told.
+const WARNED_LENGTH: usize = 64;
+
+/// Characters of a client's text in a log line.
+const LOGGED_LENGTH: usize = 512;
+
+const SERVER: &str = "Cloud Hypervisor API";
+const JSON: &str = "application/json";
+const PROBLEM: &str = "application/problem+json";
+const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
+
+/// A reply to a call that went well.
+pub(crate) fn success(answer: Answer, unknown_fields: &[String]) -> Reply {
+    let mut reply = match answer {
+        Answer::Nothing => start(StatusCode::NO_CONTENT, None, String::new()),
+        Answer::Empty => start(StatusCode::OK, Some(JSON), String::new()),
+        Answer::Json(text) => start(StatusCode::OK, Some(JSON), text),
+    };
+    if let Some(warning) = warning(unknown_fields) {
+        reply.headers_mut().insert(header::WARNING, warning);
+    }
+    reply
+}
+
+/// A reply to a call that failed, as `application/problem+json` (RFC 9457) if the client asked for it. `allow` is told with a 405 only.
+/// With `is_last`, the connection is closed after it.
+pub(crate) fn failure(
+    error: &ApiError,
+    as_problem: bool,
+    allow: Option<&'static str>,
+    is_last: bool,
+) -> Reply {
+    log(error);
+    let (status, code) = error.code.parts();
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut reply = if as_problem {
+        start(status, Some(PROBLEM), error.to_problem())
+    } else {
+        start(status, Some(JSON), error.to_json())
+    };
+    let headers = reply.headers_mut();
+    headers.insert(ERROR_CODE, HeaderValue::from_static(code));
+    if let Some(allow) = allow.filter(|_| status == StatusCode::METHOD_NOT_ALLOWED) {
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    if is_last {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    reply
+}
+
+fn start(status: StatusCode, content_type: Option<&'static str>, body: String) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
+    if let Some(content_type) = content_type {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
+    reply
+}
+
+/// The bytes of a failure's reply for a connection that hyper does not serve, or not any more. `status` may say more than the code.
+pub(crate) fn last_word(status: StatusCode, error: &ApiError) -> Vec<u8> {
+    log(error);
+    let body = error.to_json();
+    format!(
+        "HTTP/1.1 {} {}\r\nServer: {SERVER}\r\nConnection: close\r\nContent-Type: {JSON}\r\n\
+         X-Error-Code: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        status.as_str(),
+        status.canonical_reason().unwrap_or_default(),
+        error.code,
+        body.len(),
+    )
+    .into_bytes()
+}
+
+fn log(error: &ApiError) {
+    tracing::info!("HTTP API error response: {}", log_text(&error.to_string()));
+}
+
+/// A client's text as the log may hold it: short, and on one line.
+pub(crate) fn log_text(text: &str) -> String {
+    text.chars().take(LOGGED_LENGTH).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Whether a request asks for errors in RFC 9457's form.
+pub(crate) fn wants_problem(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_problem = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(PROBLEM));
+        let is_refused = |part: &str| {
+            part.split_once('=').is_some_and(|(name, weight)| {
+                name.trim().eq_ignore_ascii_case("q") && weight.trim().parse() == Ok(0.0_f32)
+            })
+        };
+        is_problem && !parts.any(is_refused)
+    })
+}
+
+/// What a `Warning` header says of fields that nobody knows.
+fn warning(unknown_fields: &[String]) -> Option<HeaderValue> {
+    if unknown_fields.is_empty() {
+        return None;
+    }
+    let mut told: Vec<String> = unknown_fields
+        .iter()
+        .take(WARNED_FIELDS)
+        .map(|field| format!("299 - \"unknown field: {}\"", header_text(field)))
+        .collect();
+    if unknown_fields.len() > WARNED_FIELDS {
+        told.push("299 - \"and more unknown fields\"".into());
+    }
+    HeaderValue::try_from(told.join(", ")).ok()
+}
+
+/// A client's text inside a quoted header string.
+fn header_text(text: &str) -> String {
+    let harmless = |c: char| if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '?' };
+    text.chars().take(WARNED_LENGTH).map(harmless).collect()
+}

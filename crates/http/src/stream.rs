@@ -1,0 +1,193 @@
+//! A client's socket under hyper, with what hyper leaves open: a time limit for a request's head alone, and replies of our own where
+//! hyper refuses a request by itself.
+//!
+//! Descriptors that come with a request (SCM_RIGHTS) will be received in [`Stream::poll_read`]; until then the kernel closes them.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::time::{Sleep, sleep};
+
+/// Bytes read at once: more than any ordinary request.
+const CHUNK: usize = 16 << 10;
+
+/// How far the request under way is, told by the two who know: the stream and the exchange.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress(Arc<AtomicU8>);
+
+const IDLE: u8 = 0;
+const HEAD: u8 = 1;
+const EXCHANGE: u8 = 2;
+const REPLY: u8 = 3;
+
+impl Progress {
+    /// Bytes arrived: the first ones of a head, unless an exchange is under way.
+    fn bytes_arrived(&self) {
+        let _ = self.0.compare_exchange(IDLE, HEAD, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether a head has begun and not ended.
+    fn in_head(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == HEAD
+    }
+
+    /// The head is complete.
+    pub(crate) fn exchange_began(&self) {
+        self.0.store(EXCHANGE, Ordering::Relaxed);
+    }
+
+    /// The reply is there, and is what will be written next.
+    pub(crate) fn exchange_ended(&self) {
+        self.0.store(REPLY, Ordering::Relaxed);
+    }
+
+    /// Whether the next write starts with a reply's head.
+    fn at_reply(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == REPLY
+    }
+
+    /// Bytes were written: of a reply, or to ask for the rest of a request.
+    fn bytes_written(&self) {
+        let _ = self.0.compare_exchange(REPLY, IDLE, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// Why hyper, or the time limit, ended a connection. The client is told so by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// hyper cannot read the request, and this is the status it found for that.
+    Unreadable(StatusCode),
+    /// The head took too long.
+    Late,
+}
+
+/// The socket. hyper reads and writes it until it is done; then the connection says the last word.
+pub(crate) struct Stream {
+    pub(crate) socket: UnixStream,
+    pub(crate) refusal: Option<Refusal>,
+    progress: Progress,
+    head_time: Duration,
+    head_timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stream {
+    pub(crate) fn new(socket: UnixStream, progress: Progress, head_time: Duration) -> Self {
+        Self { socket, refusal: None, progress, head_time, head_timer: None }
+    }
+
+    /// Pending as long as more of a head may still come. An idle connection may stay for ever.
+    fn poll_head_time(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.progress.in_head() {
+            self.head_timer = None;
+            return Poll::Pending;
+        }
+        let timer = self.head_timer.get_or_insert_with(|| Box::pin(sleep(self.head_time)));
+        ready!(timer.as_mut().poll(cx));
+        self.head_timer = None;
+        self.refusal = Some(Refusal::Late);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Replies say HTTP/1.1, whatever the request said; hyper would repeat an HTTP/1.0.
+    fn poll_write_reply(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let version_1_1 = match bytes.strip_prefix(b"HTTP/1.0 ") {
+            Some(rest) if self.progress.at_reply() => Some([b"HTTP/1.1 ", rest].concat()),
+            _ => None,
+        };
+        let bytes = version_1_1.as_deref().unwrap_or(bytes);
+        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, bytes))?;
+        self.progress.bytes_written();
+        Poll::Ready(Ok(written))
+    }
+}
+
+impl hyper::rt::Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut chunk = [0; CHUNK];
+        let room = buffer.remaining().min(CHUNK);
+        let mut arrived = ReadBuf::new(chunk.get_mut(..room).unwrap_or_default());
+        match Pin::new(&mut self.socket).poll_read(cx, &mut arrived) {
+            Poll::Ready(Ok(())) => {
+                if !arrived.filled().is_empty() {
+                    self.progress.bytes_arrived();
+                    buffer.put_slice(arrived.filled());
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => self.poll_head_time(cx),
+        }
+    }
+}
+
+impl hyper::rt::Write for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Some((replies, status)) = split_refusal(bytes) else {
+            return self.poll_write_reply(cx, bytes);
+        };
+        if !replies.is_empty() {
+            let written = ready!(self.poll_write_reply(cx, replies))?;
+            if written < replies.len() {
+                return Poll::Ready(Ok(written));
+            }
+        }
+        self.refusal = Some(Refusal::Unreadable(status));
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Does nothing: the connection may have a last word, and shuts the socket down after it.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Splits hyper's own refusal off the end of what it writes.
+///
+/// hyper writes it as a head without body, always last. It is told from our replies by the `Server` header, which all of ours have;
+/// no body of ours looks like it, since JSON has no raw line ends in it.
+fn split_refusal(bytes: &[u8]) -> Option<(&[u8], StatusCode)> {
+    const START: &[u8] = b"HTTP/1.";
+    if !bytes.ends_with(b"\r\n\r\n") {
+        return None;
+    }
+    let start = bytes.windows(START.len()).rposition(|window| window == START)?;
+    let (replies, head) = bytes.split_at_checked(start)?;
+    let is_ours = head.windows(9).any(|window| window == b"\r\nServer:");
+    let status = StatusCode::from_bytes(head.get(9..12)?).ok()?;
+    (!is_ours && status.is_client_error()).then_some((replies, status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hypers_own_refusals_are_split_off() {
+        const OURS: &[u8] = b"HTTP/1.1 404 Not Found\r\nServer: x\r\n\r\n";
+        const HYPERS: &[u8] =
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        assert_eq!(split_refusal(HYPERS), Some((&b""[..], status)));
+        assert_eq!(split_refusal(&[OURS, HYPERS].concat()), Some((OURS, status)));
+        for bytes in [OURS, b"", b"\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"[\"HTTP/1.1 400\"]"] {
+            assert_eq!(split_refusal(bytes), None);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The door as a client sees it: bytes over a real UNIX socket, with a fake control loop behind.
+
+mod calls;
+mod limits;
+mod socket;
+mod transport;
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use api::{ApiError, Client, Code, Command, Counters, Inbox, Reads, VmInfo, VmmPing};
+use host::{ControlOperation, Epoll, EpollEvent, EventFd, EventSet};
+
+use crate::server::{Limits, Server, serve_within};
+use crate::{Listen, bind};
+
+pub(crate) const PING: &str = "GET /api/v1/vmm.ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+struct NoVm;
+
+impl Reads for NoVm {
+    fn vmm_ping(&self) -> VmmPing {
+        VmmPing {
+            build_version: "v54.0.0".into(),
+            version: "54.0.0".into(),
+            pid: 7,
+            features: vec!["kvm".into()],
+        }
+    }
+
+    fn vm_info(&self) -> Result<VmInfo, ApiError> {
+        Err(ApiError::new(Code::VmNotCreated, ["VM is not created".into()]))
+    }
+
+    /// Larger than what a client reads at once.
+    fn vm_counters(&self) -> Result<Counters, ApiError> {
+        let counters: BTreeMap<_, _> = (0..100).map(|i| (format!("counter_{i}"), u64::MAX)).collect();
+        Ok(Counters::from([("_disk0".into(), counters)]))
+    }
+}
+
+const QUIT: u64 = 1;
+
+/// A control loop that answers every command through a function of the test's.
+struct FakeLoop {
+    thread: Option<JoinHandle<()>>,
+    quit: Arc<EventFd>,
+}
+
+impl FakeLoop {
+    fn new(inbox: Inbox, mut answer: impl FnMut(Command) + Send + 'static) -> Self {
+        let quit = Arc::new(host::event_fd().unwrap());
+        let epoll = Epoll::new().unwrap();
+        for (fd, token) in [(inbox.wake_fd().as_raw_fd(), 0), (quit.as_raw_fd(), QUIT)] {
+            epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token)).unwrap();
+        }
+        let thread = std::thread::spawn(move || {
+            loop {
+                let mut events = [EpollEvent::default(); 2];
+                let count = epoll.wait(-1, &mut events).unwrap();
+                if events[..count].iter().any(|event| event.data() == QUIT) {
+                    return;
+                }
+                inbox.clear_wake();
+                while let Some(command) = inbox.next() {
+                    answer(command);
+                }
+            }
+        });
+        Self { thread: Some(thread), quit }
+    }
+}
+
+impl Drop for FakeLoop {
+    fn drop(&mut self) {
+        self.quit.write(1).unwrap();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// A server, what is behind it, and where it listens.
+pub(crate) struct House {
+    pub(crate) server: Option<Server>,
+    pub(crate) path: PathBuf,
+    fake: Option<FakeLoop>,
+    _dir: tempfile::TempDir,
+}
+
+impl House {
+    /// Commands succeed.
+    pub(crate) fn new() -> Self {
+        Self::within(Limits::default())
+    }
+
+    pub(crate) fn within(limits: Limits) -> Self {
+        Self::with(limits, succeed)
+    }
+
+    pub(crate) fn with(limits: Limits, answer: impl FnMut(Command) + Send + 'static) -> Self {
+        let (client, inbox) = fake_api();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let bound = bind(Listen::Path(path.clone())).unwrap();
+        let server = Some(serve_within(bound, client, limits).unwrap());
+        Self { server, path, fake: Some(FakeLoop::new(inbox, answer)), _dir: dir }
+    }
+
+    pub(crate) fn connect(&self) -> Peer {
+        Peer::new(UnixStream::connect(&self.path).unwrap())
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) fn ask(&self, request: &str) -> Reply {
+        self.connect().ask(request)
+    }
+
+    /// The control loop goes away, and every command it still has.
+    pub(crate) fn end_loop(&mut self) {
+        self.fake = None;
+    }
+}
+
+pub(crate) fn fake_api() -> (Client, Inbox) {
+    api::channel(Arc::new(NoVm)).unwrap()
+}
+
+pub(crate) fn succeed(command: Command) {
+    match command {
+        Command::VmmShutdown { reply, .. } => reply.send(Ok(api::Stopped)),
+        Command::VmCreate { reply, .. }
+        | Command::VmBoot { reply, .. }
+        | Command::VmDelete { reply, .. }
+        | Command::VmShutdown { reply, .. }
+        | Command::VmPause { reply, .. } => reply.send(Ok(())),
+        other => {
+            let what = other.verb().name;
+            other.refuse(Command::not_implemented(what));
+        }
+    }
+}
+
+/// A request with a body.
+pub(crate) fn put(name: &str, body: &str) -> String {
+    format!("PUT /api/v1/{name} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// A client.
+pub(crate) struct Peer {
+    pub(crate) socket: UnixStream,
+    unread: Vec<u8>,
+}
+
+/// What a client got.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    /// A header's value; names are compared as they stand, as clients in the field do.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+}
+
+impl Peer {
+    pub(crate) fn new(socket: UnixStream) -> Self {
+        Self { socket, unread: Vec::new() }
+    }
+
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.socket.write_all(bytes.as_ref()).unwrap();
+    }
+
+    pub(crate) fn ask(&mut self, request: &str) -> Reply {
+        self.send(request);
+        self.reply()
+    }
+
+    /// The next reply to a request other than HEAD.
+    pub(crate) fn reply(&mut self) -> Reply {
+        let mut reply = self.head();
+        let length: usize = reply.header("Content-Length").map_or(0, |length| length.parse().unwrap());
+        while self.unread.len() < length {
+            assert!(self.read_more(), "the body ends early");
+        }
+        reply.body = String::from_utf8(self.unread.drain(..length).collect()).unwrap();
+        reply
+    }
+
+    /// The next reply's head alone.
+    pub(crate) fn head(&mut self) -> Reply {
+        let end = loop {
+            if let Some(at) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
+            }
+            assert!(self.read_more(), "no reply, only {:?}", String::from_utf8_lossy(&self.unread));
+        };
+        let head = String::from_utf8(self.unread.drain(..end).collect()).unwrap();
+        assert!(head.len() < 1023);
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Reply { status, head, body: String::new() }
+    }
+
+    /// Whether the server has closed the connection and sent nothing more.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.unread.is_empty() && !self.read_more()
+    }
+
+    fn read_more(&mut self) -> bool {
+        let mut bytes = [0; 65536];
+        match self.socket.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(read) => {
+                self.unread.extend_from_slice(&bytes[..read]);
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

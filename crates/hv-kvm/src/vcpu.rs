@@ -1,0 +1,141 @@
+//! One KVM vCPU: the run loop and its state, on the vCPU's own thread.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use host::kick;
+use hv::cpuid::Leaf;
+use hv::{CpuState, Error, Kicker, Registers, SystemRegisters, Vcpu, VcpuExit, VcpuIo};
+use kvm_bindings::kvm_run;
+use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
+
+use crate::{convert, cpuid};
+
+pub(crate) struct KvmVcpu {
+    fd: VcpuFd,
+    /// The page shared with KVM; `fd` keeps it mapped.
+    run: *mut kvm_run,
+    stop: Arc<AtomicBool>,
+    target: kick::Target,
+    msrs: Arc<[u32]>,
+}
+
+// SAFETY: `run` points into a mapping that `fd` owns and moves with it; only the thread that owns the vCPU uses either.
+unsafe impl Send for KvmVcpu {}
+
+impl KvmVcpu {
+    pub(crate) fn new(mut fd: VcpuFd, leaves: &[Leaf], msrs: Arc<[u32]>) -> Result<Self, Error> {
+        let table = cpuid::to_kvm(leaves).map_err(|e| {
+            Error::operation("hold so many CPUID leaves", std::io::Error::other(format!("{e:?}")))
+        })?;
+        fd.set_cpuid2(&table).map_err(|e| Error::operation("set a vCPU's CPUID", e))?;
+        let run = std::ptr::from_mut(fd.get_kvm_run());
+        Ok(Self { fd, run, stop: Arc::default(), target: kick::Target::default(), msrs })
+    }
+
+    fn run_armed(&mut self, io: &dyn VcpuIo) -> Result<VcpuExit, Error> {
+        loop {
+            let run = self.run;
+            match self.fd.run() {
+                Ok(KvmExit::IoIn(port, data)) => {
+                    data.chunks_mut(io_width(run)).for_each(|unit| io.pio_read(port, unit));
+                }
+                Ok(KvmExit::IoOut(port, data)) => {
+                    data.chunks(io_width(run)).for_each(|unit| io.pio_write(port, unit));
+                }
+                Ok(KvmExit::MmioRead(address, data)) => io.mmio_read(address, data),
+                Ok(KvmExit::MmioWrite(address, data)) => io.mmio_write(address, data),
+                Ok(KvmExit::IoapicEoi(vector)) => io.end_of_interrupt(vector),
+                Ok(KvmExit::Shutdown) => return Ok(VcpuExit::Shutdown),
+                Ok(KvmExit::Intr | KvmExit::Hlt) => {}
+                Ok(KvmExit::FailEntry(reason, cpu)) => {
+                    return Err(Error::Stuck(format!(
+                        "entry failed on CPU {cpu}, hardware reason {reason:#x}"
+                    )));
+                }
+                Ok(KvmExit::InternalError) => return Err(self.internal_error()),
+                Ok(other) => return Err(Error::Stuck(format!("KVM reports {other:?}"))),
+                Err(e) => match std::io::Error::from(e).kind() {
+                    ErrorKind::Interrupted | ErrorKind::WouldBlock => {
+                        self.fd.set_kvm_immediate_exit(0);
+                        if self.stop.swap(false, Ordering::SeqCst) {
+                            return Ok(VcpuExit::Stopped);
+                        }
+                    }
+                    _ => return Err(Error::operation("run a vCPU", e)),
+                },
+            }
+        }
+    }
+
+    fn internal_error(&self) -> Error {
+        // SAFETY: the run page is mapped, and KVM filled this member before it reported an internal error.
+        let suberror = unsafe { (*self.run).__bindgen_anon_1.internal.suberror };
+        let place =
+            self.fd.get_regs().map_or_else(|_| "an unknown place".into(), |regs| format!("{:#x}", regs.rip));
+        Error::Stuck(format!("KVM internal error {suberror} at {place}"))
+    }
+}
+
+/// Bytes per access of the port instruction KVM reports: string instructions deliver several at once.
+fn io_width(run: *mut kvm_run) -> usize {
+    // SAFETY: the run page is mapped while the vCPU lives, and KVM filled this member before it reported a port access.
+    usize::from(unsafe { (*run).__bindgen_anon_1.io.size }).max(1)
+}
+
+impl Vcpu for KvmVcpu {
+    fn run(&mut self, io: &dyn VcpuIo) -> Result<VcpuExit, Error> {
+        // SAFETY: the byte lies in the run page, which outlives this call; `disarm` below ends its use.
+        unsafe { self.target.arm(&raw mut (*self.run).immediate_exit) };
+        let exit =
+            if self.stop.swap(false, Ordering::SeqCst) { Ok(VcpuExit::Stopped) } else { self.run_armed(io) };
+        self.target.disarm();
+        exit
+    }
+
+    fn kicker(&self) -> Box<dyn Kicker> {
+        Box::new(KvmKicker { stop: self.stop.clone(), target: self.target.clone() })
+    }
+
+    fn inject_nmi(&mut self) -> Result<(), Error> {
+        self.fd.nmi().map_err(|e| Error::operation("inject an NMI", e))
+    }
+
+    fn state(&mut self) -> Result<CpuState, Error> {
+        convert::read_state(&self.fd, &self.msrs)
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
+        convert::write_state(&self.fd, state)
+    }
+
+    fn set_boot_registers(&mut self, registers: &Registers, system: &SystemRegisters) -> Result<(), Error> {
+        convert::write_registers(&self.fd, registers, system)
+    }
+
+    fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), Error> {
+        convert::write_msrs(&self.fd, values.iter().copied())
+    }
+
+    fn system_registers(&mut self) -> Result<SystemRegisters, Error> {
+        convert::read_system(&self.fd)
+    }
+
+    fn note_pause(&mut self) {
+        // A guest without the KVM clock has nothing to be told: EINVAL.
+        let _ = self.fd.kvmclock_ctrl();
+    }
+}
+
+struct KvmKicker {
+    stop: Arc<AtomicBool>,
+    target: kick::Target,
+}
+
+impl Kicker for KvmKicker {
+    fn kick(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.target.kick();
+    }
+}

@@ -1,0 +1,89 @@
+//! Why a machine could not be built.
+
+use thiserror::Error;
+
+/// Why a machine could not be built. Each names the part; its sources say why.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The plan has sections whose mechanism does not exist yet.
+    #[error("Not implemented in this version: {}", .0.join(", "))]
+    NotBuilt(Vec<String>),
+    /// RAM does not leave room for devices.
+    #[error(
+        "{ram} bytes of RAM do not fit {phys_bits} physical address bits: lower memory or raise cpus.max_phys_bits"
+    )]
+    AddressSpace {
+        /// Bytes of RAM.
+        ram: u64,
+        /// Address bits the guest sees.
+        phys_bits: u8,
+    },
+    /// The host runs fewer vCPUs.
+    #[error("This host runs at most {limit} vCPUs in one VM, not {wanted}: lower cpus.boot_vcpus")]
+    TooManyVcpus {
+        /// vCPUs asked for.
+        wanted: u32,
+        /// The hypervisor's limit.
+        limit: u32,
+    },
+    /// Guest RAM.
+    #[error("Memory manager error")]
+    Ram(#[from] memory::RamError),
+    /// The hypervisor.
+    #[error("Error from CPU manager")]
+    Hypervisor(#[from] hv::Error),
+    /// The kernel or firmware.
+    #[error("The payload cannot be loaded")]
+    Payload(#[from] boot::LoadError),
+    /// Firmware tables.
+    #[error("The firmware tables cannot be written")]
+    Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What the machine says it is.
+    #[error("The machine's identity (section platform) makes no sense")]
+    Identity(#[from] boot::smbios::SmbiosError),
+    /// Threads or descriptors of the host.
+    #[error("Cannot start the machine's threads")]
+    Threads(#[source] std::io::Error),
+    /// A device.
+    #[error("Error from device manager")]
+    Device(#[from] DeviceError),
+}
+
+/// Why a device could not be built or placed.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// Its back end.
+    #[error("Cannot build device '{id}'")]
+    Build {
+        /// The device's id.
+        id: String,
+        /// The device's own error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Its PCI place.
+    #[error("Cannot place device '{id}'")]
+    Place {
+        /// The device's id.
+        id: String,
+        /// What is taken.
+        #[source]
+        source: pci::PlaceError,
+    },
+    /// Its addresses.
+    #[error("Cannot attach device '{id}'")]
+    Attach {
+        /// The device's id.
+        id: String,
+        /// What is taken.
+        #[source]
+        source: device::Collision,
+    },
+}
+
+impl DeviceError {
+    /// [`DeviceError::Build`].
+    pub(crate) fn build(id: &str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Build { id: id.into(), source: Box::new(source) }
+    }
+}

@@ -1,0 +1,16 @@
+//! Guest RAM for the tests of other crates.
+
+use std::sync::Arc;
+
+use crate::{GuestAddress, GuestRam, RamMap};
+
+/// RAM for tests of other crates: anonymous, at the given ranges.
+///
+/// # Panics
+/// If the ranges overlap or cannot be mapped: a test cannot go on then.
+#[must_use]
+#[allow(clippy::expect_used)]
+pub fn test_ram(ranges: &[(u64, usize)]) -> GuestRam {
+    let ranges: Vec<_> = ranges.iter().map(|&(base, len)| (GuestAddress(base), len)).collect();
+    GuestRam(Arc::new(RamMap::from_ranges(&ranges).expect("test RAM")))
+}

@@ -1,0 +1,142 @@
+//! What stands at the host's end of a serial port or console: nothing, the terminal, a pseudo-terminal, a file or a socket
+//! (`spec/devices.md` §13).
+//!
+//! A [`Stream`] is a leaf object. Whoever has output calls [`Stream::write`], which keeps what the peer does not take in a ring and
+//! never waits for long. One thread waits for the stream's descriptor and calls [`Stream::service`], which takes in new peers, sends
+//! what was kept, and reads input as far as the device has room: the rest waits in the kernel.
+
+mod open;
+mod peer;
+mod ring;
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use host::Epoll;
+use host::terminal::RawStdout;
+use thiserror::Error;
+
+use peer::Link;
+
+/// What to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamConfig {
+    /// Output is dropped, there is no input.
+    Null,
+    /// Standard output, which goes into raw mode if it is a terminal; input from standard input if that is a terminal.
+    Tty,
+    /// A pseudo-terminal; see [`Stream::slave`].
+    Pty,
+    /// Output goes to this file, which is created or emptied.
+    File(PathBuf),
+    /// A UNIX socket is bound here. One client at a time; a new one replaces the old.
+    Socket(PathBuf),
+}
+
+/// Why a stream cannot be opened.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The output file.
+    #[error("Cannot open the console file '{}': check the directory and its permissions", .path.display())]
+    File {
+        /// Where it should be.
+        path: PathBuf,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The listening socket.
+    #[error("Cannot bind the console socket '{}': remove what is left there of an earlier run", .path.display())]
+    Socket {
+        /// Where it should be.
+        path: PathBuf,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The pseudo-terminal.
+    #[error("Cannot open a pseudo-terminal for the console")]
+    Pty(#[source] io::Error),
+    /// Standard output.
+    #[error("Cannot use the standard output for the console")]
+    Stdout(#[source] io::Error),
+    /// Descriptors to wait with.
+    #[error("Cannot wait for the console's input")]
+    Watch(#[source] io::Error),
+}
+
+/// An open stream. Cloning shares it; the last clone closes it, restores the terminal and unlinks the socket.
+#[derive(Clone)]
+pub struct Stream(Arc<Shared>);
+
+struct Shared {
+    link: Mutex<Link>,
+    epoll: Arc<Epoll>,
+    slave: Option<PathBuf>,
+    serviced: bool,
+    _raw: Option<Arc<RawStdout>>,
+}
+
+impl Stream {
+    /// Opens what `config` says.
+    ///
+    /// # Errors
+    /// [`Error`] names what could not be opened.
+    pub fn open(config: &StreamConfig) -> Result<Self, Error> {
+        open::open(config)
+    }
+
+    /// The path of the pseudo-terminal's slave, if this is one.
+    pub fn slave(&self) -> Option<&Path> {
+        self.0.slave.as_deref()
+    }
+
+    /// Whether a thread must wait for the descriptor and call [`Stream::service`]. Without, there is never input, and output never
+    /// has to wait.
+    pub fn needs_service(&self) -> bool {
+        self.0.serviced
+    }
+
+    /// Sends output. What the peer does not take at once, or what comes while there is no peer, is kept: the last MiB of it.
+    pub fn write(&self, bytes: &[u8]) {
+        self.lock().write(bytes);
+    }
+
+    /// Does all that is due now and reads at most `input.len()` bytes; with an empty `input` the stream does not wake its thread
+    /// for input until it is called with room again. Never waits.
+    pub fn service(&self, input: &mut [u8]) -> usize {
+        self.lock().service(input)
+    }
+
+    /// Columns and rows of the terminal at the other end, if there is one that knows.
+    pub fn size(&self) -> Option<(u16, u16)> {
+        self.lock().size()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Link> {
+        self.0.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsRawFd for Stream {
+    /// Readable while [`Stream::service`] has something to do.
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.epoll.as_raw_fd()
+    }
+}
+
+impl io::Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Stream::write(self, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+use super::*;
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use host::{ControlOperation, EpollEvent, EventSet};
+
+/// A stream as the thread that serves it sees it.
+struct Served {
+    stream: Stream,
+    outer: Epoll,
+}
+
+impl Served {
+    fn new(stream: Stream) -> Self {
+        let outer = Epoll::new().unwrap();
+        let event = EpollEvent::new(EventSet::IN, 0);
+        outer.ctl(ControlOperation::Add, stream.as_raw_fd(), event).unwrap();
+        Self { stream, outer }
+    }
+
+    fn open(config: &StreamConfig) -> Self {
+        Self::new(Stream::open(config).unwrap())
+    }
+
+    fn is_due(&self, timeout_ms: i32) -> bool {
+        self.outer.wait(timeout_ms, &mut [EpollEvent::default()]).unwrap() == 1
+    }
+
+    /// Waits until there is something to do, and does it.
+    fn turn(&self, room: usize) -> Vec<u8> {
+        assert!(self.is_due(20_000), "nothing happened");
+        let mut input = vec![0; room];
+        let count = self.stream.service(&mut input);
+        input.truncate(count);
+        input
+    }
+
+    /// Turns until `wanted` bytes of input have come.
+    fn input(&self, wanted: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while all.len() < wanted {
+            all.extend(self.turn(wanted - all.len()));
+        }
+        all
+    }
+}
+
+fn socket() -> (Served, tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("serial.sock");
+    (Served::open(&StreamConfig::Socket(path.clone())), dir, path)
+}
+
+fn read(peer: &mut impl Read, count: usize) -> Vec<u8> {
+    let mut data = vec![0; count];
+    peer.read_exact(&mut data).unwrap();
+    data
+}
+
+#[test]
+fn null_takes_everything_and_needs_nobody() {
+    let stream = Stream::open(&StreamConfig::Null).unwrap();
+    stream.write(&[0; 4096]);
+    assert!(!stream.needs_service());
+    assert_eq!((stream.service(&mut [0; 8]), stream.slave(), stream.size()), (0, None, None));
+}
+
+#[test]
+fn a_file_is_emptied_and_written_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out");
+    std::fs::write(&path, "what was there before").unwrap();
+    let stream = Stream::open(&StreamConfig::File(path.clone())).unwrap();
+    assert!(!stream.needs_service());
+    stream.write(b"hello ");
+    stream.write(&[b'x'; 10_000]);
+    let text = std::fs::read(&path).unwrap();
+    assert_eq!((&text[..6], text.len()), (&b"hello "[..], 10_006));
+}
+
+#[test]
+fn what_cannot_be_opened_is_named() {
+    let missing = PathBuf::from("/nonexistent/console");
+    for config in [StreamConfig::File(missing.clone()), StreamConfig::Socket(missing)] {
+        let error = Stream::open(&config).err().unwrap();
+        assert!(error.to_string().contains("/nonexistent/console"), "{error}");
+    }
+}
+
+#[test]
+fn a_client_gets_what_was_said_before_it_came() {
+    let (served, dir, path) = socket();
+    served.stream.write(b"early ");
+    let mut client = UnixStream::connect(&path).unwrap();
+    assert_eq!(served.turn(8), b"");
+    served.stream.write(b"late");
+    assert_eq!(read(&mut client, 10), b"early late");
+    client.write_all(b"typed").unwrap();
+    assert_eq!(served.input(5), b"typed");
+    drop(served);
+    assert!(!path.exists() && dir.path().exists());
+}
+
+#[test]
+fn a_new_client_replaces_the_old_one() {
+    let (served, _dir, path) = socket();
+    let mut first = UnixStream::connect(&path).unwrap();
+    served.turn(8);
+    let mut second = UnixStream::connect(&path).unwrap();
+    served.turn(8);
+    assert_eq!(first.read(&mut [0; 8]).unwrap(), 0);
+    served.stream.write(b"for the second");
+    assert_eq!(read(&mut second, 14), b"for the second");
+    drop(second);
+    served.stream.write(b"kept");
+    let mut third = UnixStream::connect(&path).unwrap();
+    // The end of the second and the coming of the third may be told in one turn or two.
+    third.set_nonblocking(true).unwrap();
+    let mut data = [0; 8];
+    let count = loop {
+        match third.read(&mut data) {
+            Ok(count) => break count,
+            Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+        }
+        served.turn(8);
+    };
+    assert_eq!(&data[..count], b"kept");
+}
+
+#[test]
+fn input_waits_in_the_kernel_until_there_is_room() {
+    let (served, _dir, path) = socket();
+    let mut client = UnixStream::connect(&path).unwrap();
+    served.turn(8);
+    client.write_all(b"0123456789").unwrap();
+    assert_eq!(served.turn(4), b"0123");
+    assert_eq!(served.turn(0), b"");
+    assert!(!served.is_due(0), "no room, and yet it is called for input");
+    let mut room = [0; 4];
+    assert_eq!((served.stream.service(&mut room), &room), (4, b"4567"));
+    // What a client said before it left is not lost either.
+    served.turn(0);
+    drop(client);
+    assert!(!served.is_due(0));
+    assert_eq!((served.stream.service(&mut room), &room[..2]), (2, &b"89"[..]));
+    assert_eq!(served.turn(4), b"");
+    assert!(!served.is_due(0));
+}
+
+#[test]
+fn a_client_that_has_said_all_still_listens() {
+    let (served, _dir, path) = socket();
+    let mut client = UnixStream::connect(&path).unwrap();
+    served.turn(8);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(served.turn(8), b"");
+    assert!(!served.is_due(0));
+    served.stream.write(b"answer");
+    assert_eq!(read(&mut client, 6), b"answer");
+}
+
+#[test]
+fn a_slow_client_gets_all_within_the_ring_and_the_last_of_more() {
+    let (served, _dir, path) = socket();
+    let mut client = UnixStream::connect(&path).unwrap();
+    served.turn(8);
+    let data: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
+    data.chunks(1000).for_each(|part| served.stream.write(part));
+    let reader = std::thread::spawn(move || (read(&mut client, 1_000_000), client));
+    while !reader.is_finished() {
+        if served.is_due(10) {
+            served.turn(8);
+        }
+    }
+    let (got, client) = reader.join().unwrap();
+    assert!(got == data);
+    drop(client);
+    served.turn(8);
+    served.stream.write(&vec![1; 1 << 20]);
+    served.stream.write(b"end");
+    let mut client = UnixStream::connect(&path).unwrap();
+    let reader = std::thread::spawn(move || read(&mut client, 1 << 20));
+    while !reader.is_finished() {
+        if served.is_due(10) {
+            served.turn(8);
+        }
+    }
+    assert!(reader.join().unwrap().ends_with(b"\x01end"));
+}
+
+#[test]
+fn a_pty_keeps_output_until_somebody_opens_it() {
+    let served = Served::open(&StreamConfig::Pty);
+    served.stream.write(b"boot");
+    let path = served.stream.slave().unwrap().to_owned();
+    // Nobody is there: the timer fires and nothing else happens.
+    assert_eq!(served.turn(8), b"");
+    let mut slave = File::options().read(true).write(true).open(&path).unwrap();
+    served.turn(8);
+    assert_eq!(read(&mut slave, 4), b"boot");
+    slave.write_all(b"ab\n").unwrap();
+    assert_eq!(served.input(3), b"ab\n");
+    drop(slave);
+    // The hang-up is noticed; from then on output is kept again.
+    assert_eq!(served.turn(8), b"");
+    served.stream.write(b"more");
+    let mut slave = File::options().read(true).write(true).open(&path).unwrap();
+    served.turn(8);
+    assert_eq!(read(&mut slave, 4), b"more");
+}
+
+fn pipe() -> (File, OwnedFd) {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    (File::from(reader), writer)
+}
+
+#[test]
+fn a_full_pipe_is_emptied_later() {
+    let (mut reader, writer) = pipe();
+    let served = Served::new(open::fixed(writer.as_fd(), None));
+    drop(writer);
+    assert!(served.stream.needs_service());
+    let data = vec![7; 200_000];
+    served.stream.write(&data);
+    let mut got: Vec<u8> = Vec::new();
+    while got.len() < data.len() {
+        let mut part = [0; 50_000];
+        let count = reader.read(&mut part).unwrap();
+        got.extend(&part[..count]);
+        if got.len() < data.len() && served.is_due(0) {
+            served.turn(0);
+        }
+    }
+    assert!(got == data);
+    assert!(!served.is_due(0));
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_any_more_is_left_alone() {
+    let (reader, writer) = pipe();
+    let served = Served::new(open::fixed(writer.as_fd(), None));
+    served.stream.write(&vec![7; 100_000]);
+    drop(reader);
+    served.turn(0);
+    assert!(!served.is_due(0));
+    served.stream.write(b"into the void");
+    assert!(!served.is_due(0));
+}
+
+#[test]
+fn fixed_input_ends_once() {
+    let (mut typist, input) = {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        (File::from(writer), reader)
+    };
+    let null = File::options().write(true).open("/dev/null").unwrap();
+    let served = Served::new(open::fixed(null.as_fd(), Some(input)));
+    typist.write_all(b"abc").unwrap();
+    assert_eq!(served.input(3), b"abc");
+    drop(typist);
+    assert_eq!(served.turn(8), b"");
+    assert!(!served.is_due(0));
+}
+
+#[test]
+fn the_last_words_are_sent_before_the_end() {
+    let (mut reader, writer) = pipe();
+    let stream = open::fixed(writer.as_fd(), None);
+    drop(writer);
+    stream.write(&[7; 200_000]);
+    let waiting = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).unwrap();
+        all.len()
+    });
+    drop(stream);
+    assert_eq!(waiting.join().unwrap(), 200_000);
+}

@@ -1,0 +1,38 @@
+//! The entropy source's life cycle, as the transport sees it.
+
+use std::fs::File;
+use std::io;
+
+use virtio::{Info, VirtioDevice, Worker, Workers};
+
+use super::worker::Source;
+
+const DEVICE_TYPE: u16 = 4;
+const QUEUE_SIZE: u16 = 256;
+
+/// The front half of an entropy source.
+pub struct Front {
+    info: Info,
+    workers: Workers,
+}
+
+impl Front {
+    pub(super) fn new(id: String, file: File) -> io::Result<Self> {
+        let workers = Workers::new(vec![(Worker::spawn(&id, Source(file))?, vec![0])]);
+        let info =
+            Info { id, device_type: DEVICE_TYPE, queue_sizes: vec![QUEUE_SIZE], features: 0, config_len: 0 };
+        Ok(Self { info, workers })
+    }
+}
+
+impl VirtioDevice for Front {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn workers(&mut self) -> &mut Workers {
+        &mut self.workers
+    }
+
+    fn read_config(&self, _: u64, _: &mut [u8]) {}
+}

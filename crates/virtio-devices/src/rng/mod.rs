@@ -1,0 +1,71 @@
+//! An entropy source (Virtio 1.2 §5.4; `spec/devices.md` §7 and §15 "Watchdog, RTC, RNG").
+//!
+//! Its thread, named by the device id, fills the driver's buffers from a file of the host's. No state.
+
+mod front;
+mod worker;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use thiserror::Error;
+
+pub use front::Front;
+
+/// What an entropy source is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The device id.
+    pub id: String,
+    /// Where entropy is read from, such as `/dev/urandom`.
+    pub src: PathBuf,
+}
+
+/// Why an entropy source cannot be built.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The file.
+    #[error("Cannot open the entropy source '{}'", .path.display())]
+    Source {
+        /// Where it should be.
+        path: PathBuf,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// Its thread.
+    #[error("Cannot start the thread of entropy source '{id}'")]
+    Thread {
+        /// The device id.
+        id: String,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Opens the file, builds the device and parks its thread.
+///
+/// # Errors
+/// [`Error`] names the file, or the thread if there is none left.
+pub fn build(config: Config) -> Result<Front, Error> {
+    let Config { id, src } = config;
+    let file = open(&src).map_err(|source| Error::Source { path: src, source })?;
+    Front::new(id.clone(), file).map_err(|source| Error::Thread { id, source })
+}
+
+/// A pipe that nobody fills must not hold up the machine; a hardware generator, which is slow but never silent, may.
+fn open(path: &Path) -> io::Result<File> {
+    let non_blocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(non_blocking).open(path)?;
+    if file.metadata()?.file_type().is_char_device() {
+        rustix::io::ioctl_fionbio(&file, false)?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+use super::*;
+use crate::fake::{self, FakeQueue, WRITE};
+
+/// Answers every chain with the number of its writable bytes; a chain of one byte is a fault.
+struct Echo;
+
+impl Handler for Echo {
+    fn queue(&mut self, position: usize, queues: &mut [ActiveQueue], ram: &GuestRam) -> Result<(), Fault> {
+        queues[position].serve(ram.map(), |chain| {
+            let len = chain.writable().map(|d| d.len()).sum();
+            if len == 1 { Err(Fault::Protocol("one byte")) } else { Ok(Some(len)) }
+        })
+    }
+}
+
+fn echo() -> Workers {
+    Workers::new(vec![
+        (Worker::spawn("echo", Echo).unwrap(), vec![0]),
+        (Worker::spawn("echo1", Echo).unwrap(), vec![1]),
+    ])
+}
+
+#[test]
+fn queues_go_to_their_workers_and_come_back() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    let (mut q0, mut q1) = (FakeQueue::new(&ram, 0, 16), FakeQueue::new(&ram, 0x4000, 16));
+    let mut workers = echo();
+    for round in 1..3 {
+        let (activation, _) = fake::activation(&ram, 0, &[&q0, &q1]);
+        let mut activation = activation;
+        if round == 2 {
+            for queue in &mut activation.queues {
+                virtio_queue::QueueT::set_next_avail(&mut queue.queue, 1);
+                virtio_queue::QueueT::set_next_used(&mut queue.queue, 1);
+            }
+        }
+        workers.start(activation);
+        let head = q0.add(&[(0x1_0000, 7, WRITE)]);
+        q0.ring();
+        assert_eq!(q0.wait_used(), (head.into(), 7));
+        let head = q1.add(&[(0x1_0000, 9, WRITE)]);
+        q1.ring();
+        assert_eq!(q1.wait_used(), (head.into(), 9));
+        workers.stop();
+        let queues = workers.stopped(true).unwrap();
+        assert_eq!(queues.iter().map(|q| q.index).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(virtio_queue::QueueT::next_avail(&queues[0].queue), round);
+    }
+}
+
+#[test]
+fn buffers_that_were_waiting_are_served_at_start() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    let mut queue = FakeQueue::new(&ram, 0, 16);
+    queue.add(&[(0x1_0000, 5, WRITE)]);
+    let mut workers = echo();
+    workers.start(fake::activation(&ram, 0, &[&queue]).0);
+    assert_eq!(queue.wait_used(), (0, 5));
+}
+
+#[test]
+fn a_fault_breaks_the_device_and_the_queues_still_come_back() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    let mut queue = FakeQueue::new(&ram, 0, 16);
+    let mut workers = echo();
+    let (activation, config) = fake::activation(&ram, 0, &[&queue]);
+    let signals = activation.signals.clone();
+    workers.start(activation);
+    queue.add(&[(0x1_0000, 1, WRITE)]);
+    queue.ring();
+    config.wait(1);
+    assert!(signals.is_broken());
+    workers.stop();
+    assert_eq!(workers.stopped(true).unwrap().len(), 1);
+    assert!(queue.used().is_empty());
+}
+
+#[test]
+fn an_impossible_available_index_is_a_fault() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    let mut queue = FakeQueue::new(&ram, 0, 16);
+    let mut workers = echo();
+    let (activation, config) = fake::activation(&ram, 0, &[&queue]);
+    workers.start(activation);
+    queue.set_avail_index(1000);
+    queue.ring();
+    config.wait(1);
+}
