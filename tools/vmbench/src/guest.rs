@@ -21,9 +21,8 @@ const DATA_MIB: usize = 512;
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const LOAD_LIMIT: Duration = Duration::from_secs(240);
 const TAP: &str = "vmbench0";
-const KERNELS: [(Quantity, &str); 2] = [(Quantity::InitElf, "vmlinux"), (Quantity::InitBzImage, "bzImage")];
 
-/// Measures boots `rounds` times and loads half as often, as they take longer.
+/// Measures boots of the ELF kernel `rounds` times; bzImages and the load half as often, as they take long.
 ///
 /// # Errors
 /// A contestant does not boot or its guest does not do its work.
@@ -31,10 +30,13 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
     let mut serial = Serial::make(&places.scratch.join("serial"))?;
     let mut results = Results::default();
     eprintln!("    boots, a round to warm the caches");
-    boots(places, &mut serial, &mut Results::default())?;
+    boots(places, "vmlinux", Quantity::InitElf, &mut serial, &mut Results::default())?;
     for number in 1..=rounds {
         eprintln!("    boots, round {number} of {rounds}");
-        boots(places, &mut serial, &mut results)?;
+        boots(places, "vmlinux", Quantity::InitElf, &mut serial, &mut results)?;
+        if number <= (rounds / 2).max(1) {
+            boots(places, "bzImage", Quantity::InitBzImage, &mut serial, &mut results)?;
+        }
     }
     let data = places.scratch.join("data");
     fill(&data)?;
@@ -45,10 +47,10 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
     let disks = [data, tools];
     make_tap()?;
     let server = Process::start(server(), &places.scratch.join("iperf3.log"))?;
-    let rounds = rounds.div_ceil(2);
+    let rounds = (rounds / 2).max(1);
     for number in 1..=rounds {
         eprintln!("    disk and network, round {number} of {rounds}");
-        for who in [Contestant::CloudHypervisor, Contestant::Microvm, Contestant::Q35] {
+        for who in Contestant::ALL {
             load(places, who, &disks, &mut serial, &mut results)?;
         }
     }
@@ -56,30 +58,35 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
     Ok(results)
 }
 
-fn boots(places: &Places, serial: &mut Serial, results: &mut Results) -> Result<()> {
-    for (quantity, kernel) in KERNELS {
-        for who in Contestant::ALL {
-            let machine = Machine {
-                kernel: places.image(kernel),
-                initramfs: places.image("initramfs"),
-                cmdline: CMDLINE.to_owned(),
-                memory_mib: BOOT_MEMORY_MIB,
-                serial: serial.path().to_owned(),
-                disks: Vec::new(),
-                tap: None,
-            };
-            let command = run(who, &places.vmm, &machine);
-            results.command(&format!("{}, boot", who.name()), &describe(&command));
-            serial.clear()?;
-            let begin = Instant::now();
-            let mut process = Process::start(command, &places.scratch.join("log"))?;
-            let end = serial.wait_mark(who.name(), &mut process, BOOT_LIMIT);
-            let end = end.inspect_err(|_| show_log(places))?;
-            results.push(quantity, who, (end - begin).as_secs_f64() * 1e3);
-            if quantity == Quantity::InitElf {
-                let beyond = footprint::beyond_ram(process.id(), BOOT_MEMORY_MIB)?;
-                results.push(Quantity::Running, who, beyond);
-            }
+/// One boot of each contestant.
+fn boots(
+    places: &Places,
+    kernel: &str,
+    quantity: Quantity,
+    serial: &mut Serial,
+    results: &mut Results,
+) -> Result<()> {
+    for who in Contestant::ALL {
+        let machine = Machine {
+            kernel: places.image(kernel),
+            initramfs: places.image("initramfs"),
+            cmdline: CMDLINE.to_owned(),
+            memory_mib: BOOT_MEMORY_MIB,
+            serial: serial.path().to_owned(),
+            disks: Vec::new(),
+            tap: None,
+        };
+        let command = run(who, &places.vmm, &machine);
+        results.command(&format!("{}, boot", who.name()), &describe(&command));
+        serial.clear()?;
+        let begin = Instant::now();
+        let mut process = Process::start(command, &places.scratch.join("log"))?;
+        let end = serial.wait_mark(who.name(), &mut process, BOOT_LIMIT);
+        let end = end.inspect_err(|_| show_log(places))?;
+        results.push(quantity, who, (end - begin).as_secs_f64() * 1e3);
+        if quantity == Quantity::InitElf {
+            let beyond = footprint::beyond_ram(process.id(), BOOT_MEMORY_MIB)?;
+            results.push(Quantity::Running, who, beyond);
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ pub fn render(results: &Results) -> String {
     for quantity in results.quantities() {
         let mut row = vec![quantity.title().to_owned()];
         row.extend(columns.iter().map(|who| cell(results.samples(quantity, *who), quantity.digits())));
-        row.extend(others.iter().map(|who| cell(&results.ratios(quantity, *who), 2)));
+        row.extend(others.iter().map(|who| ratio(&results.ratios(quantity, *who))));
         row.push(verdict(results, quantity));
         rows.push(row);
     }
@@ -30,6 +30,11 @@ fn cell(samples: &[f64], digits: usize) -> String {
         Some(Spread { min, median, max }) => format!("{median:.digits$} ({min:.digits$}–{max:.digits$})"),
         None => "–".to_owned(),
     }
+}
+
+fn ratio(ratios: &[f64]) -> String {
+    let small = Spread::of(ratios).is_some_and(|spread| spread.median < 0.1);
+    cell(ratios, if small { 3 } else { 2 })
 }
 
 fn verdict(results: &Results, quantity: Quantity) -> String {

@@ -23,7 +23,7 @@ pub(crate) struct Options {
     pub(crate) host: bool,
     /// What needs one.
     pub(crate) guest: bool,
-    /// How often each contestant is measured; disk and network half as often.
+    /// How often each contestant is measured; what takes long half as often.
     pub(crate) rounds: u32,
     /// Print the samples instead of the table.
     pub(crate) json: bool,
