@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::{Verb, VmState};
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 
 use crate::console::ConsoleDevice;
@@ -46,6 +46,7 @@ pub(crate) fn command() -> Command {
                 .long(API_SOCKET)
                 .global(true)
                 .value_name("PATH")
+                .value_hint(ValueHint::FilePath)
                 .help("Socket of the VMM's REST API")
                 .value_parser(value_parser!(PathBuf)),
         )
@@ -69,7 +70,7 @@ pub(crate) fn usage_error(kind: ErrorKind, text: &str) -> ! {
 }
 
 fn subcommand(sub: &'static Subcommand) -> Command {
-    let about = Verb::find(sub.verb).map_or("", |verb| verb.summary.trim());
+    let about = Verb::find(sub.verb).map_or("", |verb| verb.summary.trim().trim_end_matches('.'));
     let command = Command::new(sub.name).about(about);
     match &sub.input {
         Input::Nothing => command,

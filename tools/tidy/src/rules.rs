@@ -51,6 +51,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("ch-remote", 6),
     // Tools stand above everything.
     ("xtask", 7),
+    ("vmbench", 7),
     ("vmtest", 7),
     ("tidy", 7),
     ("fuzz", 7),

@@ -17,6 +17,7 @@ const AGENT: &str = include_str!("guest-agent.sh");
 const DEMO: &str = include_str!("guest-demo.sh");
 const MODULES: &[&str] = &[
     "virtio_pci",
+    "virtio_mmio",
     "virtio_blk",
     "virtio_net",
     "virtio_console",
@@ -35,14 +36,14 @@ const MODULES: &[&str] = &[
 const SUITE: &str = "bookworm";
 const MIRROR: &str = "http://deb.debian.org/debian";
 
-/// Builds everything; returns the directory with `bzImage`, `vmlinux`, `initramfs` and, if `disk`, `debian.img`.
+/// Puts the guests' kernel into the images' directory `name`, as `bzImage` and `vmlinux`; returns it and the directory.
 ///
 /// # Errors
 /// Packages cannot be fetched, files not written.
-pub(crate) fn prepare(places: &Places, disk: bool) -> Result<PathBuf> {
+pub(crate) fn kernel(places: &Places, name: &str) -> Result<(Kernel, PathBuf)> {
     packages::install(&["busybox-static", "e2fsprogs"])?;
     let kernel = Kernel::prepare(places, "linux-image-cloud-amd64", MODULES, true)?;
-    let dir = places.images.join("guest");
+    let dir = places.images.join(name);
     fs::create_dir_all(&dir).at(&dir)?;
     for name in ["bzImage", "vmlinux"] {
         let (from, to) = (kernel.dir.join(name), dir.join(name));
@@ -51,6 +52,15 @@ pub(crate) fn prepare(places: &Places, disk: bool) -> Result<PathBuf> {
             set_fresh(&to, &kernel.version)?;
         }
     }
+    Ok((kernel, dir))
+}
+
+/// Builds everything; returns the directory with `bzImage`, `vmlinux`, `initramfs` and, if `disk`, `debian.img`.
+///
+/// # Errors
+/// Packages cannot be fetched, files not written.
+pub(crate) fn prepare(places: &Places, disk: bool) -> Result<PathBuf> {
+    let (kernel, dir) = kernel(places, "guest")?;
     initramfs::build(&kernel, &[("init", INIT), ("agent.sh", AGENT)], &dir.join("initramfs"))?;
     if disk {
         debian_disk(&dir)?;

@@ -43,6 +43,24 @@ impl Kernel {
         let modules = fs::read_to_string(&order).at(&order)?.lines().map(str::to_owned).collect();
         Ok(Self { dir, modules, version })
     }
+
+    /// The same kernel with only these of its modules, and what they depend on.
+    ///
+    /// # Errors
+    /// A module cannot be read.
+    pub(crate) fn with_modules(&self, wanted: &[&str]) -> Result<Self> {
+        let paths: Vec<PathBuf> = self.modules.iter().map(|m| self.dir.join("modules").join(m)).collect();
+        let available: HashMap<String, &PathBuf> = paths
+            .iter()
+            .filter_map(|path| Some((path.file_stem()?.to_string_lossy().into_owned(), path)))
+            .collect();
+        let mut order = Vec::new();
+        for module in wanted {
+            add_module(&plain(module), &available, &mut order)?;
+        }
+        let modules = order.iter().map(|module| format!("{module}.ko")).collect();
+        Ok(Self { dir: self.dir.clone(), modules, version: self.version.clone() })
+    }
 }
 
 fn collect(whole: &Path, dir: &Path, wanted: &[&str], elf: bool) -> Result<()> {

@@ -1,7 +1,8 @@
-//! The project's tasks: `cargo xtask check|test|demo|selfcheck|lab`.
+//! The project's tasks: `cargo xtask check|test|demo|bench|selfcheck|lab`.
 
 #![allow(clippy::print_stdout)] // a command-line tool: its output is its purpose
 
+mod bench;
 mod bzimage;
 mod check;
 mod cpio;
@@ -28,6 +29,8 @@ usage: cargo xtask TASK
   check                               every lint
   test [--unit | --guest] [FILTER]    unit tests, then guest tests; ends with `N passed, N failed`
   demo [--shell]                      shows a whole VM; --shell leaves you at the guest's prompt
+  bench [--host | --guest] [--rounds N] [--json]
+                                      this VMM beside QEMU; a whole run writes docs/performance.md
   selfcheck                           is the lab sound? boots the guest images there without our VMM
   lab [--memory MIB] [--cpus N] [-t] -- COMMAND...
                                       runs a command on a machine with a true /dev/kvm;
@@ -56,6 +59,7 @@ fn dispatch(arguments: &[String]) -> Result<u8> {
         "check" => check::run(&places).map(|()| 0),
         "test" => test::run(&places, &parse_test(rest)?).map(|()| 0),
         "demo" => demo::run(&places, parse_demo(rest)?),
+        "bench" => bench::run(&places, &parse_bench(rest)?).map(|()| 0),
         "selfcheck" => selfcheck(&places),
         "lab" => lab::run(&places, &parse_lab(rest)?, std::io::stdout()),
         other => Err(Error::Usage(format!("no task {other}"))),
@@ -81,6 +85,24 @@ fn parse_demo(arguments: &[String]) -> Result<bool> {
         [option] if option == "--shell" => Ok(true),
         _ => Err(Error::Usage("demo takes --shell or nothing".to_owned())),
     }
+}
+
+fn parse_bench(arguments: &[String]) -> Result<bench::Options> {
+    let mut options = bench::Options { host: true, guest: true, rounds: 7, json: false };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--host" => options.guest = false,
+            "--guest" => options.host = false,
+            "--json" => options.json = true,
+            "--rounds" => {
+                let number = arguments.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+                options.rounds = number.ok_or_else(|| Error::Usage("a number is missing".to_owned()))?;
+            }
+            other => return Err(Error::Usage(format!("no option {other}"))),
+        }
+    }
+    Ok(options)
 }
 
 fn selfcheck(places: &Places) -> Result<u8> {

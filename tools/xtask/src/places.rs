@@ -38,6 +38,11 @@ impl Places {
         self.target.join("lab").join(name)
     }
 
+    /// What the profile `release` built.
+    pub(crate) fn release_binary(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
+    }
+
     /// What the profile `dev` built.
     pub(crate) fn dev_binary(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)

@@ -1,0 +1,84 @@
+//! One open connection to a contestant's API: HTTP for this VMM, QMP (docs/interop/qmp-spec.rst of QEMU) for QEMU.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+use vmbench::results::Contestant;
+use vmtest::rest::{read_reply, request_text};
+
+/// Longer than any call takes.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A connection.
+pub(crate) struct Connection {
+    stream: BufReader<UnixStream>,
+    who: Contestant,
+    ping: String,
+}
+
+impl Connection {
+    /// Connects; a QEMU greets first and wants a word before it takes commands.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub(crate) fn open(who: Contestant, socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let ping = match who {
+            Contestant::CloudHypervisor => request_text("GET", "vmm.ping", None),
+            _ => "{\"execute\":\"query-status\"}\n".to_owned(),
+        };
+        let mut connection = Self { stream: BufReader::new(stream), who, ping };
+        if who != Contestant::CloudHypervisor {
+            connection.line("QMP")?;
+            connection.send("{\"execute\":\"qmp_capabilities\"}\n")?;
+            connection.line("return")?;
+        }
+        Ok(connection)
+    }
+
+    /// The cheapest question there is, and its answer.
+    ///
+    /// # Errors
+    /// The connection breaks or the answer is none.
+    pub(crate) fn ping(&mut self) -> io::Result<()> {
+        self.stream.get_mut().write_all(self.ping.as_bytes())?;
+        if self.who != Contestant::CloudHypervisor {
+            return self.line("return");
+        }
+        success(read_reply(&mut self.stream)?)
+    }
+
+    /// A PUT with a body; this VMM only.
+    ///
+    /// # Errors
+    /// The connection breaks or the request is refused.
+    pub(crate) fn put(&mut self, action: &str, body: &serde_json::Value) -> io::Result<()> {
+        self.send(&request_text("PUT", action, Some(body)))?;
+        success(read_reply(&mut self.stream)?)
+    }
+
+    fn send(&mut self, text: &str) -> io::Result<()> {
+        self.stream.get_mut().write_all(text.as_bytes())
+    }
+
+    /// Reads up to the line with this word; events may lie before it.
+    fn line(&mut self, word: &str) -> io::Result<()> {
+        let mut line = String::new();
+        while !line.contains(&format!("\"{word}\"")) {
+            line.clear();
+            if self.stream.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn success(reply: vmtest::rest::Reply) -> io::Result<()> {
+    if (200..300).contains(&reply.status) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("{} {}", reply.status, reply.body)))
+}
