@@ -13,6 +13,10 @@ mod answer;
 mod channel;
 mod error;
 mod info;
+#[cfg(feature = "schema")]
+pub mod openapi;
+#[cfg(feature = "schema")]
+mod schema;
 mod table;
 mod verb;
 
@@ -21,7 +25,7 @@ pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
 pub use info::{Counters, DeviceNode, PciDeviceInfo, VmInfo, VmState, VmmPing};
 pub use table::{Command, Reads, VERBS};
-pub use verb::{Body, CREATED, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb};
+pub use verb::{Body, CREATED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb};
 
 /// Where all paths start.
 pub const ROOT: &str = "/api/v1/";

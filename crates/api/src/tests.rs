@@ -153,3 +153,41 @@ fn replies_may_come_from_any_thread() {
         assert_eq!(asked.join().unwrap().unwrap_err().code, Code::NotImplemented);
     });
 }
+
+#[test]
+fn the_table_of_codes_is_whole() {
+    for (i, code) in Code::ALL.into_iter().enumerate() {
+        assert_eq!(code as usize, i, "{code} is out of order");
+    }
+    assert_eq!(Code::ALL.len(), Code::Unavailable as usize + 1);
+    let names: std::collections::BTreeSet<_> = Code::ALL.iter().map(ToString::to_string).collect();
+    assert_eq!(names.len(), Code::ALL.len());
+    assert!(Code::ALL.is_sorted_by_key(|code| code.status()));
+}
+
+/// What the matrix answers is what the document promises.
+#[test]
+fn verbs_know_what_they_fail_with() {
+    for verb in VERBS {
+        let codes = verb.codes();
+        for refused in State::ALL.iter().filter_map(|state| verb.admit(*state).err()) {
+            assert!(codes.contains(&refused.code), "{} {}", verb.name, refused.code);
+        }
+    }
+    let names =
+        |verb: &str| Verb::find(verb).unwrap().codes().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names("vmm.ping"), ["bad_request", "too_large", "internal", "unavailable"]);
+    let resize = [
+        "bad_request",
+        "malformed_json",
+        "invalid_config",
+        "vm_not_created",
+        "vm_migrating",
+        "too_large",
+        "pending",
+        "internal",
+        "not_implemented",
+        "unavailable",
+    ];
+    assert_eq!(names("vm.resize"), resize);
+}

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::body;
+use crate::pages::Page;
 use crate::reply::{self, Reply, log_text};
 use crate::server::Shared;
 
@@ -17,7 +18,15 @@ pub(crate) async fn answer(shared: &Shared, request: Request<Incoming>) -> Reply
     info!("HTTP API request: {} {}", log_text(head.method.as_str()), log_text(path));
     let as_problem = reply::wants_problem(&head.headers);
     let verb = match route(&head.method, path) {
-        Ok(verb) => verb,
+        Ok(Target::Verb(verb)) => verb,
+        Ok(Target::Page(page)) => {
+            let is_read = skip_body(body, head.headers.contains_key(header::EXPECT), shared).await;
+            return match (page.serve)(shared, &head.headers) {
+                Ok(reply) if is_read => reply,
+                Ok(reply) => reply::closing(reply),
+                Err(error) => reply::failure(&error, as_problem, None, !is_read),
+            };
+        }
         Err(refused) => {
             let is_read = skip_body(body, head.headers.contains_key(header::EXPECT), shared).await;
             return reply::failure(&refused.error, as_problem, refused.allow, !is_read);
@@ -43,18 +52,34 @@ struct Refused {
     allow: Option<&'static str>,
 }
 
-fn route(method: &Method, path: &str) -> Result<&'static Verb, Refused> {
+/// What a path names.
+enum Target {
+    Verb(&'static Verb),
+    Page(&'static Page),
+}
+
+fn route(method: &Method, path: &str) -> Result<Target, Refused> {
+    if let Some(page) = Page::find(path) {
+        return match *method {
+            Method::GET | Method::HEAD => Ok(Target::Page(page)),
+            _ => Err(wrong_method(page.name, "GET, HEAD")),
+        };
+    }
     let Some(verb) = path.strip_prefix(api::ROOT).and_then(Verb::find) else {
         let error = ApiError::new(Code::NotFound, ["Not Found".into()]);
         return Err(Refused { error, allow: None });
     };
     if is_allowed(method, verb) {
-        return Ok(verb);
+        Ok(Target::Verb(verb))
+    } else {
+        Err(wrong_method(verb.name, allowed(verb)))
     }
-    let allow = allowed(verb);
-    let why = format!("{} answers to {allow} only", verb.name);
+}
+
+fn wrong_method(name: &str, allow: &'static str) -> Refused {
+    let why = format!("{name} answers to {allow} only");
     let error = ApiError::new(Code::MethodNotAllowed, ["Method Not Allowed".into(), why]);
-    Err(Refused { error, allow: Some(allow) })
+    Refused { error, allow: Some(allow) }
 }
 
 fn is_allowed(method: &Method, verb: &Verb) -> bool {

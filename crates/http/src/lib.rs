@@ -15,11 +15,13 @@ mod body;
 mod connection;
 mod exchange;
 mod listen;
+mod pages;
 mod reply;
 mod server;
 mod stream;
 
 pub use listen::{BindError, Bound, Listen, bind};
+pub use pages::{PAGES, Page};
 pub use server::{ServeError, Server, StopError, serve};
 
 #[cfg(test)]

@@ -64,8 +64,19 @@ pub(crate) fn failure(
     reply
 }
 
-fn start(status: StatusCode, content_type: Option<&'static str>, body: String) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+/// A document that is not an answer to a verb.
+pub(crate) fn page(media_type: &'static str, text: impl Into<Bytes>) -> Reply {
+    start(StatusCode::OK, Some(media_type), text)
+}
+
+/// A reply after which the connection is closed.
+pub(crate) fn closing(mut reply: Reply) -> Reply {
+    reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    reply
+}
+
+fn start(status: StatusCode, content_type: Option<&'static str>, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(Full::new(body.into()));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static(SERVER));

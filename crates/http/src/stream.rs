@@ -1,7 +1,7 @@
 //! A client's socket under hyper, with what hyper leaves open: a time limit for a request's head alone, and replies of our own where
 //! hyper refuses a request by itself.
 //!
-//! Descriptors that come with a request (SCM_RIGHTS) will be received in `poll_read`; until then the kernel closes them.
+//! Descriptors that come with a request (SCM_RIGHTS) will be received where it is read; until then the kernel closes them.
 
 use std::future::Future;
 use std::io;

@@ -2,6 +2,7 @@
 
 mod calls;
 mod limits;
+mod pages;
 mod socket;
 mod transport;
 
