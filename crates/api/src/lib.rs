@@ -12,6 +12,7 @@
 mod answer;
 mod channel;
 mod error;
+mod events;
 mod info;
 #[cfg(feature = "schema")]
 pub mod openapi;
@@ -23,6 +24,7 @@ mod verb;
 pub use answer::{Answer, Outcome, Reply, Stopped};
 pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
+pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};
 pub use info::{Counters, DeviceNode, PciDeviceInfo, VmInfo, VmState, VmmPing};
 pub use table::{Command, Reads, VERBS};
 pub use verb::{Body, CREATED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb};

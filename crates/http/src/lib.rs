@@ -13,6 +13,7 @@
 
 mod body;
 mod connection;
+mod events;
 mod exchange;
 mod listen;
 mod pages;
