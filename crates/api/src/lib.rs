@@ -10,6 +10,7 @@
 //! ```
 
 mod answer;
+mod calls;
 mod channel;
 mod error;
 mod events;
@@ -22,6 +23,7 @@ mod table;
 mod verb;
 
 pub use answer::{Answer, Outcome, Reply, Stopped};
+pub use calls::{Calls, Latency};
 pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
 pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};

@@ -127,7 +127,8 @@ fn page_operation(page: &Page, generator: &mut SchemaGenerator, failures: &mut F
         // 3.0 has no word for the shape of each event.
         media.insert("x-event-data".into(), generator.subschema_for::<EventRecord>().into());
     }
-    let content = json!({ page.media_type: media });
+    let media_type = page.media_type.split(';').next().unwrap_or_default();
+    let content = json!({ media_type: media });
     responses.insert("200".into(), json!({ "description": "As asked for.", "content": content }));
     let header = |(name, about)| {
         let schema = json!({ "type": "integer", "format": "uint64", "minimum": 0 });

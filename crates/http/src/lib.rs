@@ -16,6 +16,7 @@ mod connection;
 mod events;
 mod exchange;
 mod listen;
+mod metrics;
 mod pages;
 mod reply;
 mod server;

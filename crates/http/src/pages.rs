@@ -4,6 +4,7 @@ use api::{ApiError, Code};
 use hyper::header::HeaderMap;
 
 use crate::events::{self, LAST_EVENT_ID};
+use crate::metrics;
 use crate::reply::{self, Reply};
 use crate::server::Shared;
 
@@ -56,6 +57,16 @@ pub static PAGES: &[Page] = &[
         )),
         codes: &[Code::BadRequest, Code::Unavailable],
         serve: events::follow,
+    },
+    Page {
+        name: "metrics",
+        alias: Some("/metrics"),
+        operation: "metrics",
+        summary: "Measure, in Prometheus' text format. Also at /metrics, without /api/v1.",
+        media_type: metrics::MEDIA_TYPE,
+        header: None,
+        codes: &[Code::BadRequest, Code::Unavailable],
+        serve: |shared, _| Ok(reply::page(metrics::MEDIA_TYPE, metrics::render(&shared.client))),
     },
 ];
 

@@ -3,6 +3,7 @@
 mod calls;
 mod events;
 mod limits;
+mod metrics;
 mod pages;
 mod socket;
 mod transport;
