@@ -10,8 +10,10 @@
 //! ```
 
 mod answer;
+mod calls;
 mod channel;
 mod error;
+mod events;
 mod info;
 #[cfg(feature = "schema")]
 pub mod openapi;
@@ -21,8 +23,10 @@ mod table;
 mod verb;
 
 pub use answer::{Answer, Outcome, Reply, Stopped};
+pub use calls::{Calls, Latency};
 pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
+pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};
 pub use info::{Counters, DeviceNode, PciDeviceInfo, VmInfo, VmState, VmmPing};
 pub use table::{Command, Reads, VERBS};
 pub use verb::{Body, CREATED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb};

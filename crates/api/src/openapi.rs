@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::error::Problem;
 use crate::schema::Shape;
 use crate::table::SHAPES;
-use crate::{Code, ROOT, State, VERBS, Verb};
+use crate::{Code, EventRecord, ROOT, State, VERBS, Verb};
 
 /// A path of the REST door that is no verb.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,8 @@ pub struct Page {
     pub summary: &'static str,
     /// The media type of what it answers with.
     pub media_type: &'static str,
+    /// A request header it looks at, and why.
+    pub header: Option<(&'static str, &'static str)>,
     /// What it may fail with.
     pub codes: &'static [Code],
 }
@@ -48,7 +50,10 @@ pub fn document(pages: &[Page]) -> Value {
         );
     }
     for page in pages {
-        paths.insert(format!("/{}", page.name), json!({ "get": page_operation(page, &mut failures) }));
+        paths.insert(
+            format!("/{}", page.name),
+            json!({ "get": page_operation(page, &mut generator, &mut failures) }),
+        );
     }
     json!({
         "openapi": "3.0.3",
@@ -111,18 +116,29 @@ fn verb_operation(
     operation
 }
 
-fn page_operation(page: &Page, failures: &mut Failures) -> Value {
+fn page_operation(page: &Page, generator: &mut SchemaGenerator, failures: &mut Failures) -> Value {
     let mut responses = failures.of(page.codes);
     let schema = match page.media_type {
         "application/json" => json!({ "type": "object" }),
         _ => json!({ "type": "string" }),
     };
-    let content = json!({ page.media_type: { "schema": schema } });
-    responses.insert("200".into(), json!({ "description": page.summary, "content": content }));
+    let mut media = json!({ "schema": schema });
+    if let (Some(media), "text/event-stream") = (media.as_object_mut(), page.media_type) {
+        // 3.0 has no word for the shape of each event.
+        media.insert("x-event-data".into(), generator.subschema_for::<EventRecord>().into());
+    }
+    let media_type = page.media_type.split(';').next().unwrap_or_default();
+    let content = json!({ media_type: media });
+    responses.insert("200".into(), json!({ "description": "As asked for.", "content": content }));
+    let header = |(name, about)| {
+        let schema = json!({ "type": "integer", "format": "uint64", "minimum": 0 });
+        json!({ "name": name, "in": "header", "description": about, "schema": schema })
+    };
     json!({
         "operationId": page.operation,
         "tags": ["vmm"],
         "summary": page.summary,
+        "parameters": page.header.map(header).into_iter().collect::<Vec<_>>(),
         "responses": responses,
     })
 }

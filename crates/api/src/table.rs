@@ -6,6 +6,8 @@
 //! `may` lists what a verb can fail with that its states, body and place in the table do not tell already; the OpenAPI document
 //! is made from it.
 
+use std::sync::Arc;
+
 use config::{
     DeviceConfig, DiskConfig, FsConfig, GenericVhostUserConfig, NetConfig, PmemConfig, RestoreConfig,
     UserDeviceConfig, VdpaConfig, VmConfig, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice, VmResize,
@@ -17,7 +19,7 @@ use schemars::{Schema, SchemaGenerator};
 use crate::answer::{Outcome, Reply, Stopped};
 use crate::channel::{Client, ReplyTo, answer};
 use crate::verb::{Body, CREATED, Done, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, Verb};
-use crate::{ApiError, Code, Counters, VmInfo, VmmPing};
+use crate::{ApiError, Code, Counters, EventLog, VmInfo, VmmPing};
 #[cfg(feature = "schema")]
 use crate::{PciDeviceInfo, schema::Shape};
 
@@ -35,6 +37,8 @@ pub trait Reads: Send + Sync {
     /// # Errors
     /// [`Code::VmNotCreated`] or [`Code::IllegalState`].
     fn vm_counters(&self) -> Result<Counters, ApiError>;
+    /// What has happened.
+    fn events(&self) -> &Arc<EventLog>;
 }
 
 macro_rules! commands {

@@ -1,6 +1,7 @@
 //! What the table says of a verb, and when a verb may be used.
 
 use std::fmt;
+use std::time::Instant;
 
 #[cfg(feature = "schema")]
 use schemars::{Schema, SchemaGenerator};
@@ -164,6 +165,12 @@ impl Verb {
 
     /// Parses `body` and executes the verb. `done` gets the outcome: at once for reads and broken bodies, later for commands.
     pub fn call(&self, client: &Client, body: &[u8], done: impl FnOnce(Outcome) + Send + 'static) {
+        let (started, calls) = (Instant::now(), client.calls().clone());
+        let index = crate::VERBS.iter().position(|verb| verb.name == self.name).unwrap_or(usize::MAX);
+        let done = move |outcome: Outcome| {
+            calls.count(index, started.elapsed(), &outcome.result);
+            done(outcome);
+        };
         (self.start)(client, body, Box::new(done));
     }
 

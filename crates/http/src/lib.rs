@@ -13,8 +13,10 @@
 
 mod body;
 mod connection;
+mod events;
 mod exchange;
 mod listen;
+mod metrics;
 mod pages;
 mod reply;
 mod server;

@@ -3,6 +3,8 @@
 use api::{ApiError, Code};
 use hyper::header::HeaderMap;
 
+use crate::events::{self, LAST_EVENT_ID};
+use crate::metrics;
 use crate::reply::{self, Reply};
 use crate::server::Shared;
 
@@ -21,6 +23,8 @@ pub struct Page {
     pub summary: &'static str,
     /// What it answers with.
     pub media_type: &'static str,
+    /// A request header it looks at, and why.
+    pub header: Option<(&'static str, &'static str)>,
     /// What it may fail with.
     pub codes: &'static [Code],
     pub(crate) serve: Serve,
@@ -29,15 +33,42 @@ pub struct Page {
 type Serve = fn(&Shared, &HeaderMap) -> Result<Reply, ApiError>;
 
 /// The table.
-pub static PAGES: &[Page] = &[Page {
-    name: "openapi.json",
-    alias: None,
-    operation: "openapi",
-    summary: "Tell what this API is, as an OpenAPI document.",
-    media_type: "application/json",
-    codes: &[Code::BadRequest, Code::Unavailable],
-    serve: |_, _| Ok(reply::page("application/json", OPENAPI)),
-}];
+pub static PAGES: &[Page] = &[
+    Page {
+        name: "openapi.json",
+        alias: None,
+        operation: "openapi",
+        summary: "Tell what this API is, as an OpenAPI document.",
+        media_type: "application/json",
+        header: None,
+        codes: &[Code::BadRequest, Code::Unavailable],
+        serve: |_, _| Ok(reply::page("application/json", OPENAPI)),
+    },
+    Page {
+        name: "events",
+        alias: None,
+        operation: "events",
+        summary: "Follow events as server-sent events: the data of each is an EventRecord in JSON, its id a sequence number. \
+                  An event of type lost tells how many records a slow reader has missed.",
+        media_type: "text/event-stream",
+        header: Some((
+            LAST_EVENT_ID,
+            "Start after the record of this number, as far as records are kept (the last 1024); 0 for all of them.",
+        )),
+        codes: &[Code::BadRequest, Code::Unavailable],
+        serve: events::follow,
+    },
+    Page {
+        name: "metrics",
+        alias: Some("/metrics"),
+        operation: "metrics",
+        summary: "Measure, in Prometheus' text format. Also at /metrics, without /api/v1.",
+        media_type: metrics::MEDIA_TYPE,
+        header: None,
+        codes: &[Code::BadRequest, Code::Unavailable],
+        serve: |shared, _| Ok(reply::page(metrics::MEDIA_TYPE, metrics::render(&shared.client))),
+    },
+];
 
 impl Page {
     /// The page at `path`.

@@ -20,6 +20,7 @@ fn document() -> Value {
         operation: page.operation,
         summary: page.summary,
         media_type: page.media_type,
+        header: page.header,
         codes: page.codes,
     };
     openapi::document(&http::PAGES.iter().map(page).collect::<Vec<_>>())

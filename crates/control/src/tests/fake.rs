@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::JoinHandle;
 
-use api::{Answer, ApiError, Client, Outcome, Verb, VmmPing};
+use api::{Answer, ApiError, Client, EventLog, Outcome, Verb, VmmPing};
 use device::{Doorbells, EventSink, Events, Interrupt, Msi, MsiSource, MsiVector, Record};
 use host::signals::Signals;
 use hv::cpuid::Leaf;
@@ -182,7 +182,7 @@ impl Rig {
     pub(super) fn new(options: Options) -> Self {
         let ping =
             VmmPing { build_version: String::new(), version: String::new(), pid: 1, features: Vec::new() };
-        let published = Published::new(ping);
+        let published = Published::new(ping, EventLog::new());
         let (client, inbox) = api::channel(published.clone()).unwrap();
         let names = Arc::new(Names::default());
         let events = Events::new(names.clone()).unwrap();

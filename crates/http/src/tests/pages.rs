@@ -34,7 +34,14 @@ fn pages_are_read_only() {
             assert_eq!((reply.status, reply.header("Allow")), (405, Some("GET, HEAD")), "{path}");
         }
     }
-    for path in ["/openapi.json", "/api/v1/openapi", "/api/v1/openapi.json/", "/api/v1/metrics.json"] {
+    for path in [
+        "/openapi.json",
+        "/api/v1/openapi",
+        "/api/v1/openapi.json/",
+        "/api/v1/metrics.json",
+        "/metrics/",
+        "/events",
+    ] {
         assert_eq!(peer.ask(&format!("GET {path} HTTP/1.1\r\n\r\n")).status, 404, "{path}");
     }
 }
