@@ -44,10 +44,14 @@ pub fn document(pages: &[Page]) -> Value {
     let mut paths = Map::new();
     for (verb, shape) in VERBS.iter().zip(SHAPES) {
         let method = verb.method.to_string().to_lowercase();
-        paths.insert(
-            format!("/{}", verb.name),
-            json!({ method: verb_operation(verb, shape, &mut generator, &mut failures) }),
-        );
+        let operation = verb_operation(verb, shape, &mut generator, &mut failures);
+        let mut path = Map::new();
+        if verb.may_be_put() {
+            let id = format!("{}Put", operation_id(verb.name));
+            path.insert("put".into(), deprecated(operation.clone(), &id));
+        }
+        path.insert(method, operation);
+        paths.insert(format!("/{}", verb.name), path.into());
     }
     for page in pages {
         paths.insert(
@@ -141,6 +145,15 @@ fn page_operation(page: &Page, generator: &mut SchemaGenerator, failures: &mut F
         "parameters": page.header.map(header).into_iter().collect::<Vec<_>>(),
         "responses": responses,
     })
+}
+
+/// An operation under a method that clients should not use any more.
+fn deprecated(mut operation: Value, id: &str) -> Value {
+    if let Some(operation) = operation.as_object_mut() {
+        operation.insert("operationId".into(), id.into());
+        operation.insert("deprecated".into(), true.into());
+    }
+    operation
 }
 
 /// `vm.add-disk` as `vmAddDisk`.
@@ -237,10 +250,7 @@ fn tidy(schema: &mut Value) {
             object.remove("title");
             fold_words(object);
             tell_object_default(object);
-            // usize: as wide as it gets.
-            if object.get("format").is_some_and(|format| format == "uint") {
-                object.insert("format".into(), "uint64".into());
-            }
+            bound_number(object);
             if let Some(Value::String(text)) = object.get_mut("description") {
                 *text = plain(text);
             }
@@ -267,6 +277,21 @@ fn fold_words(object: &mut Map<String, Value>) {
     object.insert("description".into(), about.into());
     object.insert("type".into(), "string".into());
     object.insert("enum".into(), words.into());
+}
+
+/// Numbers that do not fit are refused, so the schema says so. Small ones are bounded already.
+fn bound_number(schema: &mut Map<String, Value>) {
+    let (format, least, most) = match schema.get("format").and_then(Value::as_str) {
+        // usize: as wide as it gets.
+        Some("uint" | "uint64") => ("uint64", 0, u64::MAX),
+        Some("uint32") => ("uint32", 0, u32::MAX.into()),
+        Some("int32") => ("int32", i32::MIN.into(), i32::MAX.unsigned_abs().into()),
+        Some("int64") => ("int64", i64::MIN, i64::MAX.unsigned_abs()),
+        _ => return,
+    };
+    schema.insert("format".into(), format.into());
+    schema.entry("minimum").or_insert(least.into());
+    schema.entry("maximum").or_insert(most.into());
 }
 
 /// Defaults that are objects are told in words: generators of clients cannot make them, and one refuses the whole type then.

@@ -196,6 +196,13 @@ impl Verb {
         Err(ApiError::new(code, [why]))
     }
 
+    /// Whether the path answers to PUT besides its method.
+    ///
+    /// Clients in the field ask whether anybody is there by PUT: this is a read that is legal in every state.
+    pub fn may_be_put(&self) -> bool {
+        self.method == Method::Get && State::ALL.iter().all(|state| self.admit(*state).is_ok())
+    }
+
     /// Everything a call may fail with once its path and method are right, in the order of [`Code::ALL`].
     pub fn codes(&self) -> Vec<Code> {
         let mut codes = vec![Code::BadRequest, Code::TooLarge, Code::Internal, Code::Unavailable];

@@ -1,6 +1,6 @@
 //! One request and its reply: find the verb, read the body, call, write down what came of it. Runs on the `http-server` thread.
 
-use api::{ApiError, Client, Code, Outcome, State, Verb};
+use api::{ApiError, Client, Code, Outcome, Verb};
 use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, header};
 use tokio::sync::oneshot;
@@ -86,7 +86,7 @@ fn is_allowed(method: &Method, verb: &Verb) -> bool {
     match verb.method {
         api::Method::Put => method == Method::PUT,
         api::Method::Get => {
-            method == Method::GET || method == Method::HEAD || (method == Method::PUT && may_be_put(verb))
+            method == Method::GET || method == Method::HEAD || (method == Method::PUT && verb.may_be_put())
         }
     }
 }
@@ -95,14 +95,9 @@ fn is_allowed(method: &Method, verb: &Verb) -> bool {
 fn allowed(verb: &Verb) -> &'static str {
     match verb.method {
         api::Method::Put => "PUT",
-        api::Method::Get if may_be_put(verb) => "GET, HEAD, PUT",
+        api::Method::Get if verb.may_be_put() => "GET, HEAD, PUT",
         api::Method::Get => "GET, HEAD",
     }
-}
-
-/// Clients in the field ask whether anybody is there by PUT: this is a read that is legal in every state.
-fn may_be_put(verb: &Verb) -> bool {
-    State::ALL.iter().all(|state| verb.admit(*state).is_ok())
 }
 
 async fn call(verb: &'static Verb, client: &Client, body: &[u8]) -> Outcome {
