@@ -1,7 +1,11 @@
 //! Replies on their way back to a door.
 
+#[cfg(feature = "schema")]
+use schemars::SchemaGenerator;
 use serde::Serialize;
 
+#[cfg(feature = "schema")]
+use crate::schema::Successes;
 use crate::{ApiError, Code, Counters, PciDeviceInfo, VmInfo, VmmPing};
 
 /// A successful reply as doors send it.
@@ -31,11 +35,20 @@ pub trait Reply: Send + 'static {
     /// # Errors
     /// [`Code::Internal`] if it cannot be written as JSON.
     fn into_answer(self) -> Result<Answer, ApiError>;
+
+    /// The statuses of success and the shape of their JSON.
+    #[cfg(feature = "schema")]
+    fn schemas(generator: &mut SchemaGenerator) -> Successes;
 }
 
 impl Reply for () {
     fn into_answer(self) -> Result<Answer, ApiError> {
         Ok(Answer::Nothing)
+    }
+
+    #[cfg(feature = "schema")]
+    fn schemas(_: &mut SchemaGenerator) -> Successes {
+        vec![(204, None)]
     }
 }
 
@@ -47,11 +60,21 @@ impl Reply for Stopped {
     fn into_answer(self) -> Result<Answer, ApiError> {
         Ok(Answer::Empty)
     }
+
+    #[cfg(feature = "schema")]
+    fn schemas(_: &mut SchemaGenerator) -> Successes {
+        vec![(200, None)]
+    }
 }
 
 impl Reply for Option<PciDeviceInfo> {
     fn into_answer(self) -> Result<Answer, ApiError> {
         self.map_or(Ok(Answer::Nothing), |info| json(&info))
+    }
+
+    #[cfg(feature = "schema")]
+    fn schemas(generator: &mut SchemaGenerator) -> Successes {
+        vec![(200, Some(generator.subschema_for::<PciDeviceInfo>())), (204, None)]
     }
 }
 
@@ -59,17 +82,32 @@ impl Reply for VmmPing {
     fn into_answer(self) -> Result<Answer, ApiError> {
         json(&self)
     }
+
+    #[cfg(feature = "schema")]
+    fn schemas(generator: &mut SchemaGenerator) -> Successes {
+        vec![(200, Some(generator.subschema_for::<VmmPing>()))]
+    }
 }
 
 impl Reply for VmInfo {
     fn into_answer(self) -> Result<Answer, ApiError> {
         json(&self)
     }
+
+    #[cfg(feature = "schema")]
+    fn schemas(generator: &mut SchemaGenerator) -> Successes {
+        vec![(200, Some(generator.subschema_for::<VmInfo>()))]
+    }
 }
 
 impl Reply for Counters {
     fn into_answer(self) -> Result<Answer, ApiError> {
         json(&self)
+    }
+
+    #[cfg(feature = "schema")]
+    fn schemas(generator: &mut SchemaGenerator) -> Successes {
+        vec![(200, Some(generator.subschema_for::<Counters>()))]
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use host::EventFd;
 
-use crate::{ApiError, Code, Command, Outcome, Reads, Reply};
+use crate::{ApiError, Calls, Code, Command, Outcome, Reads, Reply};
 
 /// Where a command's reply goes. Dropping it unanswered tells the caller that the VMM is going away.
 pub struct ReplyTo<T>(Option<Deliver<T>>);
@@ -44,6 +44,7 @@ pub struct Client {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
     reads: Arc<dyn Reads>,
+    calls: Arc<Calls>,
 }
 
 /// The control loop's end.
@@ -59,13 +60,21 @@ pub struct Inbox {
 pub fn channel(reads: Arc<dyn Reads>) -> io::Result<(Client, Inbox)> {
     let (sender, commands) = mpsc::channel();
     let wake = Arc::new(host::event_fd()?);
-    Ok((Client { commands: sender, wake: wake.clone(), reads }, Inbox { commands, wake }))
+    Ok((
+        Client { commands: sender, wake: wake.clone(), reads, calls: Arc::default() },
+        Inbox { commands, wake },
+    ))
 }
 
 impl Client {
     /// What is answered without the control loop.
     pub fn reads(&self) -> &dyn Reads {
         self.reads.as_ref()
+    }
+
+    /// How calls of verbs have fared, through whichever door.
+    pub fn calls(&self) -> &Arc<Calls> {
+        &self.calls
     }
 
     /// Sends a command. Its [`ReplyTo`] answers even if nobody receives it any more.

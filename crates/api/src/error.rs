@@ -4,7 +4,8 @@ use std::error::Error;
 use std::fmt;
 
 use config::{ProblemKind, Problems};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 /// Stable, machine-readable names of failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,25 +45,83 @@ pub enum Code {
 }
 
 impl Code {
+    /// All codes, in the order of their statuses.
+    pub const ALL: [Self; 16] = [
+        Self::BadRequest,
+        Self::MalformedJson,
+        Self::InvalidConfig,
+        Self::NotFound,
+        Self::VmNotCreated,
+        Self::NoSuchDevice,
+        Self::MethodNotAllowed,
+        Self::IllegalState,
+        Self::VmMigrating,
+        Self::VmAlreadyCreated,
+        Self::Duplicate,
+        Self::TooLarge,
+        Self::Pending,
+        Self::Internal,
+        Self::NotImplemented,
+        Self::Unavailable,
+    ];
+
     /// The HTTP status and the code's name.
     pub fn parts(self) -> (u16, &'static str) {
+        let (status, name, _) = self.row();
+        (status, name)
+    }
+
+    /// What it means and what to do about it, in a line.
+    pub fn meaning(self) -> &'static str {
+        self.row().2
+    }
+
+    fn row(self) -> (u16, &'static str, &'static str) {
         match self {
-            Self::BadRequest => (400, "bad_request"),
-            Self::MalformedJson => (400, "malformed_json"),
-            Self::InvalidConfig => (400, "invalid_config"),
-            Self::NotFound => (404, "not_found"),
-            Self::VmNotCreated => (404, "vm_not_created"),
-            Self::NoSuchDevice => (404, "no_such_device"),
-            Self::MethodNotAllowed => (405, "method_not_allowed"),
-            Self::IllegalState => (405, "illegal_state"),
-            Self::VmMigrating => (405, "vm_migrating"),
-            Self::VmAlreadyCreated => (409, "vm_already_created"),
-            Self::Duplicate => (409, "duplicate"),
-            Self::TooLarge => (413, "too_large"),
-            Self::Pending => (429, "pending"),
-            Self::Internal => (500, "internal"),
-            Self::NotImplemented => (501, "not_implemented"),
-            Self::Unavailable => (503, "unavailable"),
+            Self::BadRequest => (
+                400,
+                "bad_request",
+                "The request makes no sense: a body or header is missing, broken or too many.",
+            ),
+            Self::MalformedJson => (
+                400,
+                "malformed_json",
+                "The body is no JSON of the right shape: the last text names line, column and field.",
+            ),
+            Self::InvalidConfig => (
+                400,
+                "invalid_config",
+                "The configuration breaks a rule: the problem document lists every broken rule with its field and a hint.",
+            ),
+            Self::NotFound => {
+                (404, "not_found", "The path names nothing: see the OpenAPI document for what there is.")
+            }
+            Self::VmNotCreated => (404, "vm_not_created", "There is no VM: create one first."),
+            Self::NoSuchDevice => {
+                (404, "no_such_device", "The VM has no device of this id: `vm.info` lists them.")
+            }
+            Self::MethodNotAllowed => (
+                405,
+                "method_not_allowed",
+                "The path answers to another method: the `Allow` header names it.",
+            ),
+            Self::IllegalState => {
+                (405, "illegal_state", "The VM's state does not allow the call: `vm.info` tells the state.")
+            }
+            Self::VmMigrating => {
+                (405, "vm_migrating", "A migration holds the VM: wait for the event that ends it.")
+            }
+            Self::VmAlreadyCreated => (409, "vm_already_created", "There is a VM already: delete it first."),
+            Self::Duplicate => (409, "duplicate", "An identifier or path is used twice: choose another."),
+            Self::TooLarge => (413, "too_large", "The body is larger than 4 MiB."),
+            Self::Pending => (429, "pending", "The same thing is still under way: ask again later."),
+            Self::Internal => (500, "internal", "The VMM failed: the texts and the log say at what."),
+            Self::NotImplemented => {
+                (501, "not_implemented", "This version cannot do it yet: the texts name what is missing.")
+            }
+            Self::Unavailable => {
+                (503, "unavailable", "The VMM is shutting down or has too many clients: connect again later.")
+            }
         }
     }
 
@@ -142,22 +201,56 @@ impl ApiError {
     /// The body for clients that ask for `application/problem+json` (RFC 9457).
     pub fn to_problem(&self) -> String {
         let (status, code) = self.code.parts();
-        let errors: Vec<Value> = self
-            .problems
-            .iter()
-            .map(|(path, text, hint)| json!({ "path": path, "detail": text, "hint": hint }))
-            .collect();
-        json!({
-            "type": format!("urn:cloud-hypervisor:error:{code}"),
-            "title": self.chain.first(),
-            "status": status,
-            "detail": self.chain.join(": "),
-            "code": code,
-            "chain": self.chain,
-            "errors": errors,
-        })
-        .to_string()
+        let broken = |(path, detail, hint): &(String, String, String)| BrokenRule {
+            path: path.clone(),
+            detail: detail.clone(),
+            hint: hint.clone(),
+        };
+        let problem = Problem {
+            kind: format!("urn:cloud-hypervisor:error:{code}"),
+            title: self.chain.first().cloned().unwrap_or_default(),
+            status,
+            detail: self.chain.join(": "),
+            code: code.into(),
+            chain: self.chain.clone(),
+            errors: self.problems.iter().map(broken).collect(),
+        };
+        // Strings and numbers always make JSON.
+        serde_json::to_string(&problem).unwrap_or_default()
     }
+}
+
+/// A failure as RFC 9457 has it, for clients that accept `application/problem+json`.
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct Problem {
+    /// `urn:cloud-hypervisor:error:` and the code.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The outermost text.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// All texts in one line.
+    detail: String,
+    /// The stable code, as in the header `X-Error-Code`. New versions may add codes.
+    code: String,
+    /// The texts, outermost first.
+    chain: Vec<String>,
+    /// Every broken rule of a configuration.
+    errors: Vec<BrokenRule>,
+}
+
+/// A rule of the configuration that is broken.
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+struct BrokenRule {
+    /// The field, such as `disks[0].queue_size`.
+    path: String,
+    /// What is wrong.
+    detail: String,
+    /// What to do about it.
+    hint: String,
 }
 
 impl fmt::Display for ApiError {

@@ -10,6 +10,7 @@ pub type Counters = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// Who answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmmPing {
     /// The version with build details.
     pub build_version: String,
@@ -23,6 +24,7 @@ pub struct VmmPing {
 
 /// States as `vm.info` tells them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[allow(missing_docs)]
 pub enum VmState {
     Created,
@@ -34,6 +36,7 @@ pub enum VmState {
 
 /// A device and what it occupies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceNode {
     /// The device's id.
     pub id: String,
@@ -51,6 +54,7 @@ pub struct DeviceNode {
 
 /// The VM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmInfo {
     /// The configuration with what has changed since.
     pub config: VmConfig,
@@ -65,6 +69,7 @@ pub struct VmInfo {
 
 /// Where a hot-plugged device went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PciDeviceInfo {
     /// The device's id.
     pub id: String,

@@ -10,18 +10,26 @@
 //! ```
 
 mod answer;
+mod calls;
 mod channel;
 mod error;
+mod events;
 mod info;
+#[cfg(feature = "schema")]
+pub mod openapi;
+#[cfg(feature = "schema")]
+mod schema;
 mod table;
 mod verb;
 
 pub use answer::{Answer, Outcome, Reply, Stopped};
+pub use calls::{Calls, Latency};
 pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
+pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};
 pub use info::{Counters, DeviceNode, PciDeviceInfo, VmInfo, VmState, VmmPing};
 pub use table::{Command, Reads, VERBS};
-pub use verb::{Body, CREATED, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb};
+pub use verb::{Body, CREATED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb};
 
 /// Where all paths start.
 pub const ROOT: &str = "/api/v1/";

@@ -2,17 +2,26 @@
 //!
 //! A line in `commands` becomes a variant of [`Command`], and the control loop's `match` must have an arm for it. A line in `reads`
 //! becomes a method of [`Reads`]. A line in `unbuilt` answers 501; building its mechanism means moving the line up.
+//!
+//! `may` lists what a verb can fail with that its states, body and place in the table do not tell already; the OpenAPI document
+//! is made from it.
+
+use std::sync::Arc;
 
 use config::{
     DeviceConfig, DiskConfig, FsConfig, GenericVhostUserConfig, NetConfig, PmemConfig, RestoreConfig,
     UserDeviceConfig, VdpaConfig, VmConfig, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice, VmResize,
     VmResizeDisk, VmResizeZone, VmSendMigrationData, VmSnapshotConfig, VsockConfig,
 };
+#[cfg(feature = "schema")]
+use schemars::{Schema, SchemaGenerator};
 
 use crate::answer::{Outcome, Reply, Stopped};
 use crate::channel::{Client, ReplyTo, answer};
 use crate::verb::{Body, CREATED, Done, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, Verb};
-use crate::{ApiError, Code, Counters, VmInfo, VmmPing};
+use crate::{ApiError, Code, Counters, EventLog, VmInfo, VmmPing};
+#[cfg(feature = "schema")]
+use crate::{PciDeviceInfo, schema::Shape};
 
 /// Answers what is known without asking the control loop: a read never waits for a command.
 pub trait Reads: Send + Sync {
@@ -28,13 +37,15 @@ pub trait Reads: Send + Sync {
     /// # Errors
     /// [`Code::VmNotCreated`] or [`Code::IllegalState`].
     fn vm_counters(&self) -> Result<Counters, ApiError>;
+    /// What has happened.
+    fn events(&self) -> &Arc<EventLog>;
 }
 
 macro_rules! commands {
     (
-        reads { $( $(#[doc = $rdoc:literal])+ $RName:ident = $rname:literal GET, when $rwhen:expr, by $read:expr, else $rfails:literal; )+ }
-        commands { $( $(#[doc = $doc:literal])+ $Name:ident($Body:ty) -> $Reply:ty = $name:literal PUT, when $when:expr, else $fails:literal; )+ }
-        unbuilt { $( $(#[doc = $udoc:literal])+ $UName:ident($UBody:ty) = $uname:literal PUT, when $uwhen:expr, else $ufails:literal; )+ }
+        reads { $( $(#[doc = $rdoc:literal])+ $RName:ident -> $RReply:ty = $rname:literal GET, when $rwhen:expr, by $read:expr, else $rfails:literal; )+ }
+        commands { $( $(#[doc = $doc:literal])+ $Name:ident($Body:ty) -> $Reply:ty = $name:literal PUT, when $when:expr $(, may [$($code:ident),+])?, else $fails:literal; )+ }
+        unbuilt { $( $(#[doc = $udoc:literal])+ $UName:ident($UBody:ty) -> $UReply:ty = $uname:literal PUT, when $uwhen:expr $(, may [$($ucode:ident),+])?, else $ufails:literal; )+ }
     ) => {
         /// A verb for the control loop, with its body and where its reply goes.
         pub enum Command {
@@ -81,6 +92,7 @@ macro_rules! commands {
                 fails: $rfails,
                 when: $rwhen,
                 has_body: NoBody::EXPECTED,
+                may: &[],
                 start: |client, body, done| {
                     let result = NoBody::parse(body).and_then(|_| $read(client.reads()).into_result());
                     let result = result.and_then(Reply::into_answer).map_err(|e| $RName.failure(e));
@@ -94,6 +106,7 @@ macro_rules! commands {
                 fails: $fails,
                 when: $when,
                 has_body: <$Body as Body>::EXPECTED,
+                may: &[$($(Code::$code),+)?],
                 start: |client, body, done| start(client, body, done, &$Name, |body, reply| Command::$Name { body, reply }),
             }; )+
             $( pub(super) static $UName: Verb = Verb {
@@ -103,11 +116,20 @@ macro_rules! commands {
                 fails: $ufails,
                 when: $uwhen,
                 has_body: <$UBody as Body>::EXPECTED,
+                may: &[Code::NotImplemented $($(, Code::$ucode)+)?],
                 start: |client, body, done| {
                     start(client, body, done, &$UName, |_: $UBody, reply| Command::Unbuilt { verb: &$UName, reply });
                 },
             }; )+
         }
+
+        /// The types of every verb's body and reply, in the order of [`VERBS`].
+        #[cfg(feature = "schema")]
+        pub(crate) static SHAPES: &[Shape] = &[
+            $(Shape::of::<NoBody, $RReply>(),)+
+            $(Shape::of::<$Body, $Reply>(),)+
+            $(Shape::of::<$UBody, $UReply>(),)+
+        ];
 
         /// All verbs.
         pub static VERBS: &[&Verb] = &[$(&verb::$RName,)+ $(&verb::$Name,)+ $(&verb::$UName,)+];
@@ -151,25 +173,25 @@ const PRESENT: u8 = CREATED | BOOTED;
 commands! {
     reads {
         /// Tell who answers.
-        VmmPing = "vmm.ping" GET, when ALWAYS, by (|r: &dyn Reads| r.vmm_ping()), else "The VMM did not answer";
+        VmmPing -> VmmPing = "vmm.ping" GET, when ALWAYS, by (|r: &dyn Reads| r.vmm_ping()), else "The VMM did not answer";
         /// Tell the VM's configuration, state and devices.
-        VmInfo = "vm.info" GET, when PRESENT | MIGRATING, by (|r: &dyn Reads| r.vm_info()), else "The VM info is not available";
+        VmInfo -> VmInfo = "vm.info" GET, when PRESENT | MIGRATING, by (|r: &dyn Reads| r.vm_info()), else "The VM info is not available";
         /// Tell the devices' counters.
-        VmCounters = "vm.counters" GET, when BOOTED, by (|r: &dyn Reads| r.vm_counters()), else "The VM info is not available";
+        VmCounters -> Counters = "vm.counters" GET, when BOOTED, by (|r: &dyn Reads| r.vm_counters()), else "The VM info is not available";
     }
     commands {
         /// Delete the VM and end the process.
         VmmShutdown(AnyBody) -> Stopped = "vmm.shutdown" PUT, when NONE | PRESENT, else "The VMM could not shutdown";
         /// Describe a VM.
-        VmCreate(Box<VmConfig>) -> () = "vm.create" PUT, when NONE, else "The VM could not be created";
+        VmCreate(Box<VmConfig>) -> () = "vm.create" PUT, when NONE, may [InvalidConfig, Duplicate], else "The VM could not be created";
         /// Forget the VM; shut it down first.
         VmDelete(NoBody) -> () = "vm.delete" PUT, when NONE | PRESENT, else "The VM could not be deleted";
         /// Build the VM and run it.
-        VmBoot(NoBody) -> () = "vm.boot" PUT, when CREATED, else "The VM could not boot";
+        VmBoot(NoBody) -> () = "vm.boot" PUT, when CREATED, may [InvalidConfig, NotImplemented], else "The VM could not boot";
         /// Switch the VM off; its configuration stays.
         VmShutdown(NoBody) -> () = "vm.shutdown" PUT, when BOOTED, else "The VM could not shutdown";
         /// Switch the VM off and boot it again.
-        VmReboot(NoBody) -> () = "vm.reboot" PUT, when BOOTED, else "The VM could not reboot";
+        VmReboot(NoBody) -> () = "vm.reboot" PUT, when BOOTED, may [InvalidConfig, NotImplemented], else "The VM could not reboot";
         /// Press the VM's power button.
         VmPowerButton(NoBody) -> () = "vm.power-button" PUT, when BOOTED, else "Error triggering power button";
         /// Hold the VM's CPUs and devices.
@@ -181,41 +203,41 @@ commands! {
     }
     unbuilt {
         /// Change the number of vCPUs, the RAM size or the balloon.
-        VmResize(VmResize) = "vm.resize" PUT, when PRESENT, else "The VM could not be resized";
+        VmResize(VmResize) -> () = "vm.resize" PUT, when PRESENT, may [InvalidConfig, Pending], else "The VM could not be resized";
         /// Change a disk's size.
-        VmResizeDisk(VmResizeDisk) = "vm.resize-disk" PUT, when BOOTED, else "The disk could not be resized";
+        VmResizeDisk(VmResizeDisk) -> () = "vm.resize-disk" PUT, when BOOTED, may [InvalidConfig, NoSuchDevice], else "The disk could not be resized";
         /// Change a memory zone's size.
-        VmResizeZone(VmResizeZone) = "vm.resize-zone" PUT, when PRESENT, else "The memory zone could not be resized";
+        VmResizeZone(VmResizeZone) -> () = "vm.resize-zone" PUT, when PRESENT, may [InvalidConfig, NoSuchDevice], else "The memory zone could not be resized";
         /// Add a VFIO device.
-        VmAddDevice(DeviceConfig) = "vm.add-device" PUT, when PRESENT, else "The device could not be added to the VM";
+        VmAddDevice(DeviceConfig) -> Option<PciDeviceInfo> = "vm.add-device" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The device could not be added to the VM";
         /// Add a vfio-user device.
-        VmAddUserDevice(UserDeviceConfig) = "vm.add-user-device" PUT, when PRESENT, else "The user device could not be added to the VM";
+        VmAddUserDevice(UserDeviceConfig) -> Option<PciDeviceInfo> = "vm.add-user-device" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The user device could not be added to the VM";
         /// Add a disk.
-        VmAddDisk(DiskConfig) = "vm.add-disk" PUT, when PRESENT, else "The disk could not be added to the VM";
+        VmAddDisk(DiskConfig) -> Option<PciDeviceInfo> = "vm.add-disk" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The disk could not be added to the VM";
         /// Add a shared directory.
-        VmAddFs(FsConfig) = "vm.add-fs" PUT, when PRESENT, else "The fs could not be added to the VM";
+        VmAddFs(FsConfig) -> Option<PciDeviceInfo> = "vm.add-fs" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The fs could not be added to the VM";
         /// Add a device served over vhost-user.
-        VmAddGenericVhostUser(GenericVhostUserConfig) = "vm.add-generic-vhost-user" PUT, when PRESENT, else "The generic vhost-user device could not be added to the VM";
+        VmAddGenericVhostUser(GenericVhostUserConfig) -> Option<PciDeviceInfo> = "vm.add-generic-vhost-user" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The generic vhost-user device could not be added to the VM";
         /// Add a network interface.
-        VmAddNet(NetConfig) = "vm.add-net" PUT, when PRESENT, else "The network device could not be added to the VM";
+        VmAddNet(NetConfig) -> Option<PciDeviceInfo> = "vm.add-net" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The network device could not be added to the VM";
         /// Add persistent memory.
-        VmAddPmem(PmemConfig) = "vm.add-pmem" PUT, when PRESENT, else "The pmem device could not be added to the VM";
+        VmAddPmem(PmemConfig) -> Option<PciDeviceInfo> = "vm.add-pmem" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The pmem device could not be added to the VM";
         /// Add a vDPA device.
-        VmAddVdpa(VdpaConfig) = "vm.add-vdpa" PUT, when PRESENT, else "The vDPA device could not be added to the VM";
+        VmAddVdpa(VdpaConfig) -> Option<PciDeviceInfo> = "vm.add-vdpa" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The vDPA device could not be added to the VM";
         /// Add a vsock device.
-        VmAddVsock(VsockConfig) = "vm.add-vsock" PUT, when PRESENT, else "The vsock device could not be added to the VM";
+        VmAddVsock(VsockConfig) -> Option<PciDeviceInfo> = "vm.add-vsock" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The vsock device could not be added to the VM";
         /// Ask the guest to let go of a device.
-        VmRemoveDevice(VmRemoveDevice) = "vm.remove-device" PUT, when PRESENT, else "The device could not be removed from the VM";
+        VmRemoveDevice(VmRemoveDevice) -> () = "vm.remove-device" PUT, when PRESENT, may [NoSuchDevice], else "The device could not be removed from the VM";
         /// Write the paused VM to files.
-        VmSnapshot(VmSnapshotConfig) = "vm.snapshot" PUT, when PAUSED, else "The VM could not be snapshotted";
+        VmSnapshot(VmSnapshotConfig) -> () = "vm.snapshot" PUT, when PAUSED, may [InvalidConfig], else "The VM could not be snapshotted";
         /// Make a VM from a snapshot's files.
-        VmRestore(RestoreConfig) = "vm.restore" PUT, when NONE, else "The VM could not be restored";
+        VmRestore(RestoreConfig) -> () = "vm.restore" PUT, when NONE, may [InvalidConfig, Duplicate], else "The VM could not be restored";
         /// Write the guest's memory and CPU state to an ELF core file.
-        VmCoredump(VmCoredumpData) = "vm.coredump" PUT, when BOOTED, else "The VM could not be coredumped";
+        VmCoredump(VmCoredumpData) -> () = "vm.coredump" PUT, when BOOTED, may [InvalidConfig], else "The VM could not be coredumped";
         /// Take a VM over from another process.
-        VmReceiveMigration(VmReceiveMigrationData) = "vm.receive-migration" PUT, when NONE | CREATED, else "Error receiving migration";
+        VmReceiveMigration(VmReceiveMigrationData) -> () = "vm.receive-migration" PUT, when NONE | CREATED, may [InvalidConfig, Duplicate], else "Error receiving migration";
         /// Hand the VM over to another process.
-        VmSendMigration(VmSendMigrationData) = "vm.send-migration" PUT, when BOOTED, else "Error dispatching the migration worker";
+        VmSendMigration(VmSendMigrationData) -> () = "vm.send-migration" PUT, when BOOTED, may [InvalidConfig], else "Error dispatching the migration worker";
     }
 }
 
@@ -225,6 +247,11 @@ pub struct AnyBody;
 
 impl Body for AnyBody {
     const EXPECTED: bool = false;
+
+    #[cfg(feature = "schema")]
+    fn schema(_: &mut SchemaGenerator) -> Option<Schema> {
+        None
+    }
 
     fn parse(_: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
         Ok((Self, Vec::new()))

@@ -2,7 +2,11 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use super::*;
 
-struct NoVm;
+struct NoVm(Arc<EventLog>);
+
+fn no_vm() -> Arc<NoVm> {
+    Arc::new(NoVm(EventLog::new()))
+}
 
 impl Reads for NoVm {
     fn vmm_ping(&self) -> VmmPing {
@@ -16,6 +20,10 @@ impl Reads for NoVm {
     fn vm_counters(&self) -> Result<Counters, ApiError> {
         Ok(Counters::new())
     }
+
+    fn events(&self) -> &Arc<EventLog> {
+        &self.0
+    }
 }
 
 fn call(client: &Client, name: &str, body: &str) -> mpsc::Receiver<Outcome> {
@@ -26,7 +34,7 @@ fn call(client: &Client, name: &str, body: &str) -> mpsc::Receiver<Outcome> {
 
 #[test]
 fn reads_are_answered_without_the_loop() {
-    let (client, _inbox) = channel(Arc::new(NoVm)).unwrap();
+    let (client, _inbox) = channel(no_vm()).unwrap();
     let outcome = call(&client, "vmm.ping", "").recv().unwrap();
     let ping = r#"{"build_version":"v","version":"1","pid":7,"features":["kvm"]}"#;
     assert_eq!(outcome.result, Ok(Answer::Json(ping.into())));
@@ -36,7 +44,7 @@ fn reads_are_answered_without_the_loop() {
 
 #[test]
 fn commands_reach_the_loop_with_body_and_typed_reply() {
-    let (client, inbox) = channel(Arc::new(NoVm)).unwrap();
+    let (client, inbox) = channel(no_vm()).unwrap();
     let outcome = call(&client, "vm.create", r#"{"payload":{"kernel":"/k","kernal":1},"pvpanic":true}"#);
     match inbox.next() {
         Some(Command::VmCreate { body, reply }) => {
@@ -54,7 +62,7 @@ fn commands_reach_the_loop_with_body_and_typed_reply() {
 
 #[test]
 fn broken_bodies_never_reach_the_loop() {
-    let (client, inbox) = channel(Arc::new(NoVm)).unwrap();
+    let (client, inbox) = channel(no_vm()).unwrap();
     for (verb, body, code) in [
         ("vm.create", "", Code::BadRequest),
         ("vm.create", "{", Code::MalformedJson),
@@ -70,7 +78,7 @@ fn broken_bodies_never_reach_the_loop() {
 
 #[test]
 fn a_dropped_reply_and_a_gone_loop_answer_unavailable() {
-    let (client, inbox) = channel(Arc::new(NoVm)).unwrap();
+    let (client, inbox) = channel(no_vm()).unwrap();
     let outcome = call(&client, "vm.boot", "");
     drop(inbox.next());
     assert_eq!(outcome.recv().unwrap().result.unwrap_err().code, Code::Unavailable);
@@ -138,7 +146,7 @@ fn all_problems_are_told_and_the_first_stays_first() {
 
 #[test]
 fn replies_may_come_from_any_thread() {
-    let (client, inbox) = channel(Arc::new(NoVm)).unwrap();
+    let (client, inbox) = channel(no_vm()).unwrap();
     let inbox = Mutex::new(inbox);
     std::thread::scope(|scope| {
         let asked = scope.spawn(|| client.ask(|reply| Command::VmPause { body: NoBody, reply }));
@@ -152,4 +160,42 @@ fn replies_may_come_from_any_thread() {
         command.refuse(Command::not_implemented("x"));
         assert_eq!(asked.join().unwrap().unwrap_err().code, Code::NotImplemented);
     });
+}
+
+#[test]
+fn the_table_of_codes_is_whole() {
+    for (i, code) in Code::ALL.into_iter().enumerate() {
+        assert_eq!(code as usize, i, "{code} is out of order");
+    }
+    assert_eq!(Code::ALL.len(), Code::Unavailable as usize + 1);
+    let names: std::collections::BTreeSet<_> = Code::ALL.iter().map(ToString::to_string).collect();
+    assert_eq!(names.len(), Code::ALL.len());
+    assert!(Code::ALL.is_sorted_by_key(|code| code.status()));
+}
+
+/// What the matrix answers is what the document promises.
+#[test]
+fn verbs_know_what_they_fail_with() {
+    for verb in VERBS {
+        let codes = verb.codes();
+        for refused in State::ALL.iter().filter_map(|state| verb.admit(*state).err()) {
+            assert!(codes.contains(&refused.code), "{} {}", verb.name, refused.code);
+        }
+    }
+    let names =
+        |verb: &str| Verb::find(verb).unwrap().codes().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names("vmm.ping"), ["bad_request", "too_large", "internal", "unavailable"]);
+    let resize = [
+        "bad_request",
+        "malformed_json",
+        "invalid_config",
+        "vm_not_created",
+        "vm_migrating",
+        "too_large",
+        "pending",
+        "internal",
+        "not_implemented",
+        "unavailable",
+    ];
+    assert_eq!(names("vm.resize"), resize);
 }

@@ -1,7 +1,10 @@
 //! What the table says of a verb, and when a verb may be used.
 
 use std::fmt;
+use std::time::Instant;
 
+#[cfg(feature = "schema")]
+use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
 use crate::{ApiError, Client, Code, Outcome};
@@ -43,7 +46,7 @@ impl State {
     /// All states, in the order of `spec/rest-api.md` §3.
     pub const ALL: [Self; 5] = [Self::None, Self::Created, Self::Running, Self::Paused, Self::Migrating];
 
-    fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::None => "not created",
             Self::Created => "created but not booted",
@@ -77,6 +80,10 @@ pub trait Body: Sized {
     /// # Errors
     /// [`Code::BadRequest`] or [`Code::MalformedJson`].
     fn parse(bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError>;
+
+    /// The shape of its JSON, if the verb has a body.
+    #[cfg(feature = "schema")]
+    fn schema(generator: &mut SchemaGenerator) -> Option<Schema>;
 }
 
 /// The body of verbs that have none.
@@ -85,6 +92,11 @@ pub struct NoBody;
 
 impl Body for NoBody {
     const EXPECTED: bool = false;
+
+    #[cfg(feature = "schema")]
+    fn schema(_: &mut SchemaGenerator) -> Option<Schema> {
+        None
+    }
 
     fn parse(bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
         if bytes.is_empty() {
@@ -95,7 +107,23 @@ impl Body for NoBody {
     }
 }
 
-impl<T: DeserializeOwned> Body for T {
+/// What a JSON body's type must have: a schema too, where documents are made.
+#[cfg(not(feature = "schema"))]
+pub trait Json: DeserializeOwned {}
+#[cfg(not(feature = "schema"))]
+impl<T: DeserializeOwned> Json for T {}
+/// What a JSON body's type must have: a schema too, where documents are made.
+#[cfg(feature = "schema")]
+pub trait Json: DeserializeOwned + schemars::JsonSchema {}
+#[cfg(feature = "schema")]
+impl<T: DeserializeOwned + schemars::JsonSchema> Json for T {}
+
+impl<T: Json> Body for T {
+    #[cfg(feature = "schema")]
+    fn schema(generator: &mut SchemaGenerator) -> Option<Schema> {
+        Some(generator.subschema_for::<T>())
+    }
+
     fn parse(bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
         if bytes.is_empty() {
             return Err(ApiError::bad_request("This call needs a JSON body"));
@@ -120,6 +148,8 @@ pub struct Verb {
     pub when: States,
     /// Whether it takes a body.
     pub has_body: bool,
+    /// What it may fail with besides what [`Verb::codes`] can tell from the rest of the line.
+    pub(crate) may: &'static [Code],
     /// Starts the call: see [`Verb::call`].
     pub(crate) start: fn(&Client, &[u8], Done),
 }
@@ -135,10 +165,16 @@ impl Verb {
 
     /// Parses `body` and executes the verb. `done` gets the outcome: at once for reads and broken bodies, later for commands.
     pub fn call(&self, client: &Client, body: &[u8], done: impl FnOnce(Outcome) + Send + 'static) {
+        let (started, calls) = (Instant::now(), client.calls().clone());
+        let index = crate::VERBS.iter().position(|verb| verb.name == self.name).unwrap_or(usize::MAX);
+        let done = move |outcome: Outcome| {
+            calls.count(index, started.elapsed(), &outcome.result);
+            done(outcome);
+        };
         (self.start)(client, body, Box::new(done));
     }
 
-    /// Whether the verb is legal in `state`.
+    /// Whether the verb is legal in `state`. The error does not yet say what the verb says of its failures.
     ///
     /// # Errors
     /// 404 where there is no VM, 409 where there is one already, 405 where it is in the wrong state.
@@ -157,7 +193,25 @@ impl Verb {
                 format!("{} is not possible while the VM is {}", self.name, state.text()),
             ),
         };
-        Err(self.failure(ApiError::new(code, [why])))
+        Err(ApiError::new(code, [why]))
+    }
+
+    /// Whether the path answers to PUT besides its method.
+    ///
+    /// Clients in the field ask whether anybody is there by PUT: this is a read that is legal in every state.
+    pub fn may_be_put(&self) -> bool {
+        self.method == Method::Get && State::ALL.iter().all(|state| self.admit(*state).is_ok())
+    }
+
+    /// Everything a call may fail with once its path and method are right, in the order of [`Code::ALL`].
+    pub fn codes(&self) -> Vec<Code> {
+        let mut codes = vec![Code::BadRequest, Code::TooLarge, Code::Internal, Code::Unavailable];
+        codes.extend_from_slice(self.may);
+        codes.extend(State::ALL.iter().filter_map(|state| self.admit(*state).err()).map(|error| error.code));
+        if self.has_body {
+            codes.push(Code::MalformedJson);
+        }
+        Code::ALL.into_iter().filter(|code| codes.contains(code)).collect()
     }
 
     /// Puts what the verb says of its failures in front of why.

@@ -1,10 +1,10 @@
-//! Advisory locks on images, so that two VMs do not write one disk: OFD locks, which belong to the open file and not to the process.
+//! Advisory locks on images, so that two VMs do not write one disk.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use host::lock::{self, Kind};
 use thiserror::Error;
 
 /// How much of an image file is locked.
@@ -38,37 +38,24 @@ pub enum LockFailure {
     Held,
     /// The file system cannot lock, or failed to.
     #[error("Cannot lock the file")]
-    Io(#[from] io::Error),
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for LockFailure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::WouldBlock { Self::Held } else { Self::Io(error) }
+    }
 }
 
 /// Takes a lock on the first `len` bytes of `file` (0: on all of it), exclusive if `write`.
 pub(crate) fn acquire(file: &File, path: &Path, len: u64, write: bool) -> Result<(), LockError> {
-    let kind = if write { libc::F_WRLCK } else { libc::F_RDLCK };
-    set(file, kind, len).map_err(|source| LockError { write, path: path.into(), source })
+    let kind = if write { Kind::Exclusive } else { Kind::Shared };
+    lock::acquire(file, len, kind).map_err(|e| LockError { write, path: path.into(), source: e.into() })
 }
 
 /// Gives all locks back.
 pub(crate) fn release(file: &File, path: &Path) -> Result<(), LockError> {
-    set(file, libc::F_UNLCK, 0).map_err(|source| LockError { write: false, path: path.into(), source })
-}
-
-fn set(file: &File, kind: libc::c_int, len: u64) -> Result<(), LockFailure> {
-    let range = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: i64::try_from(len).unwrap_or(0),
-        l_pid: 0,
-    };
-    // SAFETY: the descriptor is open and the kernel only reads `range`.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) } == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => Err(LockFailure::Held),
-        _ => Err(LockFailure::Io(error)),
-    }
+    lock::release(file).map_err(|e| LockError { write: false, path: path.into(), source: LockFailure::Io(e) })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod kernel;
 mod low_memory;
 mod pvh;
 mod registers;
+pub mod smbios;
 #[cfg(test)]
 mod tests;
 

@@ -45,6 +45,11 @@ pub(crate) struct Cli {
     pub(crate) version: bool,
 }
 
+/// A flag's help with its keys, apart so that they wrap.
+fn keys(what: &str, syntax: keyval::Syntax) -> String {
+    format!("{what}: {}", syntax.help.replace(',', ", "))
+}
+
 /// The flags that describe a VM.
 #[derive(Debug, clap::Args)]
 struct VmFlags {
@@ -55,7 +60,7 @@ struct VmFlags {
     #[arg(long, group = "vm-payload", help_heading = "Payload", value_name = "PATH")]
     firmware: Option<PathBuf>,
     /// What the fw_cfg device shows the firmware
-    #[arg(long, value_name = FwCfgConfig::SYNTAX.help, group = "vm-payload", help_heading = "Payload")]
+    #[arg(long, value_name = "KEYS", long_help = keys("What the fw_cfg device shows the firmware", FwCfgConfig::SYNTAX), group = "vm-payload", help_heading = "Payload")]
     fw_cfg_config: Option<String>,
     /// Initial RAM disk
     #[arg(long, group = "vm-config", help_heading = "Payload", value_name = "PATH")]
@@ -64,61 +69,61 @@ struct VmFlags {
     #[arg(long, group = "vm-config", help_heading = "Payload", value_name = "TEXT")]
     cmdline: Option<String>,
     /// CPUs
-    #[arg(long, value_name = CpusConfig::SYNTAX.help, group = "vm-config", help_heading = "CPUs and memory")]
+    #[arg(long, value_name = "KEYS", long_help = keys("CPUs", CpusConfig::SYNTAX), group = "vm-config", help_heading = "CPUs and memory")]
     cpus: Option<String>,
     /// RAM
-    #[arg(long, value_name = MemoryConfig::SYNTAX.help, group = "vm-config", help_heading = "CPUs and memory")]
+    #[arg(long, value_name = "KEYS", long_help = keys("RAM", MemoryConfig::SYNTAX), group = "vm-config", help_heading = "CPUs and memory")]
     memory: Option<String>,
     /// RAM in zones of its own backing
-    #[arg(long, value_name = MemoryZoneConfig::SYNTAX.help, group = "vm-config", help_heading = "CPUs and memory", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("RAM in zones of its own backing", MemoryZoneConfig::SYNTAX), group = "vm-config", help_heading = "CPUs and memory", num_args = 1..)]
     memory_zone: Vec<String>,
     /// NUMA nodes
-    #[arg(long, value_name = NumaConfig::SYNTAX.help, group = "vm-config", help_heading = "CPUs and memory", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("NUMA nodes", NumaConfig::SYNTAX), group = "vm-config", help_heading = "CPUs and memory", num_args = 1..)]
     numa: Vec<String>,
     /// Memory balloon
-    #[arg(long, value_name = BalloonConfig::SYNTAX.help, group = "vm-config", help_heading = "CPUs and memory")]
+    #[arg(long, value_name = "KEYS", long_help = keys("Memory balloon", BalloonConfig::SYNTAX), group = "vm-config", help_heading = "CPUs and memory")]
     balloon: Option<String>,
     /// Disks
-    #[arg(long, value_name = DiskConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("Disks", DiskConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
     disk: Vec<String>,
     /// Rate limits that disks share
-    #[arg(long, value_name = RateLimiterGroupConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("Rate limits that disks share", RateLimiterGroupConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
     rate_limit_group: Vec<String>,
     /// Network interfaces
-    #[arg(long, value_name = NetConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("Network interfaces", NetConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
     net: Vec<String>,
     /// Source of entropy
-    #[arg(long, value_name = RngConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices")]
+    #[arg(long, value_name = "KEYS", long_help = keys("Source of entropy", RngConfig::SYNTAX), group = "vm-config", help_heading = "Devices")]
     rng: Option<String>,
     /// Shared directories
-    #[arg(long, value_name = FsConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("Shared directories", FsConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
     fs: Vec<String>,
     /// Persistent memory
-    #[arg(long, value_name = PmemConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("Persistent memory", PmemConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
     pmem: Vec<String>,
     /// Virtual sockets
-    #[arg(long, value_name = VsockConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices")]
+    #[arg(long, value_name = "KEYS", long_help = keys("Virtual sockets", VsockConfig::SYNTAX), group = "vm-config", help_heading = "Devices")]
     vsock: Option<String>,
     /// vDPA devices
-    #[arg(long, value_name = VdpaConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("vDPA devices", VdpaConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
     vdpa: Vec<String>,
     /// VFIO devices
-    #[arg(long, value_name = DeviceConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("VFIO devices", DeviceConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
     device: Vec<String>,
     /// vfio-user devices
-    #[arg(long, value_name = UserDeviceConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("vfio-user devices", UserDeviceConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
     user_device: Vec<String>,
     /// Devices served over vhost-user
-    #[arg(long, value_name = GenericVhostUserConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("Devices served over vhost-user", GenericVhostUserConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
     generic_vhost_user: Vec<String>,
     /// Memory shared between VMs
-    #[arg(long, value_name = IvshmemConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices")]
+    #[arg(long, value_name = "KEYS", long_help = keys("Memory shared between VMs", IvshmemConfig::SYNTAX), group = "vm-config", help_heading = "Devices")]
     ivshmem: Option<String>,
     /// TPM 2.0
-    #[arg(long, value_name = TpmConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices")]
+    #[arg(long, value_name = "KEYS", long_help = keys("TPM 2.0", TpmConfig::SYNTAX), group = "vm-config", help_heading = "Devices")]
     tpm: Option<String>,
     /// Paravirtual clock
-    #[arg(long, value_name = RtcConfig::SYNTAX.help, group = "vm-config", help_heading = "Devices", num_args = 0..=1, default_missing_value = "")]
+    #[arg(long, value_name = "KEYS", long_help = keys("Paravirtual clock", RtcConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 0..=1, default_missing_value = "")]
     rtc: Option<String>,
     /// Reset a guest that hangs
     #[arg(long, group = "vm-config", help_heading = "Devices")]
@@ -130,25 +135,25 @@ struct VmFlags {
     #[arg(long, group = "vm-config", help_heading = "Devices")]
     pvmemcontrol: bool,
     /// Serial port [default: null]
-    #[arg(long, value_name = SerialConfig::SYNTAX.help, group = "vm-config", help_heading = "Consoles")]
+    #[arg(long, value_name = "KEYS", long_help = keys("Serial port [default: null]", SerialConfig::SYNTAX), group = "vm-config", help_heading = "Consoles")]
     serial: Option<String>,
     /// Virtio console [default: tty]
-    #[arg(long, value_name = ConsoleConfig::SYNTAX.help, group = "vm-config", help_heading = "Consoles")]
+    #[arg(long, value_name = "KEYS", long_help = keys("Virtio console [default: tty]", ConsoleConfig::SYNTAX), group = "vm-config", help_heading = "Consoles")]
     console: Option<String>,
     /// Debug port [default: off]
-    #[arg(long, value_name = DebugConsoleConfig::SYNTAX.help, group = "vm-config", help_heading = "Consoles")]
+    #[arg(long, value_name = "KEYS", long_help = keys("Debug port [default: off]", DebugConsoleConfig::SYNTAX), group = "vm-config", help_heading = "Consoles")]
     debug_console: Option<String>,
     /// What the machine says it is
-    #[arg(long, value_name = PlatformConfig::SYNTAX.help, group = "vm-config", help_heading = "Platform")]
+    #[arg(long, value_name = "KEYS", long_help = keys("What the machine says it is", PlatformConfig::SYNTAX), group = "vm-config", help_heading = "Platform")]
     platform: Option<String>,
     /// PCI segments
-    #[arg(long, value_name = PciSegmentConfig::SYNTAX.help, group = "vm-config", help_heading = "Platform", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("PCI segments", PciSegmentConfig::SYNTAX), group = "vm-config", help_heading = "Platform", num_args = 1..)]
     pci_segment: Vec<String>,
     /// Confine the VMM to the files it needs
     #[arg(long, group = "vm-config", help_heading = "Platform")]
     landlock: bool,
     /// Files to be allowed besides
-    #[arg(long, value_name = LandlockConfig::SYNTAX.help, group = "vm-config", help_heading = "Platform", num_args = 1..)]
+    #[arg(long, value_name = "KEYS", long_help = keys("Files to be allowed besides", LandlockConfig::SYNTAX), group = "vm-config", help_heading = "Platform", num_args = 1..)]
     landlock_rules: Vec<String>,
 }
 

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use api::{ApiError, Client, VmmPing};
+use api::{ApiError, Client, EventLog, VmmPing};
 use clap::Parser;
 use control::{Control, Ended, Monitor, Options, Published};
 use device::{EventSink, Events, Record};
@@ -124,18 +124,20 @@ fn print_chain(error: &dyn Error) {
 fn run(cli: Cli) -> Result<(), Fatal> {
     let socket = cli.api_socket.as_deref().map(Endpoint::parse).transpose().map_err(Fatal::ApiSocket)?;
     logger::install(cli.log_file.as_deref(), cli.verbosity).map_err(Fatal::LogFile)?;
+    // Before the first thread, so that all inherit the blocked signals.
+    let signals = Signals::take().map_err(Fatal::Threads)?;
     let boots = cli.has_payload();
     let options = Options { no_shutdown: cli.no_shutdown };
-    let monitor = Monitor::new(open_monitor(cli.event_monitor.as_deref())?).map_err(Fatal::Monitor)?;
+    let log = EventLog::new();
+    let file = open_monitor(cli.event_monitor.as_deref())?;
+    let monitor = Monitor::new(file, log.clone()).map_err(Fatal::Monitor)?;
     let config = boots.then(|| cli.into_flags().into_config()).transpose().map_err(Fatal::Flags)?;
     // The doors' socket listens before anything else is made, so that clients may connect meanwhile.
     let bound = socket.map(listen).transpose()?.map(|on| http::bind(on).map_err(Fatal::Bind)).transpose()?;
-    // Before the first thread, so that all inherit the blocked signals.
-    let signals = Signals::take().map_err(Fatal::Threads)?;
     tracing::info!("cloud-hypervisor {} starting", version());
     monitor.record(Record { source: "vmm", event: "starting", properties: Vec::new() });
     let events = Events::new(Arc::new(monitor)).map_err(Fatal::Threads)?;
-    let (client, mut control) = control(events, options).map_err(Fatal::Threads)?;
+    let (client, mut control) = control(events, log, options).map_err(Fatal::Threads)?;
     let server = bound.map(|bound| http::serve(bound, client)).transpose().map_err(Fatal::Serve)?;
     if let Some(config) = config {
         control.create_and_boot(config).map_err(|e| Fatal::Boot(Chain::from(&e)))?;
@@ -167,14 +169,14 @@ fn open_monitor(flag: Option<&str>) -> Result<Option<File>, Fatal> {
     file.map(Some).map_err(Fatal::Monitor)
 }
 
-fn control(events: Events, options: Options) -> std::io::Result<(Client, Control)> {
+fn control(events: Events, log: Arc<EventLog>, options: Options) -> std::io::Result<(Client, Control)> {
     let ping = VmmPing {
         build_version: version(),
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id().into(),
         features: FEATURES.map(String::from).to_vec(),
     };
-    let published = Published::new(ping);
+    let published = Published::new(ping, log);
     let (client, inbox) = api::channel(published.clone())?;
     let open = || KvmHypervisor::open().map(|kvm| Arc::new(kvm) as Arc<dyn Hypervisor>);
     Ok((client, Control::new(inbox, events, published, Box::new(open), options)))

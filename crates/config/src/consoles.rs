@@ -15,6 +15,7 @@ const DEBUG_PORT: u16 = 0xe9;
 
 /// Where a console's characters go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ConsoleMode {
     /// There is no such device.
     #[default]
@@ -33,6 +34,7 @@ pub enum ConsoleMode {
 
 /// The first serial port, or the back end of any console.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SerialConfig {
     /// The file of mode `File`; the slave's path is shown here in mode `Pty`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +51,7 @@ pub type ConsoleConfig = Placed<SerialConfig>;
 
 /// The debug port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DebugConsoleConfig {
     /// As [`SerialConfig::file`].
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -14,6 +14,7 @@ const VCPU_LIMIT: u32 = 8192;
 
 /// The virtual CPUs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CpusConfig {
     /// vCPUs present at boot, from 1.
     pub boot_vcpus: u32,
@@ -47,6 +48,7 @@ pub struct CpusConfig {
 
 /// `threads:cores:dies:packages`; the product is `max_vcpus`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CpuTopology {
     /// 1 or 2.
     pub threads_per_core: u16,
@@ -60,6 +62,7 @@ pub struct CpuTopology {
 
 /// The host CPUs of one vCPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CpuAffinity {
     /// vCPU number.
     pub vcpu: u32,
@@ -69,6 +72,7 @@ pub struct CpuAffinity {
 
 /// CPU features that are off unless asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CpuFeatures {
     /// Advanced Matrix Extensions.
@@ -77,6 +81,7 @@ pub struct CpuFeatures {
 
 /// Which threads may share a core with a vCPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum CoreScheduling {
     /// vCPUs of the same machine.
     #[default]
@@ -89,6 +94,7 @@ pub enum CoreScheduling {
 
 /// The CPU model shown to the guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum CpuProfile {
     /// The host's own.
     #[default]

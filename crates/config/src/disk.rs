@@ -21,6 +21,7 @@ pub type DiskConfig = Placed<Disk>;
 
 /// A disk's own fields: an image file or a vhost-user back end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Disk {
     /// Image file or block device.
@@ -69,6 +70,7 @@ pub struct Disk {
 
 /// The host CPUs of one queue's thread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QueueAffinity {
     /// Queue number.
     pub queue_index: u16,
@@ -78,6 +80,7 @@ pub struct QueueAffinity {
 
 /// Format of a disk image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ImageType {
     /// VMDK with flat extents.
     FlatVmdk,
@@ -96,6 +99,7 @@ pub enum ImageType {
 
 /// What of an image file is locked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum LockGranularity {
     /// The bytes of the image.
     #[default]

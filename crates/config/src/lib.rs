@@ -26,6 +26,8 @@ mod queues;
 mod rate_limit;
 mod requests;
 mod restore;
+#[cfg(feature = "schema")]
+mod schema;
 mod small;
 mod sockets;
 mod unbuilt;

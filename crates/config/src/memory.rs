@@ -14,6 +14,7 @@ const DEFAULT_SIZE: u64 = 512 << 20;
 
 /// Guest RAM. All sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemoryConfig {
     /// RAM at boot; 0 if `zones` hold it all.
     #[serde(deserialize_with = "keyval::byte_size")]
@@ -55,6 +56,7 @@ pub struct MemoryConfig {
 
 /// A part of guest RAM. All sizes are in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemoryZoneConfig {
     /// Name; shares the name space of device ids.
     pub id: String,
@@ -95,6 +97,7 @@ pub struct MemoryZoneConfig {
 
 /// The device RAM is added through.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum HotplugMethod {
     /// ACPI memory devices.
     #[default]

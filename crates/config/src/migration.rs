@@ -18,6 +18,7 @@ const CONNECTION_LIMIT: u32 = 128;
 
 /// `vm.send-migration`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmSendMigrationData {
     /// `tcp:<host>:<port>` or `unix:<path>`.
     pub destination_url: String,
@@ -49,6 +50,7 @@ pub struct VmSendMigrationData {
 
 /// `vm.receive-migration`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmReceiveMigrationData {
     /// `tcp:<host>:<port>` or `unix:<path>`.
     pub receiver_url: String,
@@ -71,6 +73,7 @@ pub struct VmReceiveMigrationData {
 
 /// What a migration does that takes too long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum TimeoutStrategy {
     /// It is given up.
     #[default]
@@ -81,6 +84,7 @@ pub enum TimeoutStrategy {
 
 /// When a migration sends memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum MemoryMode {
     /// While the source still runs.
     #[default]

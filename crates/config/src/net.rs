@@ -22,6 +22,7 @@ pub type NetConfig = Placed<Net>;
 
 /// A network device's own fields: a tap (by name, by descriptors or new) or a vhost-user back end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Net {
     /// Name of the tap; the kernel picks `vmtapN` when absent.
@@ -70,6 +71,7 @@ pub struct Net {
 
 /// This process's part on a vhost-user socket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum VhostMode {
     /// Connects.
     #[default]

@@ -10,6 +10,7 @@ use crate::flag::{self, FlagError};
 
 /// A node: CPUs and memory, or one device that starts memory traffic.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NumaConfig {
     /// Number of the node.
     pub guest_numa_id: u32,
@@ -32,6 +33,7 @@ pub struct NumaConfig {
 
 /// Distance to another node; 10 is that to oneself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct NumaDistance {
     /// The other node.

@@ -13,6 +13,7 @@ use crate::words::UnknownWord;
 
 /// Kernel or firmware, and what goes with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct PayloadConfig {
     /// Firmware image.
@@ -34,6 +35,7 @@ pub struct PayloadConfig {
 
 /// The files of the fw_cfg device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct FwCfgConfig {
     /// The memory map.
@@ -53,6 +55,7 @@ pub struct FwCfgConfig {
 
 /// Files of the user.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FwCfgItemList {
     /// The files.
     #[serde(default)]
@@ -61,6 +64,7 @@ pub struct FwCfgItemList {
 
 /// A file of the user: exactly one of `file` and `string`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FwCfgItem {
     /// Name in the directory.
     #[serde(default)]

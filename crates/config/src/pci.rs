@@ -13,12 +13,14 @@ use crate::check::Scope;
 
 /// Id and place of a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(default))]
 pub struct PciCommon {
     /// Unique over the whole configuration, not beginning with `__`; generated when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Behind the virtual IOMMU.
     #[serde(skip_serializing_if = "crate::is_false")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = false)))]
     pub iommu: bool,
     /// PCI segment, 0 to `num_pci_segments` - 1.
     pub pci_segment: u16,

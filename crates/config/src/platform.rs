@@ -12,6 +12,7 @@ const SEGMENT_LIMIT: u16 = 96;
 
 /// Properties of the machine as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct PlatformConfig {
     /// PCI segments, 1 to 96.

@@ -8,6 +8,7 @@ use crate::flag::FlagError;
 
 /// Limits of one device or group. The only section that refuses unknown fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimiterConfig {
     /// Bytes.
@@ -20,6 +21,7 @@ pub struct RateLimiterConfig {
 
 /// A bucket that fills evenly. Without size or refill time it limits nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TokenBucketConfig {
     /// Tokens it holds.
     pub size: u64,
@@ -32,6 +34,7 @@ pub struct TokenBucketConfig {
 
 /// A limiter that several disks share.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RateLimiterGroupConfig {
     /// Name disks refer to.
     #[serde(default)]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `vm.resize`: any subset of the three, in this order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct VmResize {
     /// vCPUs wanted.
@@ -19,6 +20,7 @@ pub struct VmResize {
 
 /// `vm.resize-disk`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmResizeDisk {
     /// The disk.
     pub id: String,
@@ -28,6 +30,7 @@ pub struct VmResizeDisk {
 
 /// `vm.resize-zone`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmResizeZone {
     /// The memory zone.
     pub id: String,
@@ -37,6 +40,7 @@ pub struct VmResizeZone {
 
 /// `vm.remove-device`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmRemoveDevice {
     /// The device.
     pub id: String,
@@ -44,6 +48,7 @@ pub struct VmRemoveDevice {
 
 /// `vm.snapshot`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmSnapshotConfig {
     /// `file://` and an existing directory.
     pub destination_url: String,
@@ -51,6 +56,7 @@ pub struct VmSnapshotConfig {
 
 /// `vm.coredump`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VmCoredumpData {
     /// `file://` and a path that does not exist.
     pub destination_url: String,

@@ -14,6 +14,7 @@ use crate::words::{self, UnknownWord};
 
 /// Where a machine comes back from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RestoreConfig {
     /// `file://` and the snapshot's directory.
     pub source_url: PathBuf,
@@ -42,6 +43,7 @@ pub struct RestoreConfig {
 
 /// When a snapshot's memory is read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum MemoryRestoreMode {
     /// Before the machine runs.
     #[default]
@@ -52,6 +54,7 @@ pub enum MemoryRestoreMode {
 
 /// New descriptors of one tap device.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RestoredNetConfig {
     /// The device.
     pub id: String,
@@ -65,6 +68,7 @@ pub struct RestoredNetConfig {
 
 /// New descriptor of one VFIO device.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RestoredVfioConfig {
     /// The device.
     pub id: String,
@@ -75,6 +79,7 @@ pub struct RestoredVfioConfig {
 
 /// A new host node for a memory zone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ZoneUpdate {
     /// The zone.
     pub id: String,

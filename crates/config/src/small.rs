@@ -15,6 +15,7 @@ pub type RngConfig = Placed<Rng>;
 
 /// The entropy device's own field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rng {
     /// Where the bytes come from.
     pub src: PathBuf,
@@ -46,6 +47,7 @@ pub type RtcConfig = Placed<Rtc>;
 
 /// The virtio clock has no fields of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rtc {}
 
 impl RtcConfig {
@@ -67,6 +69,7 @@ pub type BalloonConfig = Placed<Balloon>;
 
 /// The balloon's own fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Balloon {
     /// Bytes taken from the guest; less than its RAM.
     #[serde(deserialize_with = "keyval::byte_size")]
@@ -110,6 +113,7 @@ pub type PmemConfig = Placed<Pmem>;
 
 /// A persistent memory device's own fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pmem {
     /// Backing file, or a directory to make one in.
     pub file: PathBuf,
@@ -139,6 +143,7 @@ impl PmemConfig {
 
 /// The TPM.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TpmConfig {
     /// swtpm's control socket.
     pub socket: PathBuf,
@@ -159,10 +164,12 @@ impl TpmConfig {
 
 /// The memory control device has no fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PvmemcontrolConfig {}
 
 /// How much of the address space a PCI segment gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct PciSegmentConfig {
     /// Segment number.
@@ -207,6 +214,7 @@ impl PciSegmentConfig {
 
 /// A path the sandbox leaves open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LandlockConfig {
     /// File or directory.
     pub path: PathBuf,

@@ -20,6 +20,7 @@ pub type FsConfig = Placed<Fs>;
 
 /// A shared directory's own fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fs {
     /// The name the guest mounts.
     pub tag: String,
@@ -75,6 +76,7 @@ pub type GenericVhostUserConfig = Placed<GenericVhostUser>;
 
 /// A generic vhost-user device's own fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GenericVhostUser {
     /// The back end's socket.
     pub socket: PathBuf,
@@ -178,6 +180,7 @@ pub type VsockConfig = Placed<Vsock>;
 
 /// The virtual socket device's own fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Vsock {
     /// The guest's address, from 3.
     pub cid: u32,
@@ -212,6 +215,7 @@ pub type VdpaConfig = Placed<Vdpa>;
 
 /// A vDPA device's own fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Vdpa {
     /// The vhost-vdpa character device.
     pub path: PathBuf,
@@ -241,6 +245,7 @@ pub type UserDeviceConfig = Placed<UserDevice>;
 
 /// A vfio-user device's own field.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UserDevice {
     /// The server's socket.
     pub socket: PathBuf,
@@ -274,6 +279,7 @@ pub type IvshmemConfig = Placed<Ivshmem>;
 
 /// The shared memory device's own fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ivshmem {
     /// The shared file.
     pub path: PathBuf,

@@ -17,6 +17,7 @@ pub type DeviceConfig = Placed<Device>;
 
 /// A VFIO device's own fields: exactly one of `path` and `fd`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Device {
     /// The device in sysfs.

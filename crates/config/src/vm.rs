@@ -24,6 +24,7 @@ use crate::vfio::DeviceConfig;
 
 /// A machine as clients describe it. Nothing here has been checked: see [`crate::check()`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(description = "A virtual machine."))]
 #[serde(default)]
 pub struct VmConfig {
     /// Virtual CPUs.

@@ -12,6 +12,9 @@ mod monitor;
 mod published;
 mod verbs;
 
+#[cfg(test)]
+mod tests;
+
 pub use control::{Control, Ended, OpenHypervisor, Options};
 pub use monitor::Monitor;
 pub use published::Published;

@@ -1,15 +1,16 @@
-//! The event monitor (`spec/events.md`): every record is logged, and written to a file by a thread of its own, so that a slow reader
-//! never slows the VM.
+//! The event monitor (`spec/events.md`): every record is logged, kept for the doors' readers, and written to a file by a thread of its own,
+//! so that a slow reader never slows the VM.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use api::{EventLog, EventRecord, Timestamp};
 use device::{EventSink, Record};
-use serde::Serialize;
 
 /// Records that may wait for a slow reader; more are lost, as `spec/events.md` §2 allows.
 const BACKLOG: usize = 1024;
@@ -17,48 +18,42 @@ const BACKLOG: usize = 1024;
 /// Takes records from every thread.
 pub struct Monitor {
     start: Instant,
+    log: Arc<EventLog>,
     writer: Option<Writer>,
 }
 
 struct Writer {
-    records: Option<SyncSender<(Timestamp, Record)>>,
+    records: Option<SyncSender<Arc<EventRecord>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Clone, Copy, Serialize)]
-struct Timestamp {
-    secs: u64,
-    nanos: u32,
-}
-
-#[derive(Serialize)]
-struct Written<'a> {
-    timestamp: Timestamp,
-    source: &'a str,
-    event: &'a str,
-    properties: Option<BTreeMap<&'a str, &'a str>>,
-}
-
 impl Monitor {
-    /// A monitor that writes to `file`, if there is one, and logs in any case. Timestamps count from now.
+    /// A monitor that writes to `file`, if there is one, and to `log` in any case. Timestamps count from now.
     ///
     /// # Errors
     /// The kernel's, if there is no thread left or the descriptor cannot be made non-blocking.
-    pub fn new(file: Option<File>) -> io::Result<Self> {
-        Ok(Self { start: Instant::now(), writer: file.map(Writer::start).transpose()? })
+    pub fn new(file: Option<File>, log: Arc<EventLog>) -> io::Result<Self> {
+        Ok(Self { start: Instant::now(), log, writer: file.map(Writer::start).transpose()? })
     }
 }
 
 impl EventSink for Monitor {
     fn record(&self, record: Record) {
-        let properties: String =
-            record.properties.iter().map(|(key, value)| format!(" {key} = {value}")).collect();
-        tracing::info!("Event: source = {} event = {} {properties}", record.source, record.event);
+        let elapsed = self.start.elapsed();
+        let Record { source, event, properties } = record;
+        let told: String = properties.iter().map(|(key, value)| format!(" {key} = {value}")).collect();
+        tracing::info!("Event: source = {source} event = {event} {told}");
+        let properties: BTreeMap<_, _> = properties.into_iter().collect();
+        let record = Arc::new(EventRecord {
+            timestamp: Timestamp { secs: elapsed.as_secs(), nanos: elapsed.subsec_nanos() },
+            source,
+            event,
+            properties: (!properties.is_empty()).then_some(properties),
+        });
+        self.log.push(record.clone());
         if let Some(records) = self.writer.as_ref().and_then(|writer| writer.records.as_ref()) {
-            let elapsed = self.start.elapsed();
-            let timestamp = Timestamp { secs: elapsed.as_secs(), nanos: elapsed.subsec_nanos() };
             // A full backlog means nobody reads: the record is lost.
-            let _ = records.try_send((timestamp, record));
+            let _ = records.try_send(record);
         }
     }
 }
@@ -83,12 +78,9 @@ impl Drop for Writer {
     }
 }
 
-fn write_all(mut file: File, inbox: &Receiver<(Timestamp, Record)>) {
-    for (timestamp, record) in inbox {
-        let properties = record.properties.iter().map(|(key, value)| (*key, value.as_str()));
-        let properties = (!record.properties.is_empty()).then(|| properties.collect());
-        let written = Written { timestamp, source: record.source, event: record.event, properties };
-        if let Ok(mut text) = serde_json::to_string_pretty(&written) {
+fn write_all(mut file: File, inbox: &Receiver<Arc<EventRecord>>) {
+    for record in inbox {
+        if let Ok(mut text) = serde_json::to_string_pretty(&*record) {
             text.push_str("\n\n");
             // A reader that is slow or gone loses the record.
             let _ = file.write_all(text.as_bytes());
@@ -105,11 +97,16 @@ mod tests {
     fn records_are_json_values_with_a_blank_line_between() {
         let file = tempfile::tempfile().unwrap();
         let mut read = file.try_clone().unwrap();
-        let monitor = Monitor::new(Some(file)).unwrap();
+        let log = EventLog::new();
+        let monitor = Monitor::new(Some(file), log.clone()).unwrap();
         monitor.record(Record { source: "vm", event: "booting", properties: Vec::new() });
         let properties = vec![("id", "_disk0".to_owned())];
         monitor.record(Record { source: "virtio-device", event: "activated", properties });
         drop(monitor);
+        assert_eq!(
+            log.counts().into_keys().collect::<Vec<_>>(),
+            [("virtio-device", "activated"), ("vm", "booting")]
+        );
         let mut text = String::new();
         io::Seek::rewind(&mut read).unwrap();
         read.read_to_string(&mut text).unwrap();

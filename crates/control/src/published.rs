@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{ApiError, Code, Counters, Reads, State, VmInfo, VmmPing};
+use api::{ApiError, Code, Counters, EventLog, Reads, State, VmInfo, VmmPing};
 use arc_swap::ArcSwap;
 
 /// Reads the devices' counters.
@@ -20,13 +20,14 @@ pub(crate) struct Shown {
 pub struct Published {
     ping: VmmPing,
     shown: ArcSwap<Shown>,
+    events: Arc<EventLog>,
 }
 
 impl Published {
-    /// No VM yet. `ping` is what `vmm.ping` answers.
-    pub fn new(ping: VmmPing) -> Arc<Self> {
+    /// No VM yet. `ping` is what `vmm.ping` answers, `events` what has happened.
+    pub fn new(ping: VmmPing, events: Arc<EventLog>) -> Arc<Self> {
         let nothing = Shown { state: State::None, info: None, counters: None };
-        Arc::new(Self { ping, shown: ArcSwap::from_pointee(nothing) })
+        Arc::new(Self { ping, shown: ArcSwap::from_pointee(nothing), events })
     }
 
     pub(crate) fn publish(&self, shown: Shown) {
@@ -51,5 +52,9 @@ impl Reads for Published {
             (None, State::None) => Err(ApiError::new(Code::VmNotCreated, ["VM is not created".into()])),
             (None, _) => Err(ApiError::new(Code::IllegalState, ["VM is not running".into()])),
         }
+    }
+
+    fn events(&self) -> &Arc<EventLog> {
+        &self.events
     }
 }

@@ -18,7 +18,9 @@ fn internal(error: &dyn Error) -> ApiError {
 fn build_failed(error: &BuildError) -> ApiError {
     let code = match error {
         BuildError::NotBuilt(_) => Code::NotImplemented,
-        BuildError::AddressSpace { .. } | BuildError::TooManyVcpus { .. } => Code::InvalidConfig,
+        BuildError::AddressSpace { .. } | BuildError::TooManyVcpus { .. } | BuildError::Identity(_) => {
+            Code::InvalidConfig
+        }
         _ => Code::Internal,
     };
     ApiError::from_error(code, error)

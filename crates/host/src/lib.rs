@@ -7,6 +7,7 @@
 
 pub mod inherit;
 pub mod kick;
+pub mod lock;
 pub mod pty;
 pub mod signals;
 pub mod terminal;

@@ -13,10 +13,9 @@ use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use rustix::net::Shutdown;
 use tokio::net::UnixStream;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::server::{Limits, Shared, stop_asked};
+use crate::server::{Limits, Shared};
 use crate::stream::{Progress, Refusal, Stream};
 use crate::{exchange, reply};
 
@@ -26,8 +25,9 @@ const LINGER_BYTES: usize = 64 << 20;
 const BUFFER: usize = 256 << 10;
 
 /// Answers requests until the client leaves, breaks the rules, or the server stops.
-pub(crate) async fn serve(socket: UnixStream, shared: Arc<Shared>, stopped: watch::Receiver<bool>) {
+pub(crate) async fn serve(socket: UnixStream, shared: Arc<Shared>) {
     let limits = shared.limits;
+    let mut stopping = pin!(shared.stop_asked());
     let progress = Progress::default();
     let stream = Stream::new(socket, progress.clone(), limits.head_time);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
@@ -40,7 +40,6 @@ pub(crate) async fn serve(socket: UnixStream, shared: Arc<Shared>, stopped: watc
         }
     });
     let mut connection = builder(&limits).serve_connection(stream, service);
-    let mut stopping = pin!(stop_asked(stopped));
     let mut is_stopping = false;
     let result = poll_fn(|cx| {
         if !is_stopping && stopping.as_mut().poll(cx).is_ready() {

@@ -1,12 +1,13 @@
 //! One request and its reply: find the verb, read the body, call, write down what came of it. Runs on the `http-server` thread.
 
-use api::{ApiError, Client, Code, Outcome, State, Verb};
+use api::{ApiError, Client, Code, Outcome, Verb};
 use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, header};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::body;
+use crate::pages::Page;
 use crate::reply::{self, Reply, log_text};
 use crate::server::Shared;
 
@@ -17,7 +18,15 @@ pub(crate) async fn answer(shared: &Shared, request: Request<Incoming>) -> Reply
     info!("HTTP API request: {} {}", log_text(head.method.as_str()), log_text(path));
     let as_problem = reply::wants_problem(&head.headers);
     let verb = match route(&head.method, path) {
-        Ok(verb) => verb,
+        Ok(Target::Verb(verb)) => verb,
+        Ok(Target::Page(page)) => {
+            let is_read = skip_body(body, head.headers.contains_key(header::EXPECT), shared).await;
+            return match (page.serve)(shared, &head.headers) {
+                Ok(reply) if is_read => reply,
+                Ok(reply) => reply::closing(reply),
+                Err(error) => reply::failure(&error, as_problem, None, !is_read),
+            };
+        }
         Err(refused) => {
             let is_read = skip_body(body, head.headers.contains_key(header::EXPECT), shared).await;
             return reply::failure(&refused.error, as_problem, refused.allow, !is_read);
@@ -43,25 +52,41 @@ struct Refused {
     allow: Option<&'static str>,
 }
 
-fn route(method: &Method, path: &str) -> Result<&'static Verb, Refused> {
+/// What a path names.
+enum Target {
+    Verb(&'static Verb),
+    Page(&'static Page),
+}
+
+fn route(method: &Method, path: &str) -> Result<Target, Refused> {
+    if let Some(page) = Page::find(path) {
+        return match *method {
+            Method::GET | Method::HEAD => Ok(Target::Page(page)),
+            _ => Err(wrong_method(page.name, "GET, HEAD")),
+        };
+    }
     let Some(verb) = path.strip_prefix(api::ROOT).and_then(Verb::find) else {
         let error = ApiError::new(Code::NotFound, ["Not Found".into()]);
         return Err(Refused { error, allow: None });
     };
     if is_allowed(method, verb) {
-        return Ok(verb);
+        Ok(Target::Verb(verb))
+    } else {
+        Err(wrong_method(verb.name, allowed(verb)))
     }
-    let allow = allowed(verb);
-    let why = format!("{} answers to {allow} only", verb.name);
+}
+
+fn wrong_method(name: &str, allow: &'static str) -> Refused {
+    let why = format!("{name} answers to {allow} only");
     let error = ApiError::new(Code::MethodNotAllowed, ["Method Not Allowed".into(), why]);
-    Err(Refused { error, allow: Some(allow) })
+    Refused { error, allow: Some(allow) }
 }
 
 fn is_allowed(method: &Method, verb: &Verb) -> bool {
     match verb.method {
         api::Method::Put => method == Method::PUT,
         api::Method::Get => {
-            method == Method::GET || method == Method::HEAD || (method == Method::PUT && may_be_put(verb))
+            method == Method::GET || method == Method::HEAD || (method == Method::PUT && verb.may_be_put())
         }
     }
 }
@@ -70,14 +95,9 @@ fn is_allowed(method: &Method, verb: &Verb) -> bool {
 fn allowed(verb: &Verb) -> &'static str {
     match verb.method {
         api::Method::Put => "PUT",
-        api::Method::Get if may_be_put(verb) => "GET, HEAD, PUT",
+        api::Method::Get if verb.may_be_put() => "GET, HEAD, PUT",
         api::Method::Get => "GET, HEAD",
     }
-}
-
-/// Clients in the field ask whether anybody is there by PUT: this is a read that is legal in every state.
-fn may_be_put(verb: &Verb) -> bool {
-    State::ALL.iter().all(|state| verb.admit(*state).is_ok())
 }
 
 async fn call(verb: &'static Verb, client: &Client, body: &[u8]) -> Outcome {

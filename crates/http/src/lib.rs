@@ -13,13 +13,17 @@
 
 mod body;
 mod connection;
+mod events;
 mod exchange;
 mod listen;
+mod metrics;
+mod pages;
 mod reply;
 mod server;
 mod stream;
 
 pub use listen::{BindError, Bound, Listen, bind};
+pub use pages::{PAGES, Page};
 pub use server::{ServeError, Server, StopError, serve};
 
 #[cfg(test)]

@@ -7,9 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
+use host::lock;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use thiserror::Error;
 
@@ -113,17 +111,10 @@ fn take_lock(socket: &Path) -> Result<File, BindError> {
         Ok(file) => file,
         Err(source) => return Err(BindError::Lock { path, source }),
     };
-    let whole_file = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file)) {
-        Ok(_) => Ok(file),
-        Err(Errno::EAGAIN | Errno::EACCES) => Err(BindError::InUse(socket.into())),
-        Err(errno) => Err(BindError::Lock { path, source: errno.into() }),
+    match lock::acquire(&file, 0, lock::Kind::Exclusive) {
+        Ok(()) => Ok(file),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(BindError::InUse(socket.into())),
+        Err(source) => Err(BindError::Lock { path, source }),
     }
 }
 

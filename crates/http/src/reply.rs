@@ -2,14 +2,59 @@
 //!
 //! A client in the field reads at most 1023 bytes, once: every head made here stays far below that.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use api::{Answer, ApiError};
 use http_body_util::Full;
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
-/// A reply, with its body in one piece.
-pub(crate) type Reply = Response<Full<Bytes>>;
+use crate::events::EventStream;
+
+/// A reply, with its body in one piece or as it happens.
+pub(crate) type Reply = Response<ReplyBody>;
+
+/// What follows a reply's head.
+pub(crate) enum ReplyBody {
+    /// All there is.
+    Whole(Full<Bytes>),
+    /// Events, until the client or the server leaves.
+    Events(EventStream),
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(cx),
+            Self::Events(stream) => {
+                stream.poll_next(cx).map(|text| text.map(|text| Ok(Frame::data(text.into()))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Events(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}
 
 /// Unknown fields that are told one by one; of others only that there are some.
 pub(crate) const WARNED_FIELDS: usize = 4;
@@ -64,8 +109,27 @@ pub(crate) fn failure(
     reply
 }
 
-fn start(status: StatusCode, content_type: Option<&'static str>, body: String) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+/// A document that is not an answer to a verb.
+pub(crate) fn page(media_type: &'static str, text: impl Into<Bytes>) -> Reply {
+    start(StatusCode::OK, Some(media_type), text)
+}
+
+/// The beginning of a stream of events.
+pub(crate) fn events(stream: EventStream) -> Reply {
+    let mut reply = page("text/event-stream", Bytes::new());
+    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    *reply.body_mut() = ReplyBody::Events(stream);
+    reply
+}
+
+/// A reply after which the connection is closed.
+pub(crate) fn closing(mut reply: Reply) -> Reply {
+    reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    reply
+}
+
+fn start(status: StatusCode, content_type: Option<&'static str>, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(ReplyBody::Whole(Full::new(body.into())));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static(SERVER));

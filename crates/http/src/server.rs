@@ -41,6 +41,10 @@ pub(crate) struct Limits {
     pub(crate) body: usize,
     /// The time a head may take, from its first byte to its last.
     pub(crate) head_time: Duration,
+    /// Clients that follow events at once.
+    pub(crate) followers: usize,
+    /// How often a follower is sent something, even if nothing happens.
+    pub(crate) keep_alive: Duration,
     /// The longest time in which nothing of a body arrives.
     pub(crate) body_pause: Duration,
     /// The time a client has to read its last reply.
@@ -56,6 +60,8 @@ impl Default for Limits {
             refusals: 32,
             head: 16 << 10,
             body: 4 << 20,
+            followers: 64,
+            keep_alive: Duration::from_secs(15),
             head_time: Duration::from_secs(30),
             body_pause: Duration::from_secs(30),
             linger: Duration::from_secs(2),
@@ -111,7 +117,9 @@ pub(crate) fn serve_within(bound: Bound, client: Client, limits: Limits) -> Resu
     let thread = std::thread::Builder::new()
         .name("http-server".into())
         .spawn(move || {
-            let result = run(listener, Shared { client, limits }, stopped);
+            let followers = Arc::new(Semaphore::new(limits.followers));
+            let shared = Shared { client, limits, followers, stopped };
+            let result = run(listener, shared);
             drop(held);
             result.inspect_err(|e| error!("The HTTP server ended: {e}"))
         })
@@ -149,16 +157,31 @@ impl Server {
 pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) limits: Limits,
+    /// One permit for each client that follows events.
+    pub(crate) followers: Arc<Semaphore>,
+    stopped: watch::Receiver<bool>,
 }
 
-fn run(listener: StdListener, shared: Shared, stopped: watch::Receiver<bool>) -> io::Result<()> {
+impl Shared {
+    /// Resolves when the server is asked to stop. A server that was dropped never is.
+    pub(crate) fn stop_asked(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stopped = self.stopped.clone();
+        async move {
+            if stopped.wait_for(|stopped| *stopped).await.is_err() {
+                pending::<()>().await;
+            }
+        }
+    }
+}
+
+fn run(listener: StdListener, shared: Shared) -> io::Result<()> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_io().enable_time().max_io_events_per_tick(EVENTS).build()?;
     runtime.block_on(async {
         let listener = UnixListener::from_std(listener)?;
-        let doorman = Doorman::new(shared, stopped.clone());
+        let doorman = Doorman::new(shared);
         let mut accepting = pin!(doorman.accept(listener));
-        let mut stopping = pin!(stop_asked(stopped));
+        let mut stopping = pin!(doorman.shared.stop_asked());
         poll_fn(|cx| match stopping.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(()),
             Poll::Pending => accepting.as_mut().poll(cx),
@@ -169,17 +192,9 @@ fn run(listener: StdListener, shared: Shared, stopped: watch::Receiver<bool>) ->
     })
 }
 
-/// Resolves when the server is asked to stop. A server that was dropped never is.
-pub(crate) async fn stop_asked(mut stopped: watch::Receiver<bool>) {
-    if stopped.wait_for(|stopped| *stopped).await.is_err() {
-        pending::<()>().await;
-    }
-}
-
 /// Lets clients in, as far as there is room.
 struct Doorman {
     shared: Arc<Shared>,
-    stopped: watch::Receiver<bool>,
     /// One permit for each connection served.
     places: Arc<Semaphore>,
     /// One permit for each connection that is being told that there is no place.
@@ -187,10 +202,10 @@ struct Doorman {
 }
 
 impl Doorman {
-    fn new(shared: Shared, stopped: watch::Receiver<bool>) -> Self {
+    fn new(shared: Shared) -> Self {
         let places = Arc::new(Semaphore::new(shared.limits.connections as usize));
         let refusals = Arc::new(Semaphore::new(shared.limits.refusals));
-        Self { shared: Arc::new(shared), stopped, places, refusals }
+        Self { shared: Arc::new(shared), places, refusals }
     }
 
     async fn accept(&self, listener: UnixListener) {
@@ -208,9 +223,8 @@ impl Doorman {
     fn admit(&self, socket: UnixStream) {
         let shared = self.shared.clone();
         if let Ok(place) = self.places.clone().try_acquire_owned() {
-            let stopped = self.stopped.clone();
             tokio::spawn(async move {
-                connection::serve(socket, shared, stopped).await;
+                connection::serve(socket, shared).await;
                 drop(place);
             });
         } else if let Ok(place) = self.refusals.clone().try_acquire_owned() {

@@ -1,7 +1,7 @@
 //! A client's socket under hyper, with what hyper leaves open: a time limit for a request's head alone, and replies of our own where
 //! hyper refuses a request by itself.
 //!
-//! Descriptors that come with a request (SCM_RIGHTS) will be received in [`Stream::poll_read`]; until then the kernel closes them.
+//! Descriptors that come with a request (SCM_RIGHTS) will be received where it is read; until then the kernel closes them.
 
 use std::future::Future;
 use std::io;
@@ -160,11 +160,11 @@ impl hyper::rt::Write for Stream {
 
 /// Splits hyper's own refusal off the end of what it writes.
 ///
-/// hyper writes it as a head without body, always last. It is told from our replies by the `Server` header, which all of ours have;
-/// no body of ours looks like it, since JSON has no raw line ends in it.
+/// hyper writes it as a head without body, always last. It is told from our replies by the `Server` header, which all of ours have,
+/// and from what our bodies may hold by its last header: JSON has no raw line ends in it, and chunks of events end otherwise.
 fn split_refusal(bytes: &[u8]) -> Option<(&[u8], StatusCode)> {
     const START: &[u8] = b"HTTP/1.";
-    if !bytes.ends_with(b"\r\n\r\n") {
+    if !bytes.ends_with(b"\r\nContent-Length: 0\r\n\r\n") {
         return None;
     }
     let start = bytes.windows(START.len()).rposition(|window| window == START)?;
@@ -183,10 +183,12 @@ mod tests {
         const OURS: &[u8] = b"HTTP/1.1 404 Not Found\r\nServer: x\r\n\r\n";
         const HYPERS: &[u8] =
             b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        const CHUNKS: &[u8] = b"9a\r\ndata: {\"id\":\"HTTP/1.1 400 x\"}\n\n\r\n0\r\n\r\n";
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         assert_eq!(split_refusal(HYPERS), Some((&b""[..], status)));
         assert_eq!(split_refusal(&[OURS, HYPERS].concat()), Some((OURS, status)));
-        for bytes in [OURS, b"", b"\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"[\"HTTP/1.1 400\"]"] {
+        for bytes in [OURS, b"", b"\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"[\"HTTP/1.1 400\"]", CHUNKS]
+        {
             assert_eq!(split_refusal(bytes), None);
         }
     }

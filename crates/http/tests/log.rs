@@ -4,9 +4,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use api::{ApiError, Code, Counters, Reads, VmInfo, VmmPing};
+use api::{ApiError, Code, Counters, EventLog, Reads, VmInfo, VmmPing};
 
-struct NoVm;
+struct NoVm(Arc<EventLog>);
 
 impl Reads for NoVm {
     fn vmm_ping(&self) -> VmmPing {
@@ -19,6 +19,10 @@ impl Reads for NoVm {
 
     fn vm_counters(&self) -> Result<Counters, ApiError> {
         Ok(Counters::new())
+    }
+
+    fn events(&self) -> &Arc<EventLog> {
+        &self.0
     }
 }
 
@@ -42,7 +46,7 @@ fn requests_errors_and_unknown_fields_are_logged() {
     tracing_subscriber::fmt().with_writer(move || writer.clone()).init();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("api.sock");
-    let (client, inbox) = api::channel(Arc::new(NoVm)).unwrap();
+    let (client, inbox) = api::channel(Arc::new(NoVm(EventLog::new()))).unwrap();
     drop(inbox);
     let server = http::serve(http::bind(http::Listen::Path(path.clone())).unwrap(), client).unwrap();
     let body = r#"{"payload":{"kernel":"/k","kernal":1}}"#;

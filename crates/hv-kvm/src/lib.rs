@@ -1,6 +1,6 @@
 //! The KVM back end: kernel local APICs, user-space IOAPIC (split irqchip), irqfds, ioeventfds.
 //!
-//! Of KVM's optional features each is asked for before it is used, and none but those in [`REQUIRED`] is needed.
+//! Of KVM's optional features each is asked for before it is used, and none but those in `REQUIRED` is needed.
 
 // Guest RAM is handed to the kernel by address, and `kvm_run` is shared with it.
 #![allow(unsafe_code)]

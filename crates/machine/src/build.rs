@@ -139,7 +139,8 @@ impl Parts {
             serial: self.consoles.serial.is_some(),
             ged: ged_address(&self.area),
         };
-        boot::acpi::write(&self.ram, &tables).map_err(unwritable)
+        boot::acpi::write(&self.ram, &tables).map_err(unwritable)?;
+        Ok(boot::smbios::write(&self.ram, &identity(&plan.smbios))?)
     }
 }
 
@@ -202,4 +203,19 @@ fn load(ram: &GuestRam, payload: &plan::Payload) -> Result<Loaded, boot::LoadErr
         plan::Payload::Firmware { firmware } => Payload { kernel: firmware, cmdline: "", initramfs: None },
     };
     boot::load(ram, &payload)
+}
+
+fn identity(plan: &plan::Smbios) -> boot::smbios::Identity {
+    let plan = plan.clone();
+    boot::smbios::Identity {
+        manufacturer: plan.manufacturer,
+        product: plan.product_name,
+        version: plan.version,
+        serial: plan.serial_number,
+        uuid: plan.uuid,
+        family: plan.family,
+        sku: plan.sku_number,
+        chassis_asset_tag: plan.chassis_asset_tag,
+        oem_strings: plan.oem_strings,
+    }
 }

@@ -38,6 +38,9 @@ pub enum BuildError {
     /// Firmware tables.
     #[error("The firmware tables cannot be written")]
     Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What the machine says it is.
+    #[error("The machine's identity (section platform) makes no sense")]
+    Identity(#[from] boot::smbios::SmbiosError),
     /// Threads or descriptors of the host.
     #[error("Cannot start the machine's threads")]
     Threads(#[source] std::io::Error),

@@ -8,9 +8,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use thiserror::Error;
 use vm_memory::bitmap::NewBitmap;
-use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
+use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError};
 
+use crate::mapping::Mapping;
 use crate::{RamMap, RamRegion, WriteHook, layout};
 
 /// Why guest RAM could not be had.
@@ -34,7 +35,7 @@ pub enum RamError {
         size: u64,
         /// The kernel's reason.
         #[source]
-        source: MmapRegionError,
+        source: io::Error,
     },
     /// The kernel refused advice (huge pages, merging, prefault).
     #[error("Cannot prepare memory zone '{zone}'")]
@@ -100,8 +101,8 @@ pub struct Zone {
     pub reserve: bool,
 }
 
-pub(crate) fn allocate(zones: &[Zone]) -> Result<RamMap, RamError> {
-    let mut regions = Vec::new();
+pub(crate) fn allocate(zones: &[Zone]) -> Result<(RamMap, Vec<Mapping>), RamError> {
+    let (mut regions, mut mappings) = (Vec::new(), Vec::new());
     let mut offset = 0;
     for zone in zones {
         let file = open(zone).map_err(|source| RamError::Backing { zone: zone.id.clone(), source })?;
@@ -110,12 +111,14 @@ pub(crate) fn allocate(zones: &[Zone]) -> Result<RamMap, RamError> {
             let file = file.as_ref().map(|f| f.try_clone().map(|f| FileOffset::new(f, file_offset)));
             let file =
                 file.transpose().map_err(|source| RamError::Backing { zone: zone.id.clone(), source })?;
-            regions.push(map(zone, base, len, file)?);
+            let (region, mapping) = map(zone, base, len, file)?;
+            regions.push(region);
+            mappings.push(mapping);
             file_offset += len;
         }
         offset += zone.size;
     }
-    RamMap::from_regions(regions).map_err(RamError::Layout)
+    Ok((RamMap::from_regions(regions).map_err(RamError::Layout)?, mappings))
 }
 
 fn open(zone: &Zone) -> io::Result<Option<File>> {
@@ -149,9 +152,9 @@ fn huge_flags(pages: Pages) -> MemfdFlags {
     }
 }
 
-fn map(zone: &Zone, base: u64, len: u64, file: Option<FileOffset>) -> Result<RamRegion, RamError> {
+fn map(zone: &Zone, base: u64, len: u64, file: Option<FileOffset>) -> Result<(RamRegion, Mapping), RamError> {
     let failed = |source| RamError::Map { zone: zone.id.clone(), size: len, source };
-    let size = usize::try_from(len).map_err(|_| failed(MmapRegionError::InvalidOffsetLength))?;
+    let size = usize::try_from(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
     let private = match &zone.backing {
         Backing::Anonymous => true,
         Backing::Shared => false,
@@ -161,26 +164,34 @@ fn map(zone: &Zone, base: u64, len: u64, file: Option<FileOffset>) -> Result<Ram
     if !zone.reserve {
         flags |= MapFlags::NORESERVE;
     }
-    let mut bits = flags.bits();
-    if file.is_none() {
-        bits |= MAP_ANONYMOUS;
-    }
+    let source = file.as_ref().map(|file| (file.file(), file.start()));
+    let mapping = Mapping::new(size, base, alignment(zone.pages), flags, source).map_err(failed)?;
+    advise(zone, mapping.start(), size)
+        .map_err(|source| RamError::Advise { zone: zone.id.clone(), source })?;
     let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::with_len(size))
         .with_mmap_prot((ProtFlags::READ | ProtFlags::WRITE).bits().cast_signed())
-        .with_mmap_flags(bits.cast_signed())
+        .with_mmap_flags(flags.bits().cast_signed())
         .with_hugetlbfs(matches!(zone.pages, Pages::Huge { .. }));
     if let Some(file) = file {
         builder = builder.with_file_offset(file);
     }
-    let mapping = builder.build().map_err(failed)?;
-    advise(zone, mapping.as_ptr(), size)
-        .map_err(|source| RamError::Advise { zone: zone.id.clone(), source })?;
-    RamRegion::new(mapping, GuestAddress(base))
-        .ok_or(RamError::Layout(GuestRegionCollectionError::NoMemoryRegion))
+    // SAFETY: `GuestRam` keeps the mapping, which has `size` bytes, longer than the region.
+    let region = unsafe { builder.with_raw_mmap_pointer(mapping.start()) }.build();
+    let region = region.map_err(|e| failed(io::Error::other(e)))?;
+    let region = RamRegion::new(region, GuestAddress(base));
+    let region = region.ok_or(RamError::Layout(GuestRegionCollectionError::NoMemoryRegion))?;
+    Ok((region, mapping))
 }
 
-/// rustix makes anonymous mappings through a function of its own, so it does not export the flag.
-const MAP_ANONYMOUS: u32 = 0x20;
+/// What guest and host addresses must agree in: the largest page the zone may be made of.
+fn alignment(pages: Pages) -> usize {
+    const TRANSPARENT: usize = 2 << 20;
+    const LARGEST: usize = 1 << 30;
+    match pages {
+        Pages::Normal { .. } => TRANSPARENT,
+        Pages::Huge { size } => size.and_then(|size| size.try_into().ok()).unwrap_or(LARGEST),
+    }
+}
 
 fn advise(zone: &Zone, start: *mut u8, size: usize) -> io::Result<()> {
     let advise = |advice| {

@@ -9,9 +9,12 @@
 mod backing;
 mod hook;
 pub mod layout;
+mod mapping;
 mod testing;
 
 use std::sync::Arc;
+
+use mapping::Mapping;
 
 pub use backing::{Backing, Pages, RamError, Zone};
 pub use hook::{HookSlice, WriteHook};
@@ -29,7 +32,14 @@ pub type RamRegion = vm_memory::GuestRegionMmap<WriteHook>;
 
 /// The handle every user of guest RAM holds: cheap to clone.
 #[derive(Clone, Debug)]
-pub struct GuestRam(Arc<RamMap>);
+pub struct GuestRam(Arc<Ram>);
+
+/// Fields are dropped in this order: regions point into mappings.
+#[derive(Debug)]
+struct Ram {
+    map: RamMap,
+    _mappings: Vec<Mapping>,
+}
 
 impl GuestRam {
     /// Allocates RAM for the zones, in order, around the hole below 4 GiB.
@@ -37,16 +47,16 @@ impl GuestRam {
     /// # Errors
     /// [`RamError`] names the zone that could not be backed.
     pub fn allocate(zones: &[Zone]) -> Result<Self, RamError> {
-        backing::allocate(zones).map(|map| Self(Arc::new(map)))
+        backing::allocate(zones).map(|(map, mappings)| Self(Arc::new(Ram { map, _mappings: mappings })))
     }
 
     /// RAM as it is now.
     pub fn map(&self) -> &RamMap {
-        &self.0
+        &self.0.map
     }
 
     /// Bytes of RAM.
     pub fn total(&self) -> u64 {
-        self.0.iter().map(GuestMemoryRegion::len).sum()
+        self.0.map.iter().map(GuestMemoryRegion::len).sum()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{GuestAddress, GuestRam, RamMap};
+use crate::{GuestAddress, GuestRam, Ram, RamMap};
 
 /// RAM for tests of other crates: anonymous, at the given ranges.
 ///
@@ -12,5 +12,5 @@ use crate::{GuestAddress, GuestRam, RamMap};
 #[allow(clippy::expect_used)]
 pub fn test_ram(ranges: &[(u64, usize)]) -> GuestRam {
     let ranges: Vec<_> = ranges.iter().map(|&(base, len)| (GuestAddress(base), len)).collect();
-    GuestRam(Arc::new(RamMap::from_ranges(&ranges).expect("test RAM")))
+    GuestRam(Arc::new(Ram { map: RamMap::from_ranges(&ranges).expect("test RAM"), _mappings: Vec::new() }))
 }

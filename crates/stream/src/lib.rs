@@ -83,7 +83,7 @@ impl Stream {
     /// Opens what `config` says.
     ///
     /// # Errors
-    /// [`Error`] names what could not be opened.
+    /// [`enum@Error`] names what could not be opened.
     pub fn open(config: &StreamConfig) -> Result<Self, Error> {
         open::open(config)
     }

@@ -58,14 +58,23 @@ pub trait VirtioDevice: Send {
     /// Stores `data` into the device configuration. Bounded like reads.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
+    /// The threads that serve its queues.
+    fn workers(&mut self) -> &mut Workers;
+
     /// The driver is ready: hand the queues to the workers and return.
-    fn start(&mut self, activation: Activation);
+    fn start(&mut self, activation: Activation) {
+        self.workers().start(activation);
+    }
 
     /// Ask the workers for the queues. Does not wait.
-    fn stop(&mut self);
+    fn stop(&mut self) {
+        self.workers().stop();
+    }
 
     /// The queues, once all workers have given theirs back. With `wait` it waits for them.
-    fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>>;
+    fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>> {
+        self.workers().stopped(wait)
+    }
 
     /// Forget what the driver configured. The queues are back.
     fn reset(&mut self) {}

@@ -1,9 +1,10 @@
 //! A virtqueue in a worker's hands: the ring itself, the bell that announces buffers and the interrupt that announces answers.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use host::EventFd;
-use memory::RamMap;
+use memory::{Bytes, GuestAddress, RamMap};
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
@@ -51,6 +52,23 @@ impl ActiveQueue {
         Ok(self.queue.iter(ram)?.next())
     }
 
+    /// The next chain, or `None` once there is none and the driver's bells are on again.
+    ///
+    /// # Errors
+    /// [`Fault::Queue`] if the rings are broken.
+    pub fn pop_or_listen<'a>(&mut self, ram: &'a RamMap) -> Result<Option<Chain<'a>>, Fault> {
+        loop {
+            if let Some(chain) = self.pop(ram)? {
+                return Ok(Some(chain));
+            }
+            if !self.queue.enable_notification(ram)? {
+                return Ok(None);
+            }
+            // The driver made something available just before its bells were on: it may not have rung.
+            self.queue.disable_notification(ram)?;
+        }
+    }
+
     /// Gives a chain back with `len` bytes written to it.
     ///
     /// # Errors
@@ -64,10 +82,21 @@ impl ActiveQueue {
     /// # Errors
     /// [`Fault::Queue`] if the rings do not lie in RAM.
     pub fn notify(&mut self, ram: &RamMap) -> Result<(), Fault> {
-        if self.queue.needs_notification(ram)? {
+        if self.queue.needs_notification(ram)? && !self.is_hushed(ram)? {
             self.interrupt.fire();
         }
         Ok(())
+    }
+
+    /// Whether the driver wants no interrupts at all (§2.7.7): how a driver without EVENT_IDX says so.
+    fn is_hushed(&self, ram: &RamMap) -> Result<bool, Fault> {
+        const NO_INTERRUPT: u16 = 1;
+        if self.queue.event_idx_enabled() {
+            return Ok(false);
+        }
+        let flags = ram.load(GuestAddress(self.queue.avail_ring()), Ordering::Acquire);
+        let flags: u16 = flags.map_err(virtio_queue::Error::GuestMemory)?;
+        Ok(u16::from_le(flags) & NO_INTERRUPT != 0)
     }
 
     /// Serves chains until none is left, with the driver's bells switched off meanwhile: `serve` takes a chain and says how many bytes
@@ -80,18 +109,14 @@ impl ActiveQueue {
         ram: &RamMap,
         mut serve: impl FnMut(Chain<'_>) -> Result<Option<u32>, Fault>,
     ) -> Result<(), Fault> {
-        loop {
-            self.queue.disable_notification(ram)?;
-            while let Some(chain) = self.pop(ram)? {
-                let head = chain.head_index();
-                if let Some(len) = serve(chain)? {
-                    self.push(ram, head, len)?;
-                }
-            }
-            if !self.queue.enable_notification(ram)? {
-                return self.notify(ram);
+        self.queue.disable_notification(ram)?;
+        while let Some(chain) = self.pop_or_listen(ram)? {
+            let head = chain.head_index();
+            if let Some(len) = serve(chain)? {
+                self.push(ram, head, len)?;
             }
         }
+        self.notify(ram)
     }
 }
 

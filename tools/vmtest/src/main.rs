@@ -1,4 +1,4 @@
-//! The guest tests: `vmtest list`, `vmtest run [FILTER] [--jobs N]`. `cargo xtask test --guest` runs this where there is a
+//! The guest tests: `vmtest list`, `vmtest run [FILTER] [--jobs N] [--part I/N]`. `cargo xtask test --guest` runs this where there is a
 //! true /dev/kvm.
 
 #![allow(clippy::panic, clippy::unwrap_used, clippy::print_stdout)] // tests, see the library
@@ -22,20 +22,34 @@ fn main() -> ExitCode {
             }
             true
         }
-        ["run", options @ ..] => {
-            let jobs = options.iter().position(|word| *word == "--jobs");
-            let count = jobs.and_then(|at| options.get(at + 1)).and_then(|n| n.parse().ok()).unwrap_or(2);
-            let filter = options.first().filter(|word| **word != "--jobs").copied().unwrap_or_default();
-            runner::run_all(&tests, filter, count)
-        }
+        ["run", options @ ..] => runner::run_all(&tests, &parse_run(options)),
         ["one", name, dir] => runner::run_one(&tests, name, Path::new(dir)),
         ["demo"] => demo::run(),
         ["demo", "--shell"] => demo::shell(),
         ["selfcheck"] => selfcheck::run(),
         _ => {
-            eprintln!("usage: vmtest list | run [FILTER] [--jobs N] | demo [--shell] | selfcheck");
+            eprintln!(
+                "usage: vmtest list | run [FILTER] [--jobs N] [--part I/N] | demo [--shell] | selfcheck"
+            );
             false
         }
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn parse_run(options: &[&str]) -> runner::Selection {
+    let mut selection = runner::Selection { filter: String::new(), jobs: 2, part: 0, parts: 1 };
+    let mut words = options.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--jobs" => selection.jobs = words.next().and_then(|n| n.parse().ok()).unwrap_or(2).max(1),
+            "--part" => {
+                let (part, parts) = words.next().and_then(|word| word.split_once('/')).unwrap_or(("0", "1"));
+                selection.part = part.parse().unwrap();
+                selection.parts = parts.parse().unwrap();
+            }
+            filter => filter.clone_into(&mut selection.filter),
+        }
+    }
+    selection
 }

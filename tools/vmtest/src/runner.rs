@@ -51,20 +51,33 @@ pub fn run_one(tests: &[Test], name: &str, dir: &Path) -> bool {
     passed
 }
 
-/// Runs all tests whose name contains `filter`, `jobs` at a time, and prints a line for each and the sum. Returns
-/// whether all passed.
+/// Which tests to run, and how.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Only tests whose name contains this.
+    pub filter: String,
+    /// How many at a time.
+    pub jobs: usize,
+    /// Every `parts`th of them only, beginning with the `part`th (from 0): several machines can share the work.
+    pub part: usize,
+    /// See `part`; at least 1.
+    pub parts: usize,
+}
+
+/// Runs the selected tests and prints a line for each and the sum. Returns whether all passed.
 ///
 /// # Panics
 /// The directory for the tests cannot be made.
-pub fn run_all(tests: &[Test], filter: &str, jobs: usize) -> bool {
-    let selected: VecDeque<Test> = tests.iter().filter(|test| test.name.contains(filter)).copied().collect();
+pub fn run_all(tests: &[Test], selection: &Selection) -> bool {
+    let matching = tests.iter().filter(|test| test.name.contains(&selection.filter));
+    let selected: VecDeque<Test> = matching.skip(selection.part).step_by(selection.parts).copied().collect();
     let total = selected.len();
     let base = std::env::temp_dir().join(format!("vmtest-{}", std::process::id()));
     fs::create_dir_all(&base).unwrap();
     let queue = Mutex::new(selected);
     let failures = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
+        for _ in 0..selection.jobs {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().unwrap().pop_front();

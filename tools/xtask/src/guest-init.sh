@@ -28,7 +28,7 @@ root=$(word root)
 if [ -n "$root" ]; then
 	wait_for "$root"
 	mount -t ext4 -o rw "$root" /newroot
-	umount /dev/shm /dev/pts
+	umount /dev/pts
 	mount --move /dev /newroot/dev
 	mount --move /proc /newroot/proc
 	mount --move /sys /newroot/sys

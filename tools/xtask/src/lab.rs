@@ -4,6 +4,11 @@
 //! KVM. The machine's root file system is the host's, read-only under an overlay in memory, so everything runs under the path it
 //! has on the host. Output and exit code come back over virtio serial ports, apart from the lab's own console, which
 //! goes to a file.
+//!
+//! QEMU up to 10.0 changes a CPU's pending interrupts on VMRUN without taking the lock under which other threads raise
+//! them, so that an interrupt is now and then lost or taken in the wrong world; guests then hang, or the lab's kernel
+//! dies. With one CPU no other CPU raises any, and a timer that ticks periodically makes up for what its own thread loses.
+//! To use more of the host, run more labs.
 
 use crate::error::{AtPath, Error, Result};
 use crate::initramfs;
@@ -17,6 +22,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 const INIT: &str = include_str!("lab-init.sh");
@@ -55,7 +61,7 @@ pub(crate) struct Run {
 impl Run {
     /// A run with room for a guest of 5 GiB.
     pub(crate) fn new(command: Vec<String>) -> Self {
-        Self { command, environment: Vec::new(), memory_mib: 9216, cpus: 2, terminal: false }
+        Self { command, environment: Vec::new(), memory_mib: 8192, cpus: 1, terminal: false }
     }
 }
 
@@ -63,6 +69,14 @@ impl Run {
 pub(crate) fn host_kvm() -> bool {
     let module = |name: &str| Path::new("/sys/module").join(name).exists();
     Path::new("/dev/kvm").exists() && !module("kvm_pvm") && (module("kvm_intel") || module("kvm_amd"))
+}
+
+/// Fetches and builds what the lab boots from, so that several can start at once.
+///
+/// # Errors
+/// Packages cannot be fetched, files not written.
+pub(crate) fn prepare(places: &Places) -> Result<()> {
+    images(places).map(drop)
 }
 
 fn images(places: &Places) -> Result<(PathBuf, PathBuf)> {
@@ -142,7 +156,10 @@ struct Session {
 
 impl Session {
     fn new(places: &Places) -> Result<Self> {
-        let dir = places.images.join("runs").join(std::process::id().to_string());
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        remove_old_runs(&places.images.join("runs"));
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = places.images.join("runs").join(format!("{}-{number}", std::process::id()));
         let share = dir.join("share");
         fs::create_dir_all(&share).at(&share)?;
         Ok(Self { dir, share })
@@ -194,14 +211,15 @@ impl Session {
     }
 
     fn start(&self, run: &Run, kernel: &Path, initramfs: &Path) -> Result<Qemu> {
-        let mut append = format!("console=ttyS0 panic=-1 lab.share={}", self.share.display());
+        let mut append =
+            format!("console=ttyS0 panic=-1 nohz=off highres=off lab.share={}", self.share.display());
         if run.terminal {
             append.push_str(" lab.tty");
         }
         let dir = self.dir.display();
         let mut qemu = Command::new("qemu-system-x86_64");
         // No 5-level paging: it would only make each emulated page walk longer.
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt,-la57", "-machine", "q35"])
+        qemu.args(["-accel", "tcg", "-cpu", "max,+svm,+npt,-la57", "-machine", "q35"])
             .args(["-smp", &run.cpus.to_string(), "-m", &format!("{}M", run.memory_mib)])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
             .arg("-kernel")
@@ -248,6 +266,18 @@ impl Session {
         let tail = lines[lines.len().saturating_sub(30)..].join("\n");
         headline("the lab died");
         Error::LabDied { log: self.console(), tail }
+    }
+}
+
+/// Removes what runs left behind whose process is gone.
+fn remove_old_runs(runs: &Path) {
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(process).exists() {
+            // Another task may be removing it too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

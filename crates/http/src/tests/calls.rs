@@ -60,25 +60,7 @@ fn errors_in_both_forms() {
 
 #[test]
 fn every_code_reaches_the_client() {
-    use Code::*;
-    let codes = [
-        BadRequest,
-        MalformedJson,
-        InvalidConfig,
-        NotFound,
-        VmNotCreated,
-        NoSuchDevice,
-        MethodNotAllowed,
-        IllegalState,
-        VmMigrating,
-        VmAlreadyCreated,
-        Duplicate,
-        TooLarge,
-        Pending,
-        Internal,
-        NotImplemented,
-        Unavailable,
-    ];
+    let codes = Code::ALL;
     let mut next = codes.into_iter();
     let house = House::with(Limits::default(), move |command| {
         command.refuse(ApiError::new(next.next().unwrap(), ["why \"it\"\r\nfailed".into()]));

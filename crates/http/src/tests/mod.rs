@@ -1,7 +1,10 @@
 //! The door as a client sees it: bytes over a real UNIX socket, with a fake control loop behind.
 
 mod calls;
+mod events;
 mod limits;
+mod metrics;
+mod pages;
 mod socket;
 mod transport;
 
@@ -13,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use api::{ApiError, Client, Code, Command, Counters, Inbox, Reads, VmInfo, VmmPing};
+use api::{ApiError, Client, Code, Command, Counters, EventLog, Inbox, Reads, VmInfo, VmmPing};
 use host::{ControlOperation, Epoll, EpollEvent, EventFd, EventSet};
 
 use crate::server::{Limits, Server, serve_within};
@@ -21,7 +24,7 @@ use crate::{Listen, bind};
 
 pub(crate) const PING: &str = "GET /api/v1/vmm.ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-struct NoVm;
+struct NoVm(Arc<EventLog>);
 
 impl Reads for NoVm {
     fn vmm_ping(&self) -> VmmPing {
@@ -41,6 +44,10 @@ impl Reads for NoVm {
     fn vm_counters(&self) -> Result<Counters, ApiError> {
         let counters: BTreeMap<_, _> = (0..100).map(|i| (format!("counter_{i}"), u64::MAX)).collect();
         Ok(Counters::from([("_disk0".into(), counters)]))
+    }
+
+    fn events(&self) -> &Arc<EventLog> {
+        &self.0
     }
 }
 
@@ -87,6 +94,8 @@ impl Drop for FakeLoop {
 pub(crate) struct House {
     pub(crate) server: Option<Server>,
     pub(crate) path: PathBuf,
+    /// What has happened, as far as clients may know.
+    pub(crate) events: Arc<EventLog>,
     fake: Option<FakeLoop>,
     _dir: tempfile::TempDir,
 }
@@ -103,11 +112,12 @@ impl House {
 
     pub(crate) fn with(limits: Limits, answer: impl FnMut(Command) + Send + 'static) -> Self {
         let (client, inbox) = fake_api();
+        let events = client.reads().events().clone();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.sock");
         let bound = bind(Listen::Path(path.clone())).unwrap();
         let server = Some(serve_within(bound, client, limits).unwrap());
-        Self { server, path, fake: Some(FakeLoop::new(inbox, answer)), _dir: dir }
+        Self { server, path, events, fake: Some(FakeLoop::new(inbox, answer)), _dir: dir }
     }
 
     pub(crate) fn connect(&self) -> Peer {
@@ -126,7 +136,7 @@ impl House {
 }
 
 pub(crate) fn fake_api() -> (Client, Inbox) {
-    api::channel(Arc::new(NoVm)).unwrap()
+    api::channel(Arc::new(NoVm(EventLog::new()))).unwrap()
 }
 
 pub(crate) fn succeed(command: Command) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use block::SECTOR;
 use device::{Persist, RestoreError, Saved};
-use virtio::{Activation, ActiveQueue, CounterSet, Info, VirtioDevice, Workers};
+use virtio::{Activation, CounterSet, Info, VirtioDevice, Workers};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
@@ -95,6 +95,10 @@ impl VirtioDevice for Blk {
         &self.info
     }
 
+    fn workers(&mut self) -> &mut Workers {
+        &mut self.workers
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let space = self.config_space();
         let rest = usize::try_from(offset).ok().and_then(|offset| space.get(offset..)).unwrap_or_default();
@@ -111,14 +115,6 @@ impl VirtioDevice for Blk {
     fn start(&mut self, activation: Activation) {
         self.disk.set_signals(Some(activation.signals.clone()));
         self.workers.start(activation);
-    }
-
-    fn stop(&mut self) {
-        self.workers.stop();
-    }
-
-    fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>> {
-        self.workers.stopped(wait)
     }
 
     fn reset(&mut self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use device::{Persist, RestoreError, Saved};
 use stream::Stream;
-use virtio::{Activation, ActiveQueue, Info, VirtioDevice, Worker, Workers};
+use virtio::{Activation, Info, VirtioDevice, Worker, Workers};
 
 use super::Config;
 use super::state::{INPUT_LIMIT, Shared, State};
@@ -69,6 +69,10 @@ impl VirtioDevice for Front {
         &self.info
     }
 
+    fn workers(&mut self) -> &mut Workers {
+        &mut self.workers
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let (size, ports, emergency) = (self.shared.size().to_le_bytes(), PORTS.to_le_bytes(), [0; 4]);
         let config = size.iter().chain(&ports).chain(&emergency);
@@ -86,10 +90,6 @@ impl VirtioDevice for Front {
     fn stop(&mut self) {
         self.shared.listen(None);
         self.workers.stop();
-    }
-
-    fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>> {
-        self.workers.stopped(wait)
     }
 
     fn reset(&mut self) {

@@ -139,6 +139,10 @@ impl VirtioDevice for Net {
         &self.info
     }
 
+    fn workers(&mut self) -> &mut Workers {
+        &mut self.workers
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let mut config = [0u8; CONFIG_LEN as usize];
         config[..6].copy_from_slice(&self.shared.mac);
@@ -173,10 +177,6 @@ impl VirtioDevice for Net {
         }
         self.swap_control(&mut activation.queues);
         self.workers.start(activation);
-    }
-
-    fn stop(&mut self) {
-        self.workers.stop();
     }
 
     fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>> {

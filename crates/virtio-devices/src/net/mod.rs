@@ -82,7 +82,7 @@ pub enum Error {
 /// Opens the tap and parks the worker threads.
 ///
 /// # Errors
-/// [`Error`]; nothing is left behind.
+/// [`enum@Error`]; nothing is left behind.
 pub fn build(config: &Config) -> Result<Net, Error> {
     let settings = Settings {
         name: config.tap.as_deref(),

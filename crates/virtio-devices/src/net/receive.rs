@@ -39,13 +39,7 @@ pub(super) fn receive(
         if batch.is_over() {
             break Pause::Turn;
         }
-        let Some(chain) = queue.pop(ram)? else {
-            if queue.queue.enable_notification(ram)? {
-                queue.queue.disable_notification(ram)?;
-                continue;
-            }
-            break Pause::NoBuffers;
-        };
+        let Some(chain) = queue.pop_or_listen(ram)? else { break Pause::NoBuffers };
         let head = chain.head_index();
         let mut frame = scatter.frame();
         if gather(&mut frame, chain, ram, true).is_err() {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use virtio::{Activation, ActiveQueue, Info, VirtioDevice, Worker, Workers};
+use virtio::{Info, VirtioDevice, Worker, Workers};
 
 use super::worker::Source;
 
@@ -30,17 +30,9 @@ impl VirtioDevice for Front {
         &self.info
     }
 
+    fn workers(&mut self) -> &mut Workers {
+        &mut self.workers
+    }
+
     fn read_config(&self, _: u64, _: &mut [u8]) {}
-
-    fn start(&mut self, activation: Activation) {
-        self.workers.start(activation);
-    }
-
-    fn stop(&mut self) {
-        self.workers.stop();
-    }
-
-    fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>> {
-        self.workers.stopped(wait)
-    }
 }

@@ -50,7 +50,7 @@ pub enum Error {
 /// Opens the file, builds the device and parks its thread.
 ///
 /// # Errors
-/// [`Error`] names the file, or the thread if there is none left.
+/// [`enum@Error`] names the file, or the thread if there is none left.
 pub fn build(config: Config) -> Result<Front, Error> {
     let Config { id, src } = config;
     let file = open(&src).map_err(|source| Error::Source { path: src, source })?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use device::{Events, Persist, RestoreError, Saved};
 use serde::{Deserialize, Serialize};
-use virtio::{Activation, ActiveQueue, Info, VirtioDevice, Worker, Workers};
+use virtio::{Info, VirtioDevice, Worker, Workers};
 
 use super::Timing;
 use super::worker::Vigil;
@@ -44,19 +44,11 @@ impl VirtioDevice for Front {
         &self.info
     }
 
+    fn workers(&mut self) -> &mut Workers {
+        &mut self.workers
+    }
+
     fn read_config(&self, _: u64, _: &mut [u8]) {}
-
-    fn start(&mut self, activation: Activation) {
-        self.workers.start(activation);
-    }
-
-    fn stop(&mut self) {
-        self.workers.stop();
-    }
-
-    fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>> {
-        self.workers.stopped(wait)
-    }
 
     fn reset(&mut self) {
         self.armed.store(false, Ordering::SeqCst);

@@ -6,7 +6,7 @@ use pci::{Address, BarKind, FakeSource, REGION_CONFIG};
 
 use super::{Phase, Place, VirtioPci};
 use crate::fake::{FakeQueue, WRITE};
-use crate::{Activation, ActiveQueue, Fault, Handler, Info, VirtioDevice, Worker, Workers, feature};
+use crate::{ActiveQueue, Fault, Handler, Info, VirtioDevice, Worker, Workers, feature};
 
 struct Nothing;
 
@@ -31,16 +31,8 @@ impl VirtioDevice for Device0 {
         data.copy_from_slice(&self.config.lock().unwrap()[offset as usize..][..data.len()]);
     }
 
-    fn start(&mut self, activation: Activation) {
-        self.workers.start(activation);
-    }
-
-    fn stop(&mut self) {
-        self.workers.stop();
-    }
-
-    fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>> {
-        self.workers.stopped(wait)
+    fn workers(&mut self) -> &mut Workers {
+        &mut self.workers
     }
 }
 

@@ -144,24 +144,24 @@ fn delete_then_create(context: &Context) {
 fn refused_actions(context: &Context) {
     let vm = Builder::new(context).start();
     let status = |action: &str| vm.api().put(action).status;
-    for (action, code) in [("vm.boot", 404), ("vm.pause", 500), ("vm.shutdown", 500), ("vm.reboot", 404)] {
+    for (action, code) in [("vm.boot", 404), ("vm.pause", 404), ("vm.shutdown", 404), ("vm.reboot", 404)] {
         assert_eq!(status(action), code, "{action} without a VM");
     }
     vm.api().get("vm.info").expect(404);
     vm.api().get("vm.no-such-action").expect(404);
     vm.create();
     assert_eq!(vm.api().info()["state"], "Created");
-    for (action, code) in [("vm.pause", 500), ("vm.resume", 500), ("vm.nmi", 500), ("vm.reboot", 404)] {
+    for (action, code) in [("vm.pause", 405), ("vm.resume", 405), ("vm.nmi", 405), ("vm.reboot", 405)] {
         assert_eq!(status(action), code, "{action} before the boot");
     }
-    vm.api().put_json("vm.create", &vm.config).expect(500);
+    vm.api().put_json("vm.create", &vm.config).expect(409);
     vm.boot();
     vm.wait_ready();
-    for (action, code) in [("vm.boot", 500), ("vm.resume", 500)] {
+    for (action, code) in [("vm.boot", 405), ("vm.resume", 405)] {
         assert_eq!(status(action), code, "{action} of a running VM");
     }
     vm.api().put("vm.pause").expect(204);
-    vm.api().put("vm.pause").expect(500);
+    vm.api().put("vm.pause").expect(405);
     vm.api().put("vm.resume").expect(204);
     assert_eq!(vm.ok("echo unharmed"), "unharmed");
 }

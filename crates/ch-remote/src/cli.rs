@@ -1,0 +1,172 @@
+//! The command line as clap sees it: built from [`crate::table`], plus what is not one call of the API.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use api::{Verb, VmState};
+use clap::builder::PossibleValuesParser;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches, Command, ValueHint, value_parser};
+use clap_complete::Shell;
+
+use crate::console::ConsoleDevice;
+use crate::output::Format;
+use crate::table::{Flag, Input, SUBCOMMANDS, Subcommand, VALUE};
+
+/// Where the VMM listens.
+pub(crate) const API_SOCKET: &str = "api-socket";
+/// How replies are printed.
+pub(crate) const OUTPUT: &str = "output";
+/// The subcommand that prints a shell's completions.
+pub(crate) const COMPLETIONS: &str = "completions";
+/// The subcommand that attaches to a console.
+pub(crate) const CONSOLE: &str = "console";
+/// The subcommand that waits for a state.
+pub(crate) const WAIT: &str = "wait";
+
+const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+
+/// States to wait for, by the word for each.
+const STATES: [(&str, VmState); 5] = [
+    ("created", VmState::Created),
+    ("running", VmState::Running),
+    ("paused", VmState::Paused),
+    ("shutdown", VmState::Shutdown),
+    ("breakpoint", VmState::BreakPoint),
+];
+
+/// The whole command line.
+pub(crate) fn command() -> Command {
+    Command::new("ch-remote")
+        .about("Remotely control a cloud-hypervisor VMM.")
+        .version(VERSION)
+        .subcommand_required(true)
+        .arg(
+            Arg::new(API_SOCKET)
+                .long(API_SOCKET)
+                .global(true)
+                .value_name("PATH")
+                .value_hint(ValueHint::FilePath)
+                .help("Socket of the VMM's REST API")
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(
+            Arg::new(OUTPUT)
+                .long(OUTPUT)
+                .global(true)
+                .value_name("FORMAT")
+                .help("How to print replies; on a terminal, info and counters are tables by default")
+                .value_parser(value_parser!(Format)),
+        )
+        .subcommands(SUBCOMMANDS.iter().map(subcommand))
+        .subcommand(completions_command())
+        .subcommand(console_command())
+        .subcommand(wait_command())
+}
+
+/// Ends the process with code 2 and clap's usage.
+pub(crate) fn usage_error(kind: ErrorKind, text: &str) -> ! {
+    command().error(kind, text).exit()
+}
+
+fn subcommand(sub: &'static Subcommand) -> Command {
+    let about = Verb::find(sub.verb).map_or("", |verb| verb.summary.trim().trim_end_matches('.'));
+    let command = Command::new(sub.name).about(about);
+    match &sub.input {
+        Input::Nothing => command,
+        Input::File => command.arg(
+            Arg::new(VALUE)
+                .value_name("PATH")
+                .default_value("-")
+                .help("File with the VM's JSON, or - for stdin"),
+        ),
+        Input::Value(syntax, _) => {
+            command.arg(Arg::new(VALUE).value_name("VALUE").required(true).help(*syntax))
+        }
+        Input::Options(flags, _) => command.args(flags.iter().map(option)),
+    }
+}
+
+fn option(flag: &'static Flag) -> Arg {
+    Arg::new(flag.name).long(flag.name).value_name(flag.value).required(flag.required).help(flag.help)
+}
+
+fn completions_command() -> Command {
+    let shell = Arg::new("shell").required(true).value_parser(value_parser!(Shell));
+    Command::new(COMPLETIONS).about("Print completions for a shell").arg(shell)
+}
+
+/// The script for the shell in `arguments`.
+pub(crate) fn completions(arguments: &ArgMatches) -> Vec<u8> {
+    let mut script = Vec::new();
+    if let Some(shell) = arguments.get_one::<Shell>("shell") {
+        clap_complete::generate(*shell, &mut command(), "ch-remote", &mut script);
+    }
+    script
+}
+
+fn console_command() -> Command {
+    let device = Arg::new("device")
+        .long("device")
+        .value_parser(value_parser!(ConsoleDevice))
+        .help("Which one, if there are several");
+    Command::new(CONSOLE)
+        .about("Attach to a serial port or console with mode pty or socket; Ctrl-] leaves")
+        .arg(device)
+}
+
+/// The device `console` was asked for.
+pub(crate) fn console_device(arguments: &ArgMatches) -> Option<ConsoleDevice> {
+    arguments.get_one("device").copied()
+}
+
+fn wait_command() -> Command {
+    let state = Arg::new("state")
+        .long("state")
+        .required(true)
+        .ignore_case(true)
+        .value_parser(PossibleValuesParser::new(STATES.map(|(word, _)| word)))
+        .help("State to wait for");
+    let timeout = Arg::new("timeout")
+        .long("timeout")
+        .value_name("SECONDS")
+        .default_value("60")
+        .value_parser(value_parser!(u32))
+        .help("Give up after this time");
+    Command::new(WAIT).about("Wait until the VM is in a state").arg(state).arg(timeout)
+}
+
+/// State and patience of `wait`.
+pub(crate) fn wait_arguments(arguments: &ArgMatches) -> (VmState, Duration) {
+    let word = arguments.get_one::<String>("state").map(|word| word.to_ascii_lowercase()).unwrap_or_default();
+    let state = STATES.iter().find(|(known, _)| *known == word).map_or(VmState::Running, |(_, state)| *state);
+    let timeout_s = arguments.get_one::<u32>("timeout").copied().unwrap_or_default();
+    (state, Duration::from_secs(timeout_s.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_and_after_the_subcommand() {
+        for arguments in [["x", "--api-socket", "/s", "ping"], ["x", "ping", "--api-socket", "/s"]] {
+            let matches = command().try_get_matches_from(arguments).unwrap();
+            assert_eq!(matches.get_one::<PathBuf>(API_SOCKET).unwrap().to_str(), Some("/s"));
+        }
+    }
+
+    #[test]
+    fn states_are_read_in_any_case() {
+        let matches =
+            command().try_get_matches_from(["x", "wait", "--state", "Paused", "--timeout", "3"]).unwrap();
+        let (_, arguments) = matches.subcommand().unwrap();
+        assert_eq!(wait_arguments(arguments), (VmState::Paused, Duration::from_secs(3)));
+        assert!(command().try_get_matches_from(["x", "wait", "--state", "gone"]).is_err());
+    }
+}

@@ -1,0 +1,119 @@
+//! The `ch-remote` program: one call of a running VMM's API per invocation (`spec/cli.md` §2), and what people like to have around
+//! it (`wait`, `console`, tables, completions). One thread.
+//!
+//! ```text
+//!  arguments --cli, table--> Payload --Remote (rest)--> reply --output--> stdout
+//!                                          |
+//!                                          +--failure--> report --> stderr, exit 1
+//! ```
+
+mod cli;
+mod console;
+mod output;
+mod payload;
+mod remote;
+mod report;
+mod rest;
+mod table;
+mod wait;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ArgMatches;
+use clap::error::ErrorKind;
+
+use console::ConsoleError;
+use output::Format;
+use payload::{Given, Payload, PayloadError};
+use remote::{Remote, RemoteError};
+use rest::Rest;
+use table::Subcommand;
+use wait::WaitError;
+
+/// Between two looks of `wait`.
+const WAIT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What ends the process with code 1.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("Error in the arguments of {0}")]
+    Arguments(&'static str, #[source] PayloadError),
+    #[error("http client error")]
+    Remote(#[from] RemoteError),
+    #[error("Error waiting for the VM")]
+    Wait(#[from] WaitError),
+    #[error("Error attaching to the console")]
+    Console(#[from] ConsoleError),
+    #[error("Error writing the output")]
+    Output(#[source] io::Error),
+}
+
+fn main() -> ExitCode {
+    let matches = cli::command().get_matches();
+    match run(&matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to be told that standard error is gone.
+            let _ = io::stderr().write_all(report::text(&failure).as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some((name, arguments)) = matches.subcommand() else {
+        cli::usage_error(ErrorKind::MissingSubcommand, "a subcommand is needed");
+    };
+    if name == cli::COMPLETIONS {
+        return print(&cli::completions(arguments));
+    }
+    let Some(socket) = matches.get_one::<PathBuf>(cli::API_SOCKET) else {
+        cli::usage_error(ErrorKind::MissingRequiredArgument, "--api-socket is needed");
+    };
+    let socket = socket.clone();
+    let format = matches.get_one::<Format>(cli::OUTPUT).copied();
+    match name {
+        cli::WAIT => wait(socket, arguments),
+        cli::CONSOLE => {
+            let info = Rest::new(socket).call(wait::VM_INFO, &Payload::default())?;
+            Ok(console::attach(&info.unwrap_or_default(), cli::console_device(arguments))?)
+        }
+        _ => table::find(name).map_or(Ok(()), |sub| call(&Rest::new(socket), sub, arguments, format)),
+    }
+}
+
+/// Sends one subcommand's request and prints the reply.
+fn call(
+    remote: &dyn Remote,
+    sub: &Subcommand,
+    arguments: &ArgMatches,
+    format: Option<Format>,
+) -> Result<(), Failure> {
+    let payload = sub.payload(&Given(arguments)).map_err(|e| Failure::Arguments(sub.name, e))?;
+    match remote.call(sub.verb, &payload)? {
+        Some(body) => print(&output::render(sub.verb, &body, format, io::stdout().is_terminal())),
+        None => Ok(()),
+    }
+}
+
+fn wait(socket: PathBuf, arguments: &ArgMatches) -> Result<(), Failure> {
+    let (state, patience) = cli::wait_arguments(arguments);
+    let deadline = Instant::now().checked_add(patience);
+    let remote = Rest::until(socket, deadline);
+    let again = || {
+        let left =
+            deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        thread::sleep(left.min(WAIT_INTERVAL));
+        !left.is_zero()
+    };
+    Ok(wait::wait(&remote, state, again)?)
+}
+
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(Failure::Output)
+}

@@ -1,0 +1,46 @@
+//! A VMM elsewhere, as subcommands see it. REST ([`crate::rest`]) is one way there; every other door's client implements the same
+//! trait.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::payload::Payload;
+
+/// A way to a VMM.
+pub(crate) trait Remote {
+    /// Calls `verb`, a name of [`api::VERBS`], and waits for its reply: the body, or `None` where the reply has none.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    fn call(&self, verb: &str, payload: &Payload) -> Result<Option<Vec<u8>>, RemoteError>;
+}
+
+/// Why there is no reply, or what it refuses.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RemoteError {
+    /// Nobody listens.
+    #[error("Error opening HTTP socket {}", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The request did not get through.
+    #[error("Error writing to the HTTP socket")]
+    Send(#[source] io::Error),
+    /// The reply did not get through.
+    #[error("Error reading from the HTTP socket")]
+    Receive(#[source] io::Error),
+    /// The reply is no HTTP.
+    #[error("Error parsing the HTTP response: {0}")]
+    Malformed(&'static str),
+    /// The VMM said no. [`crate::report`] prints the body's texts.
+    #[error("Server responded with status {status}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// A JSON array of strings from servers of the right kind.
+        body: Vec<u8>,
+    },
+}

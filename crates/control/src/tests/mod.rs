@@ -1,0 +1,168 @@
+mod fake;
+
+use api::{Code, VmState};
+use device::Event;
+
+use crate::{Ended, Options};
+use fake::{Rig, kernel};
+
+fn config(kernel: &tempfile::NamedTempFile) -> String {
+    let path = kernel.path().display();
+    format!(r#"{{"payload":{{"kernel":"{path}"}},"memory":{{"size":16777216}},"console":{{"mode":"Null"}}}}"#)
+}
+
+#[test]
+fn a_vm_s_whole_life() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel));
+    assert_eq!(rig.state(), Some(VmState::Created));
+    for (verb, state) in [
+        ("vm.boot", VmState::Running),
+        ("vm.pause", VmState::Paused),
+        ("vm.resume", VmState::Running),
+        ("vm.nmi", VmState::Running),
+        ("vm.power-button", VmState::Running),
+        ("vm.reboot", VmState::Running),
+        ("vm.shutdown", VmState::Created),
+        ("vm.boot", VmState::Running),
+    ] {
+        rig.ok(verb, "");
+        assert_eq!(rig.state(), Some(state), "{verb}");
+    }
+    let info = rig.client.reads().vm_info().unwrap();
+    let devices: Vec<_> = info.device_tree.unwrap().into_keys().collect();
+    let expected =
+        ["__console", "__ioapic", "__rng", "__serial", "_virtio-pci-__console", "_virtio-pci-__rng"];
+    assert_eq!(devices, expected);
+    rig.ok("vm.delete", "");
+    assert_eq!(rig.state(), None);
+    let expected = [
+        "vm/booting",
+        "vm/booted",
+        "vm/pausing",
+        "vm/paused",
+        "vm/resuming",
+        "vm/resumed",
+        "vm/rebooting",
+        "vm/rebooted",
+        "vm/shutdown",
+        "vm/booting",
+        "vm/booted",
+        "vm/shutdown",
+        "vm/deleted",
+    ];
+    assert_eq!(rig.records(), expected);
+}
+
+#[test]
+fn a_failed_boot_leaves_a_created_vm_that_can_be_booted() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel));
+    let elf = std::fs::read(kernel.path()).unwrap();
+    std::fs::write(kernel.path(), b"no kernel").unwrap();
+    let error = rig.call("vm.boot", "").unwrap_err();
+    assert_eq!((error.code, rig.state()), (Code::Internal, Some(VmState::Created)));
+    std::fs::write(kernel.path(), elf).unwrap();
+    rig.ok("vm.boot", "");
+    assert_eq!(rig.records(), ["vm/booting", "vm/booting", "vm/booted"]);
+}
+
+#[test]
+fn a_failed_create_leaves_nothing() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let body = config(&kernel)
+        .replace(r#""console":{"mode":"Null"}"#, r#""serial":{"mode":"File","file":"/no/such/dir/f"}"#);
+    assert_eq!(rig.call("vm.create", &body).unwrap_err().code, Code::Internal);
+    assert_eq!(
+        rig.call("vm.create", r#"{"cpus":{"boot_vcpus":2,"max_vcpus":1}}"#).unwrap_err().code,
+        Code::InvalidConfig
+    );
+    assert_eq!(rig.state(), None);
+    rig.ok("vm.create", &config(&kernel));
+}
+
+#[test]
+fn sections_without_a_mechanism_are_named() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel).replacen('{', r#"{"balloon":{"size":1048576},"#, 1));
+    let error = rig.call("vm.boot", "").unwrap_err();
+    assert_eq!(error.code, Code::NotImplemented);
+    assert!(error.to_string().contains("balloon"), "{error}");
+}
+
+#[test]
+fn too_many_vcpus_are_the_configuration_s_fault() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel).replacen('{', r#"{"cpus":{"boot_vcpus":5,"max_vcpus":5},"#, 1));
+    assert_eq!(rig.call("vm.boot", "").unwrap_err().code, Code::InvalidConfig);
+}
+
+#[test]
+fn the_guest_s_reset_builds_the_machine_anew() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel));
+    rig.ok("vm.boot", "");
+    rig.events.raise(Event::Reset);
+    rig.wait_for(|rig| rig.records().iter().any(|r| r == "vm/rebooted"));
+    assert_eq!(rig.state(), Some(VmState::Running));
+}
+
+#[test]
+fn the_guest_s_power_off_ends_the_process_or_the_vm() {
+    let kernel = kernel();
+    let mut rig = Rig::new(Options::default());
+    rig.ok("vm.create", &config(&kernel));
+    rig.ok("vm.boot", "");
+    rig.events.raise(Event::PowerOff);
+    assert!(rig.join().is_ok());
+    assert_eq!(rig.records()[2..], ["vm/shutdown", "vm/deleted", "vmm/shutdown"]);
+
+    let rig = Rig::new(Options { no_shutdown: true });
+    rig.ok("vm.create", &config(&kernel));
+    rig.ok("vm.boot", "");
+    rig.events.raise(Event::PowerOff);
+    rig.wait_for(|rig| rig.state() == Some(VmState::Created));
+    rig.ok("vm.boot", "");
+}
+
+#[test]
+fn a_failed_vcpu_and_a_failed_reboot_end_the_loop_with_an_error() {
+    let kernel = kernel();
+    let mut rig = Rig::new(Options::default());
+    rig.ok("vm.create", &config(&kernel));
+    rig.ok("vm.boot", "");
+    rig.events.raise(Event::Fatal);
+    assert!(matches!(rig.join(), Err(Ended::Vcpu)));
+
+    let mut rig = Rig::new(Options::default());
+    rig.ok("vm.create", &config(&kernel));
+    rig.ok("vm.boot", "");
+    std::fs::write(kernel.path(), b"no kernel").unwrap();
+    rig.events.raise(Event::Reset);
+    assert!(matches!(rig.join(), Err(Ended::Reboot(_))));
+}
+
+/// Admission in the real loop: the table's own test has the whole matrix.
+#[test]
+fn verbs_out_of_season_are_refused_and_change_nothing() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let code = |verb: &str, body: &str| rig.call(verb, body).unwrap_err().code.status();
+    assert_eq!([code("vm.boot", ""), code("vm.pause", ""), code("vm.resize", "{}")], [404; 3]);
+    rig.ok("vm.delete", "");
+    rig.ok("vm.create", &config(&kernel));
+    assert_eq!(
+        [code("vm.create", &config(&kernel)), code("vm.pause", ""), code("vm.resize", "{}")],
+        [409, 405, 501]
+    );
+    rig.ok("vm.boot", "");
+    assert_eq!(
+        [
+            code("vm.boot", ""),
+            code("vm.resume", ""),
+            code("vm.snapshot", r#"{"destination_url":"file:///x"}"#)
+        ],
+        [405; 3]
+    );
+    assert_eq!(rig.state(), Some(VmState::Running));
+    assert_eq!(rig.records().iter().filter(|r| *r == "vm/resuming" || *r == "vm/snapshotting").count(), 2);
+}
