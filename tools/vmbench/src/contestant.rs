@@ -84,6 +84,7 @@ fn cloud_hypervisor(vmm: &Path, machine: &Machine) -> Command {
 pub(crate) fn qemu_base(who: Contestant, memory_mib: u64) -> Command {
     let machine = match who {
         Contestant::Q35 => "q35",
+        Contestant::MicrovmRtc => "microvm,rtc=on",
         Contestant::Microvm | Contestant::CloudHypervisor => "microvm",
     };
     let mut command = Command::new("qemu-system-x86_64");

@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// This VMM cannot be measured. A QEMU that does not run here is left out.
 pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
     let mut results = Results::default();
-    let mut contestants = Contestant::ALL.to_vec();
+    let mut contestants = Contestant::MAIN.to_vec();
     let mut warm_up = Results::default();
     contestants.retain(|who| match round(places, *who, &mut warm_up) {
         Ok(()) => true,
