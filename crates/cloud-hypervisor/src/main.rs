@@ -66,6 +66,7 @@ impl From<&ApiError> for Chain {
 }
 
 fn main() -> ExitCode {
+    host::heap::share_one_arena();
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let cli = Cli::parse();
     if cli.version {
