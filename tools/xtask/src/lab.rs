@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 const INIT: &str = include_str!("lab-init.sh");
 const MODULES: &[&str] = &[
@@ -102,12 +103,12 @@ pub(crate) fn run(places: &Places, run: &Run, output: impl Write + Send + 'stati
     let (out, err, verdict, tty) = (out?, err?, verdict?, tty?);
     let raw = if run.terminal { Some(RawTerminal::enter()?) } else { None };
     let mut qemu = session.start(run, &kernel, &initramfs)?;
-    let out = pump(accept(&out)?, output);
-    let err = pump(accept(&err)?, io::stderr());
+    let out = pump(qemu.accept(&out, &session)?, output);
+    let err = pump(qemu.accept(&err, &session)?, io::stderr());
     let mut text = String::new();
-    let mut verdict = accept(&verdict)?;
+    let mut verdict = qemu.accept(&verdict, &session)?;
     if run.terminal {
-        let tty = accept(&tty)?;
+        let tty = qemu.accept(&tty, &session)?;
         feed_keys(&tty)?;
         // Detached on purpose: it ends with the socket.
         drop(pump(tty, io::stdout()));
@@ -121,13 +122,6 @@ pub(crate) fn run(places: &Places, run: &Run, output: impl Write + Send + 'stati
     drop(raw);
     let code = text.trim().strip_prefix("exit ").and_then(|code| code.parse().ok());
     code.ok_or_else(|| session.died())
-}
-
-fn accept(listener: &UnixListener) -> Result<UnixStream> {
-    listener
-        .accept()
-        .map(|(stream, _)| stream)
-        .map_err(|source| Error::Run { program: "QEMU".to_owned(), source })
 }
 
 fn pump(mut from: UnixStream, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
@@ -295,6 +289,26 @@ impl Drop for Session {
 struct Qemu(Child);
 
 impl Qemu {
+    /// Waits until QEMU connects to `port`, or ends because it does not like its arguments.
+    fn accept(&mut self, port: &UnixListener, session: &Session) -> Result<UnixStream> {
+        let failed = |source| Error::Run { program: "qemu-system-x86_64".to_owned(), source };
+        port.set_nonblocking(true).map_err(failed)?;
+        loop {
+            match port.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false).map_err(failed)?;
+                    return Ok(stream);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(failed(e)),
+            }
+            if self.0.try_wait().map_err(failed)?.is_some() {
+                return Err(session.died());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn wait(&mut self) -> io::Result<std::process::ExitStatus> {
         self.0.wait()
     }
