@@ -213,7 +213,8 @@ impl Session {
         let dir = self.dir.display();
         let mut qemu = Command::new("qemu-system-x86_64");
         // No 5-level paging: it would only make each emulated page walk longer.
-        qemu.args(["-accel", "tcg", "-cpu", "max,+svm,+npt,-la57", "-machine", "q35"])
+        // No fast string instructions either: they are emulated byte by byte, and Linux then clears and copies its pages by words.
+        qemu.args(["-accel", "tcg", "-cpu", "max,+svm,+npt,-la57,-erms", "-machine", "q35"])
             .args(["-smp", &run.cpus.to_string(), "-m", &format!("{}M", run.memory_mib)])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
             .arg("-kernel")
