@@ -22,6 +22,8 @@ mod request;
 #[cfg(feature = "schema")]
 mod schema;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod verb;
 
 pub use answer::{Answer, Outcome, Reply, Stopped, WARNED_FIELDS, log_text};
