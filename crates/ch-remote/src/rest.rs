@@ -29,13 +29,9 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// The VMM that listens at `path`. Calls last as long as the VMM needs: a migration may take hours.
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, deadline: None }
-    }
-
-    /// As [`Rest::new`]; no call waits for the VMM beyond `deadline`.
-    pub(crate) fn until(path: PathBuf, deadline: Option<Instant>) -> Self {
+    /// The VMM that listens at `path`. No call waits for it beyond `deadline`; without one, calls last as long as the VMM needs: a
+    /// migration may take hours.
+    pub(crate) fn new(path: PathBuf, deadline: Option<Instant>) -> Self {
         Self { path, deadline }
     }
 

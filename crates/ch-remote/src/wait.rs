@@ -58,13 +58,11 @@ pub(crate) fn wait(
 
 /// What to say of a failure that may pass.
 fn excuse(error: RemoteError) -> Result<String, WaitError> {
-    match error {
-        RemoteError::Refused { status: 404, .. } => Ok("there is no VM".into()),
-        RemoteError::Refused { status: 429 | 503, .. } => Ok("the VMM is busy".into()),
-        RemoteError::Connect { .. } | RemoteError::Send(_) | RemoteError::Receive(_) => {
-            Ok("the VMM does not answer".into())
-        }
-        error => Err(error.into()),
+    match error.status() {
+        Some(404) => Ok("there is no VM".into()),
+        Some(429 | 503) => Ok("the VMM is busy".into()),
+        _ if error.is_silence() => Ok("the VMM does not answer".into()),
+        _ => Err(error.into()),
     }
 }
 

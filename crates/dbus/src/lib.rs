@@ -15,6 +15,8 @@ mod events;
 mod introspection;
 mod request;
 mod server;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use server::{Bus, ServeError, Server, Settings, StopError, serve};
 

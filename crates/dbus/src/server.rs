@@ -59,6 +59,14 @@ pub enum Bus {
 }
 
 impl Bus {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Session => " and that DBUS_SESSION_BUS_ADDRESS names its socket",
+            Self::System => ", and that DBUS_SYSTEM_BUS_ADDRESS names its socket if it is not the usual one",
+            Self::At(_) => " there",
+        }
+    }
+
     fn builder(&self) -> Builder<'_> {
         match self {
             Self::Session => Builder::session(),
@@ -91,9 +99,7 @@ pub enum ServeError {
     #[error("\"{0}\" is no D-Bus object path: give words with a slash before each, such as /org/example/Vm1")]
     ObjectPath(String, #[source] zbus::Error),
     /// Nobody answers.
-    #[error(
-        "Error connecting to the {0}: see that its D-Bus daemon runs and that DBUS_SESSION_BUS_ADDRESS or DBUS_SYSTEM_BUS_ADDRESS names it"
-    )]
+    #[error("Error connecting to the {0}: see that its D-Bus daemon runs{hint}", hint = .0.hint())]
     Connect(Bus, #[source] zbus::Error),
     /// The bus took too long.
     #[error("The {0} does not answer: see that its D-Bus daemon is well")]

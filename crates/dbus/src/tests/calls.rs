@@ -27,9 +27,9 @@ fn with_a_long_boot() -> (House, mpsc::Receiver<ReplyTo<()>>) {
 fn reads_and_commands_are_answered_while_a_boot_runs() {
     let (house, booting) = with_a_long_boot();
     std::thread::scope(|scope| {
-        let boot = scope.spawn(|| house.connect().call("VmBoot", &()));
+        let boot = scope.spawn(|| connect(&house).call("VmBoot", &()));
         let reply = booting.recv().unwrap();
-        let caller = house.connect();
+        let caller = connect(&house);
         assert!(caller.call("VmmPing", &()).is_ok());
         assert!(caller.call("VmPause", &()).is_ok());
         assert_eq!(caller.call("VmInfo", &()).unwrap_err().0, Code::VmNotCreated.dbus_name());
@@ -53,7 +53,7 @@ fn reads_and_commands_are_answered_while_a_boot_runs() {
 #[test]
 fn too_many_calls_are_refused_and_the_others_answered() {
     let (house, booting) = with_a_long_boot();
-    let caller = house.connect();
+    let caller = connect(&house);
     let call =
         |method| caller.connection.call_method(Some(NAME), PATH, Some(api::dbus::INTERFACE), method, &());
     caller.runtime.block_on(async {
@@ -80,7 +80,7 @@ fn too_many_calls_are_refused_and_the_others_answered() {
 #[test]
 fn a_body_has_four_mebibytes() {
     let house = House::new();
-    let caller = house.connect();
+    let caller = connect(&house);
     let config = r#"{"payload":{"kernel":"/k"}}"#;
     let body = format!("{config}{}", " ".repeat(MAX_BODY - config.len()));
     assert!(caller.call("VmCreate", &body).is_ok());
@@ -94,7 +94,7 @@ fn a_body_has_four_mebibytes() {
 #[test]
 fn wrong_arguments_are_told() {
     let house = House::new();
-    let caller = house.connect();
+    let caller = connect(&house);
     for name in ["Vmm", "vm_info", "VmResizeWithFds", "VmmPingWithFds"] {
         assert_eq!(
             caller.call(name, &()).unwrap_err().0,
@@ -126,7 +126,7 @@ fn a_call_without_reply_is_executed() {
         }
         other => succeed(other),
     });
-    let caller = house.connect();
+    let caller = connect(&house);
     let silent = caller.message("VmPause").with_flags(Flags::NO_REPLY_EXPECTED).build(&()).unwrap();
     caller.runtime.block_on(caller.connection.send(&silent)).unwrap();
     paused.recv().unwrap();
@@ -150,7 +150,7 @@ fn descriptors_reach_the_verb_and_none_leaks() {
         }
         other => succeed(other),
     });
-    let caller = house.connect();
+    let caller = connect(&house);
     let call = |method: &str, body: &str, sent: usize| {
         let (readers, writers): (Vec<_>, Vec<_>) = (0..sent).map(|_| std::io::pipe().unwrap()).unzip();
         let fds: Vec<_> = writers.iter().map(|writer| Fd::from(writer.as_fd())).collect();
@@ -181,7 +181,7 @@ fn descriptors_reach_the_verb_and_none_leaks() {
 #[test]
 fn a_long_array_of_descriptors_is_not_duplicated() {
     let house = House::new();
-    let caller = house.connect();
+    let caller = connect(&house);
     let (reader, writer) = std::io::pipe().unwrap();
     let same: Vec<_> = (0..=MAX_DESCRIPTORS).map(|_| Fd::from(writer.as_fd())).collect();
     let message = caller.message("VmAddNetWithFds").build(&(r#"{"id":"n"}"#, same)).unwrap();
@@ -200,7 +200,7 @@ fn a_long_array_of_descriptors_is_not_duplicated() {
 #[test]
 fn a_stop_lets_the_last_reply_through() {
     let (mut house, booting) = with_a_long_boot();
-    let caller = house.connect();
+    let caller = connect(&house);
     std::thread::scope(|scope| {
         let boot = scope.spawn(|| caller.call("VmBoot", &()));
         let reply = booting.recv().unwrap();
@@ -215,9 +215,8 @@ fn a_stop_lets_the_last_reply_through() {
 
 #[test]
 fn the_end_of_the_bus_ends_only_the_door() {
-    let house = House::new();
-    let House { mut daemon, client, server, _loop } = house;
-    daemon.process.kill().unwrap();
-    server.unwrap().stop().unwrap();
-    assert_eq!(client.reads().vmm_ping().pid, 7);
+    let mut house = House::new();
+    house.daemon.process.kill().unwrap();
+    house.server.take().unwrap().stop().unwrap();
+    assert_eq!(house.client.reads().vmm_ping().pid, 7);
 }
