@@ -1,5 +1,7 @@
 //! The program as a shell sees it, as far as that needs no guest.
 
+#![cfg(test)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
