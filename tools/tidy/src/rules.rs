@@ -18,6 +18,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("host", 0),
     ("keyval", 0),
     ("limiter", 0),
+    ("meter", 0),
     // Vocabulary.
     ("memory", 1),
     ("config", 1),
