@@ -9,6 +9,7 @@ use config::{
     NetConfig, NumaConfig, PciSegmentConfig, PlatformConfig, PmemConfig, RateLimiterGroupConfig, RngConfig,
     RtcConfig, SerialConfig, TpmConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
 };
+use sandbox::Mode;
 
 /// Run a virtual machine.
 #[derive(Debug, Parser)]
@@ -34,6 +35,9 @@ pub(crate) struct Cli {
     /// Stay after the guest has powered off
     #[arg(long, help_heading = "VMM")]
     pub(crate) no_shutdown: bool,
+    /// What a system call leads to that the VMM has no use for
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = Seccomp::True, help_heading = "VMM")]
+    pub(crate) seccomp: Seccomp,
     /// Write the log to a file instead of standard error
     #[arg(long, value_name = "PATH", help_heading = "Logging")]
     pub(crate) log_file: Option<PathBuf>,
@@ -43,6 +47,30 @@ pub(crate) struct Cli {
     /// Print the version; with -v the features too
     #[arg(short = 'V', long)]
     pub(crate) version: bool,
+}
+
+/// Values of `--seccomp`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Seccomp {
+    /// The process names the call and dies
+    True,
+    /// There are no filters
+    False,
+    /// The kernel logs the call
+    Log,
+    /// The call fails
+    Errno,
+}
+
+impl From<Seccomp> for Mode {
+    fn from(flag: Seccomp) -> Self {
+        match flag {
+            Seccomp::True => Self::Trap,
+            Seccomp::False => Self::Off,
+            Seccomp::Log => Self::Log,
+            Seccomp::Errno => Self::Errno,
+        }
+    }
 }
 
 /// A flag's help with its keys, apart so that they wrap.
@@ -161,6 +189,11 @@ impl Cli {
     /// Whether there is something to boot: then the VM is created and booted at once.
     pub(crate) fn has_payload(&self) -> bool {
         self.vm.kernel.is_some() || self.vm.firmware.is_some()
+    }
+
+    /// Whether files are to be confined: those of the VM, and none for threads that serve no VM.
+    pub(crate) fn has_landlock(&self) -> bool {
+        self.vm.landlock
     }
 
     /// The flags that describe the VM.

@@ -32,7 +32,11 @@ pub(crate) fn install(file: Option<&Path>, verbosity: u8) -> io::Result<()> {
         _ => LevelFilter::TRACE,
     };
     let output: Box<dyn Write + Send> = match file {
-        Some(path) => Box::new(File::create(path)?),
+        Some(path) => {
+            let file = File::create(path)?;
+            sandbox::report_violations_to(file.try_clone()?.into());
+            Box::new(file)
+        }
         None => Box::new(io::stderr()),
     };
     // Called once, so no subscriber is there yet.

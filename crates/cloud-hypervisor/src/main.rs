@@ -17,6 +17,7 @@ use device::{EventSink, Events, Record};
 use host::signals::Signals;
 use hv::Hypervisor;
 use hv_kvm::KvmHypervisor;
+use sandbox::{Kind, Policy};
 use thiserror::Error as ThisError;
 
 use cli::Cli;
@@ -33,6 +34,10 @@ enum Fatal {
     Monitor(#[source] std::io::Error),
     #[error("Error creating log file")]
     LogFile(#[source] std::io::Error),
+    #[error(
+        "Error setting up seccomp filters: run on a kernel with CONFIG_SECCOMP_FILTER, or with --seccomp false"
+    )]
+    Sandbox(#[source] std::io::Error),
     #[error("Error parsing config")]
     Flags(#[source] config::FlagError),
     #[error("Error creating the API socket")]
@@ -125,6 +130,8 @@ fn print_chain(error: &dyn Error) {
 fn run(cli: Cli) -> Result<(), Fatal> {
     let socket = cli.api_socket.as_deref().map(Endpoint::parse).transpose().map_err(Fatal::ApiSocket)?;
     logger::install(cli.log_file.as_deref(), cli.verbosity).map_err(Fatal::LogFile)?;
+    sandbox::start(Policy { seccomp: cli.seccomp.into(), files: cli.has_landlock() })
+        .map_err(Fatal::Sandbox)?;
     // Before the first thread, so that all inherit the blocked signals.
     let signals = Signals::take().map_err(Fatal::Threads)?;
     let boots = cli.has_payload();
@@ -140,6 +147,7 @@ fn run(cli: Cli) -> Result<(), Fatal> {
     let events = Events::new(Arc::new(monitor)).map_err(Fatal::Threads)?;
     let (client, mut control) = control(events, log, options).map_err(Fatal::Threads)?;
     let server = bound.map(|bound| http::serve(bound, client)).transpose().map_err(Fatal::Serve)?;
+    sandbox::enter(Kind::Vmm).map_err(Fatal::Sandbox)?;
     if let Some(config) = config {
         control.create_and_boot(config).map_err(|e| Fatal::Boot(Chain::from(&e)))?;
     }
