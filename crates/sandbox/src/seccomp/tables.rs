@@ -9,8 +9,8 @@ use libc::{
     SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_landlock_add_rule,
     SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_listen, SYS_lseek, SYS_madvise, SYS_mbind,
     SYS_membarrier, SYS_memfd_create, SYS_mlock, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap,
-    SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv,
-    SYS_preadv2, SYS_prlimit64, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlink,
+    SYS_nanosleep, SYS_newfstatat, SYS_open, SYS_openat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64,
+    SYS_preadv, SYS_preadv2, SYS_prlimit64, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlink,
     SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
     SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_setaffinity, SYS_sched_yield,
     SYS_seccomp, SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack,
@@ -120,6 +120,9 @@ const fn kvm(number: u8) -> Call {
     ioctl((KVM as u32) << 8 | number as u32)
 }
 
+/// KVM_SIGNAL_MSI: pins of the IOAPIC.
+const PIN: &[Call] = &[kvm(0xa5)];
+
 /// Running a vCPU, and what device registers do on its thread.
 const VCPU: &[Call] = &[
     // Vectors and BARs that the guest moves; the guest itself; its state for snapshots.
@@ -146,10 +149,11 @@ const VCPU: &[Call] = &[
     kvm(0xa2), // SET_DEBUGREGS, SET_TSC_KHZ
     kvm(0xa3), // GET_TSC_KHZ
     kvm(0xa4), // GET_XSAVE
-    kvm(0xa5), // SET_XSAVE
+    kvm(0xa5), // SET_XSAVE, SIGNAL_MSI
     kvm(0xa6), // GET_XCRS
     kvm(0xa7), // SET_XCRS
     kvm(0xad), // KVMCLOCK_CTRL
+    any(SYS_eventfd2),
     any(SYS_timerfd_gettime),
     any(SYS_timerfd_settime),
 ];
@@ -182,6 +186,7 @@ const READ_FILES: &[Call] = &[
     any(SYS_fstat),
     any(SYS_lseek),
     any(SYS_newfstatat),
+    any(SYS_open),
     any(SYS_openat),
     any(SYS_pread64),
     any(SYS_preadv),
@@ -191,6 +196,7 @@ const READ_FILES: &[Call] = &[
 
 /// Reading and writing an image, by io_uring or without.
 const BLOCK: &[Call] = &[
+    any(SYS_eventfd2),
     any(SYS_fallocate),
     any(SYS_fdatasync),
     any(SYS_fsync),
@@ -288,7 +294,7 @@ pub(super) fn tables(kind: Kind) -> Vec<&'static [Call]> {
         Kind::Vcpu => &[EPOLL, STREAM, AFFINITY, VCPU],
         Kind::HttpServer => &[EPOLL, HTTP_SERVER],
         Kind::EventMonitor => &[],
-        Kind::SerialManager => &[EPOLL, STREAM],
+        Kind::SerialManager => &[EPOLL, STREAM, PIN],
         Kind::PayloadLoader => &[READ_FILES],
         Kind::Block => &[EPOLL, AFFINITY, BLOCK],
         Kind::Net | Kind::NetControl => &[EPOLL, NET],
