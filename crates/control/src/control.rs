@@ -21,10 +21,18 @@ use crate::published::Shown;
 pub type OpenHypervisor = Box<dyn Fn() -> Result<Arc<dyn Hypervisor>, hv::Error>>;
 
 /// How the loop behaves.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The guest's power-off ends the VM, not the process.
     pub no_shutdown: bool,
+    /// Shows more in the log, or less.
+    pub adjust_log: fn(more: bool),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { no_shutdown: false, adjust_log: |_| {} }
+    }
 }
 
 /// Why the loop ended otherwise than it was asked to.
@@ -124,6 +132,8 @@ impl Control {
     fn obey(&mut self, signal: Signal) {
         match signal {
             Signal::Terminate => self.ending = true,
+            Signal::LogMore => (self.options.adjust_log)(true),
+            Signal::LogLess => (self.options.adjust_log)(false),
             Signal::WindowChanged => {
                 if let Some(machine) = self.machine() {
                     machine.console_resized();

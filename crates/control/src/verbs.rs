@@ -223,7 +223,12 @@ impl Control {
 }
 
 fn check(config: VmConfig) -> Result<Plan, ApiError> {
-    config::check(config).map_err(|problems| ApiError::from_problems(&problems))
+    config::check(config).map_err(|problems| {
+        for problem in problems.iter() {
+            tracing::warn!("{}: {problem}: {}", problem.path, problem.hint);
+        }
+        ApiError::from_problems(&problems)
+    })
 }
 
 fn open_consoles(plan: &Plan) -> Result<Consoles, ApiError> {
