@@ -9,6 +9,7 @@ use config::{
     NetConfig, NumaConfig, PciSegmentConfig, PlatformConfig, PmemConfig, RateLimiterGroupConfig, RngConfig,
     RtcConfig, SerialConfig, TpmConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
 };
+use sandbox::Mode;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,6 +49,9 @@ pub(crate) struct Cli {
     /// Stay after the guest has powered off
     #[arg(long, help_heading = "VMM")]
     pub(crate) no_shutdown: bool,
+    /// What a system call leads to that the VMM has no use for
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = Seccomp::True, help_heading = "VMM")]
+    pub(crate) seccomp: Seccomp,
     /// Print the whole configuration that the flags and the file come to, or everything that is wrong with it, and exit
     #[arg(long, requires = "vm-payload", help_heading = "VMM")]
     pub(crate) check: bool,
@@ -63,6 +67,30 @@ pub(crate) struct Cli {
     /// Print the version; with -v the features too
     #[arg(short = 'V', long)]
     pub(crate) version: bool,
+}
+
+/// Values of `--seccomp`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Seccomp {
+    /// The process names the call and dies
+    True,
+    /// There are no filters
+    False,
+    /// The kernel logs the call
+    Log,
+    /// The call fails
+    Errno,
+}
+
+impl From<Seccomp> for Mode {
+    fn from(flag: Seccomp) -> Self {
+        match flag {
+            Seccomp::True => Self::Trap,
+            Seccomp::False => Self::Off,
+            Seccomp::Log => Self::Log,
+            Seccomp::Errno => Self::Errno,
+        }
+    }
 }
 
 fn log_format_help() -> String {

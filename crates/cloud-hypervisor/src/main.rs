@@ -20,6 +20,7 @@ use device::{EventSink, Events, Record};
 use host::signals::Signals;
 use hv::Hypervisor;
 use hv_kvm::KvmHypervisor;
+use sandbox::{Kind, Policy};
 use thiserror::Error as ThisError;
 
 use cli::Cli;
@@ -34,6 +35,10 @@ enum Fatal {
     MonitorSyntax,
     #[error("Error doing event monitor I/O")]
     Monitor(#[source] std::io::Error),
+    #[error(
+        "Error setting up seccomp filters: run on a kernel with CONFIG_SECCOMP_FILTER, or with --seccomp false"
+    )]
+    Sandbox(#[source] std::io::Error),
     #[error(transparent)]
     Log(#[from] log::LogError),
     #[error("Error parsing config")]
@@ -148,9 +153,13 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     let boots = cli.has_payload();
     let options = Options { no_shutdown: cli.no_shutdown, adjust_log: log::adjust };
     let log = EventLog::new();
-    let file = open_monitor(cli.event_monitor.as_deref())?;
-    let monitor = Monitor::new(file, log.clone()).map_err(Fatal::Monitor)?;
+    let (seccomp, event_monitor) = (cli.seccomp.into(), cli.event_monitor.clone());
+    // Before the first thread, too: it says whether threads keep their access to files.
     let config = boots.then(|| configuration(cli)).transpose()?;
+    let files = config.as_ref().is_some_and(|(config, _)| config.landlock_enable);
+    sandbox::start(Policy { seccomp, files }).map_err(Fatal::Sandbox)?;
+    let file = open_monitor(event_monitor.as_deref())?;
+    let monitor = Monitor::new(file, log.clone()).map_err(Fatal::Monitor)?;
     // The doors' socket listens before anything else is made, so that clients may connect meanwhile.
     let bound = socket.map(listen).transpose()?.map(|on| http::bind(on).map_err(Fatal::Bind)).transpose()?;
     tracing::info!("cloud-hypervisor {} starting", version());
@@ -158,6 +167,7 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     let events = Events::new(Arc::new(monitor)).map_err(Fatal::Threads)?;
     let (client, mut control) = control(events, log, options).map_err(Fatal::Threads)?;
     let server = bound.map(|bound| http::serve(bound, client)).transpose().map_err(Fatal::Serve)?;
+    sandbox::enter(Kind::Vmm).map_err(Fatal::Sandbox)?;
     if let Some((config, unknown_fields)) = config {
         for field in unknown_fields {
             tracing::warn!("Unknown field in the configuration file: {field}");

@@ -1,10 +1,12 @@
 //! What each verb does. `dispatch` has one arm per verb; admission has been granted.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
 use config::{Plan, VmConfig};
+use hv::Hypervisor;
 use machine::{BuildError, Consoles, Descriptors, Machine};
 
 use crate::control::Vm;
@@ -94,6 +96,7 @@ impl Control {
             tracing::warn!("{warning}");
         }
         let consoles = open_consoles(&plan)?;
+        self.confine(&plan)?;
         self.vm = Some(Vm { plan, descriptors, consoles: Some(consoles), machine: None });
         self.publish();
         Ok(())
@@ -123,8 +126,8 @@ impl Control {
         Ok(())
     }
 
-    /// Builds and starts a machine from the plan. A failure leaves the VM as it was: created.
-    fn build_machine(&mut self) -> Done {
+    /// The hypervisor, opened when it is first asked for.
+    pub(crate) fn hypervisor(&mut self) -> Result<Arc<dyn Hypervisor>, ApiError> {
         let hypervisor = match &self.hypervisor {
             Some(hypervisor) => hypervisor.clone(),
             None => (self.open_hypervisor)().map_err(|e| {
@@ -132,7 +135,12 @@ impl Control {
                     .within("Failed to open hypervisor interface (is hypervisor interface available?)")
             })?,
         };
-        self.hypervisor = Some(hypervisor.clone());
+        Ok(self.hypervisor.insert(hypervisor).clone())
+    }
+
+    /// Builds and starts a machine from the plan. A failure leaves the VM as it was: created.
+    fn build_machine(&mut self) -> Done {
+        let hypervisor = self.hypervisor()?;
         let Some(vm) = self.vm.as_mut() else { return Ok(()) };
         let consoles = match vm.consoles.take() {
             Some(consoles) => consoles,

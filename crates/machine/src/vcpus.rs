@@ -9,11 +9,12 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use device::{Event, Events};
 use hv::{CpuState, Error, Exits, Kicker, Vcpu, VcpuExit, VcpuIo};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use sandbox::Kind;
 
 /// What is asked of a vCPU's thread.
 enum Mail {
@@ -74,7 +75,7 @@ impl Vcpus {
                 }
                 serve(vcpu, &inbox, io.as_ref(), &events);
             };
-            let thread = thread::Builder::new().name(format!("vcpu{number}")).spawn(body)?;
+            let thread = sandbox::spawn(Kind::Vcpu, format!("vcpu{number}"), body)?;
             threads.push(Thread { mail, kicker, exits, thread: Some(thread) });
         }
         Ok(Self(threads))

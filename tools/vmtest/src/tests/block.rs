@@ -123,7 +123,7 @@ fn added_and_removed_before_the_boot(context: &Context) {
     let (first, second) = (context.path("first"), context.path("second"));
     host::make_full_disk(&first, 8);
     host::make_full_disk(&second, 16);
-    let vm = Builder::new(context).disk(&first).start();
+    let vm = Builder::new(context).disk(&first).grant(&second).start();
     vm.create();
     let section = json!({"path": second, "image_type": "Raw", "id": "later"});
     vm.api().put_json("vm.add-disk", &section).expect(204);
