@@ -261,7 +261,7 @@ impl Body for AnyBody {
     }
 
     fn parse(request: Request<'_>) -> Result<(Self, Vec<String>), ApiError> {
-        request.expect(0..=0)?;
+        request.want(0..=0)?;
         Ok((Self, Vec::new()))
     }
 }
