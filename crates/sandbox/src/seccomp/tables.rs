@@ -83,6 +83,8 @@ const THREAD: &[Call] = &[
     any(SYS_poll),
     any(SYS_ppoll),
     equal(SYS_prctl, 0, libc::PR_GET_NAME),
+    // The C library names memory if the environment asks for it (`GLIBC_TUNABLES`).
+    equal(SYS_prctl, 0, libc::PR_SET_VMA),
     any(SYS_read),
     any(SYS_readv),
     any(SYS_restart_syscall),
@@ -178,8 +180,6 @@ const HTTP_SERVER: &[Call] = &[
     any(SYS_sendto),
     any(SYS_setsockopt),
     any(SYS_shutdown),
-    // A pair of the kind that tokio wakes itself with for signals.
-    equal(SYS_socket, 0, libc::AF_UNIX),
     any(SYS_unlink),
     any(SYS_unlinkat),
 ];
@@ -259,10 +259,19 @@ const VMM: &[Call] = &[
     any(SYS_bind),
     any(SYS_epoll_create1),
     any(SYS_eventfd2),
-    any(SYS_fcntl),
+    equal(SYS_fcntl, 1, libc::F_OFD_SETLK),
+    // Descriptors of the parent process are taken over.
+    equal(SYS_fcntl, 1, libc::F_SETFD),
     any(SYS_ftruncate),
     any(SYS_getsockopt),
-    ioctls_of(TUN),
+    // All of TUN; above the terminals', which have the same type and could type for the user (TIOCSTI).
+    bits(SYS_ioctl, 1, 0xffc0, (TUN as u32) << 8 | 0xc0),
+    ioctl(libc::TCGETS as u32),
+    ioctl(libc::TCGETS2 as u32),
+    ioctl(libc::TCSETS as u32),
+    ioctl(libc::TCSETS2 as u32),
+    ioctl(libc::TIOCGPTN as u32),
+    ioctl(libc::TIOCSPTLCK as u32),
     // BLKGETSIZE64 and its kin; SIOCGIF and SIOCSIF.
     ioctls_of(0x12),
     ioctls_of(0x89),

@@ -84,7 +84,12 @@ fn arguments() {
         assert_eq!(errno(libc::syscall(libc::SYS_clone3, 0, 0)), Some(libc::ENOSYS));
         assert_eq!(errno(libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, 0).into()), refused);
         assert_eq!(errno(libc::syscall(libc::SYS_tgkill, libc::getpid() + 1, 1, 0)), refused);
-        assert_eq!(errno(libc::ioctl(0, 0x4b4d, 0).into()), refused);
+        for request in [libc::TIOCSTI, libc::TIOCSCTTY, 0x4b4d] {
+            assert_eq!(errno(libc::ioctl(0, request, 0).into()), refused, "{request:#x}");
+        }
+        for command in [libc::F_SETOWN, libc::F_NOTIFY] {
+            assert_eq!(errno(libc::fcntl(0, command, 0).into()), refused);
+        }
         assert_eq!(errno(libc::prctl(libc::PR_SET_DUMPABLE, 1).into()), refused);
         let fd = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0);
         assert_eq!(errno(fd.into()), None);
