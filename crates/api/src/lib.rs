@@ -27,11 +27,11 @@ pub mod testing;
 mod verb;
 
 pub use answer::{Answer, Outcome, Reply, Stopped, WARNED_FIELDS, log_text};
-pub use calls::{Calls, Latency};
+pub use calls::Calls;
 pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
 pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};
-pub use info::{Counters, DeviceNode, PciDeviceInfo, VmInfo, VmState, VmmPing};
+pub use info::{Counters, DeviceNode, Meters, PciDeviceInfo, VmInfo, VmState, VmmPing};
 pub use request::{MAX_BODY, MAX_DESCRIPTORS, Request, WantsDescriptors, With};
 pub use table::{Command, Reads, VERBS};
 pub use verb::{

@@ -2,17 +2,31 @@
 
 use std::time::{Duration, Instant};
 
-use api::dbus::{INTERFACE, Method};
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use api::dbus::{EVENT, INTERFACE, Method};
 use api::{Code, Verb};
+use serde_json::Value;
+use tokio::runtime::Runtime;
 use tokio::time::{Instant as Moment, timeout_at};
 use zbus::connection::Builder;
-use zbus::{DBusError, Fd, Message, fdo};
+use zbus::export::futures_core::Stream;
+use zbus::message::Type;
+use zbus::{Connection, DBusError, Fd, Message, MessageStream, fdo};
 
+use crate::events::EventsError;
 use crate::payload::Payload;
-use crate::remote::{Remote, RemoteError};
+use crate::remote::{Each, Remote, RemoteError};
 
 /// The time a call has at least: the last look of somebody who waits begins at the deadline.
 const LEAST: Duration = Duration::from_millis(250);
+
+/// The bus itself.
+const BUS: &str = "org.freedesktop.DBus";
+const BUS_PATH: &str = "/org/freedesktop/DBus";
+/// Its signal when a name comes or goes.
+const OWNER_CHANGED: &str = "NameOwnerChanged";
 
 /// Where a VMM is on which bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +60,9 @@ pub(crate) enum BusError {
     /// The time is over.
     #[error("The VMM does not answer in time")]
     Late,
+    /// A signal is told once.
+    #[error("D-Bus tells what happens from now on: use --api-socket for what has been")]
+    Past,
     /// What D-Bus carries as text is UTF-8.
     #[error("The configuration is no UTF-8 text")]
     Text(#[source] std::str::Utf8Error),
@@ -76,7 +93,7 @@ impl BusError {
                 let name = name.strip_prefix("org.freedesktop.DBus.Error.").unwrap_or_default();
                 ["ServiceUnknown", "NameHasNoOwner", "NoReply", "Disconnected"].contains(&name)
             }
-            Self::Start(_) | Self::Text(_) => false,
+            Self::Start(_) | Self::Text(_) | Self::Past => false,
         }
     }
 }
@@ -87,11 +104,37 @@ impl Bus {
         Self { place, deadline }
     }
 
-    async fn send(&self, method: Method, payload: &Payload) -> Result<Message, BusError> {
+    async fn connect(&self) -> Result<Connection, BusError> {
         let system = self.place.system_bus;
         let (builder, bus) =
             if system { (Builder::system(), "system") } else { (Builder::session(), "session") };
-        let connection = builder.build().await.map_err(|e| BusError::Connect(bus, e))?;
+        builder.build().await.map_err(|e| BusError::Connect(bus, e))
+    }
+
+    /// Has the bus deliver the VMM's events and its end.
+    async fn subscribe(&self) -> Result<Subscription, BusError> {
+        let connection = self.connect().await?;
+        let stream = MessageStream::from(&connection);
+        let Place { service_name, object_path, .. } = &self.place;
+        let events = format!(
+            "type='signal',sender='{service_name}',path='{object_path}',interface='{INTERFACE}',member='{EVENT}'"
+        );
+        let end = format!("type='signal',sender='{BUS}',member='{OWNER_CHANGED}',arg0='{service_name}'");
+        for rule in [&events, &end] {
+            connection
+                .call_method(Some(BUS), BUS_PATH, Some(BUS), "AddMatch", rule)
+                .await
+                .map_err(refused)?;
+        }
+        // Whoever is not there would never end.
+        let owner =
+            connection.call_method(Some(BUS), BUS_PATH, Some(BUS), "GetNameOwner", service_name).await;
+        let owner = owner.map_err(refused)?.body().deserialize().map_err(BusError::Call)?;
+        Ok(Subscription { stream, owner })
+    }
+
+    async fn send(&self, method: Method, payload: &Payload) -> Result<Message, BusError> {
+        let connection = self.connect().await?;
         let Place { service_name, object_path, .. } = &self.place;
         let (to, path, name) = (Some(service_name.as_str()), object_path.as_str(), method.name());
         let body = payload.body.as_deref().unwrap_or_default();
@@ -122,13 +165,57 @@ fn refused(error: zbus::Error) -> BusError {
     }
 }
 
+fn runtime() -> Result<Runtime, BusError> {
+    tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(BusError::Start)
+}
+
+/// What the bus delivers of a VMM.
+struct Subscription {
+    stream: MessageStream,
+    /// The VMM's connection: anybody else may send signals that look the same.
+    owner: String,
+}
+
+impl Subscription {
+    /// The next event as JSON in one line, and none when the VMM has ended.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, BusError> {
+        loop {
+            let next = poll_fn(|cx| Pin::new(&mut self.stream).poll_next(cx)).await;
+            let Some(message) = next.transpose().map_err(BusError::Call)? else { return Ok(None) };
+            let header = message.header();
+            let (sender, member) = (header.sender().map(|name| name.as_str()), header.member());
+            match member.map(|name| name.as_str()).filter(|_| header.message_type() == Type::Signal) {
+                Some(EVENT) if sender == Some(self.owner.as_str()) => {
+                    let text: String = message.body().deserialize().map_err(BusError::Call)?;
+                    // In one line, as REST has it.
+                    let event = serde_json::from_str::<Value>(&text).map_or(text, |event| event.to_string());
+                    return Ok(Some(event.into_bytes()));
+                }
+                Some(OWNER_CHANGED) if sender == Some(BUS) => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+}
+
 impl Remote for Bus {
+    fn events(&self, all: bool, each: &mut Each<'_>) -> Result<(), EventsError> {
+        if all {
+            return Err(RemoteError::from(BusError::Past).into());
+        }
+        runtime().map_err(RemoteError::from)?.block_on(async {
+            let mut subscription = self.subscribe().await.map_err(RemoteError::from)?;
+            while let Some(event) = subscription.next().await.map_err(RemoteError::from)? {
+                each(&event)?;
+            }
+            Ok(())
+        })
+    }
+
     fn call(&self, verb: &str, payload: &Payload) -> Result<Option<Vec<u8>>, RemoteError> {
         let Some(verb) = Verb::find(verb) else { return Ok(None) };
         let method = Method::of(verb, !payload.fds.is_empty());
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_io().enable_time().build().map_err(BusError::Start)?;
-        let reply = runtime.block_on(async {
+        let reply = runtime()?.block_on(async {
             let reply = self.send(method, payload);
             match self.deadline.map(Moment::from_std) {
                 Some(deadline) => timeout_at(deadline.max(Moment::now() + LEAST), reply)

@@ -1,5 +1,5 @@
 //! The `ch-remote` program: one call of a running VMM's API per invocation (`spec/cli.md` §2), and what people like to have around
-//! it (`wait`, `console`, tables, completions). One thread.
+//! it (`wait`, `console`, `events`, tables, completions). One thread.
 //!
 //! ```text
 //!  arguments --cli, table--> Payload --Remote (rest, bus)--> reply --output--> stdout
@@ -11,6 +11,7 @@
 mod bus;
 mod cli;
 mod console;
+mod events;
 mod output;
 mod payload;
 mod remote;
@@ -29,6 +30,7 @@ use clap::error::ErrorKind;
 
 use cli::Place;
 use console::ConsoleError;
+use events::EventsError;
 use output::Format;
 use payload::{Given, Payload, PayloadError};
 use remote::{Remote, RemoteError};
@@ -50,6 +52,8 @@ enum Failure {
     Wait(#[from] WaitError),
     #[error("Error attaching to the console")]
     Console(#[from] ConsoleError),
+    #[error("Error following the events")]
+    Events(#[from] EventsError),
     #[error("Error writing the output")]
     Output(#[source] io::Error),
 }
@@ -81,6 +85,7 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             let info = remote(place, None).call(wait::VM_INFO, &Payload::default())?;
             Ok(console::attach(&info.unwrap_or_default(), cli::console_device(arguments))?)
         }
+        cli::EVENTS => events(&*remote(place, None), arguments, format),
         _ => table::find(name).map_or(Ok(()), |sub| call(&*remote(place, None), sub, arguments, format)),
     }
 }
@@ -119,6 +124,14 @@ fn wait(place: Place, arguments: &ArgMatches) -> Result<(), Failure> {
         !left.is_zero()
     };
     Ok(wait::wait(&*remote, state, again)?)
+}
+
+fn events(remote: &dyn Remote, arguments: &ArgMatches, format: Option<Format>) -> Result<(), Failure> {
+    let people = io::stdout().is_terminal();
+    let format = format.unwrap_or(if people { Format::Table } else { Format::Json });
+    let mut stdout = io::stdout().lock();
+    let mut each = |data: &[u8]| events::print(data, format, &mut stdout);
+    Ok(remote.events(cli::all_events(arguments), &mut each)?)
 }
 
 fn print(bytes: &[u8]) -> Result<(), Failure> {

@@ -4,7 +4,11 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::events::EventsError;
 use crate::payload::Payload;
+
+/// Takes an event.
+pub(crate) type Each<'a> = dyn FnMut(&[u8]) -> Result<(), EventsError> + 'a;
 
 /// A way to a VMM.
 pub(crate) trait Remote {
@@ -13,6 +17,12 @@ pub(crate) trait Remote {
     /// # Errors
     /// [`RemoteError`].
     fn call(&self, verb: &str, payload: &Payload) -> Result<Option<Vec<u8>>, RemoteError>;
+
+    /// Hands every event to `each`, as JSON in one piece, until the VMM ends; with `all`, what has been comes first.
+    ///
+    /// # Errors
+    /// Those of `each`, and [`RemoteError`]: the VMM may be older than its events.
+    fn events(&self, all: bool, each: &mut Each<'_>) -> Result<(), EventsError>;
 }
 
 impl RemoteError {

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use api::{Method, Verb};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
+use crate::events::{self, EventsError};
 use crate::payload::Payload;
-use crate::remote::{Remote, RemoteError};
+use crate::remote::{Each, Remote, RemoteError};
 
 /// Bytes of status line and headers together.
 const HEAD_LIMIT: u64 = 64 << 10;
@@ -45,9 +46,31 @@ impl Rest {
         }
         Ok(stream)
     }
+
+    /// The stream of events (`GET /api/v1/events`).
+    fn stream(&self, all: bool) -> Result<impl BufRead, RemoteError> {
+        let stream =
+            self.connect().map_err(|source| RemoteError::Connect { path: self.path.clone(), source })?;
+        // A reply to HTTP/1.0 comes without chunks.
+        let since = if all { "Last-Event-ID: 0\r\n" } else { "" };
+        let request = format!("GET {}events HTTP/1.0\r\nHost: localhost\r\n{since}\r\n", api::ROOT);
+        (&stream).write_all(request.as_bytes()).map_err(RemoteError::Send)?;
+        let mut stream = BufReader::new(stream);
+        match read_head(&mut stream)? {
+            Head { status: 200, .. } => Ok(stream),
+            Head { status, length } => {
+                let body = read_body(&mut stream, length.unwrap_or_default())?;
+                Err(RemoteError::Refused { status, body })
+            }
+        }
+    }
 }
 
 impl Remote for Rest {
+    fn events(&self, all: bool, each: &mut Each<'_>) -> Result<(), EventsError> {
+        events::follow(self.stream(all)?, each)
+    }
+
     fn call(&self, verb: &str, payload: &Payload) -> Result<Option<Vec<u8>>, RemoteError> {
         let stream =
             self.connect().map_err(|source| RemoteError::Connect { path: self.path.clone(), source })?;

@@ -72,11 +72,17 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::events::EventsError;
+    use crate::remote::Each;
 
     /// Gives its replies one by one.
     struct Script(RefCell<Vec<Result<&'static str, RemoteError>>>);
 
     impl Remote for Script {
+        fn events(&self, _: bool, _: &mut Each<'_>) -> Result<(), EventsError> {
+            Ok(())
+        }
+
         fn call(&self, verb: &str, _: &Payload) -> Result<Option<Vec<u8>>, RemoteError> {
             assert_eq!(verb, "vm.info");
             self.0.borrow_mut().remove(0).map(|body| Some(body.into()))

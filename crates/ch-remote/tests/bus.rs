@@ -3,13 +3,13 @@
 #![cfg(test)]
 #![cfg(feature = "dbus_api")]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use api::testing::succeed;
-use api::{ApiError, Code, Command, PciDeviceInfo};
+use api::{ApiError, Code, Command, EventRecord, PciDeviceInfo, Timestamp};
 use dbus::testing::{Daemon, House, NAME, PATH};
 
 const PLACE: [&str; 4] = ["--dbus-service-name", NAME, "--dbus-object-path", PATH];
@@ -149,6 +149,41 @@ fn descriptors_travel_with_the_call() {
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(text, "through through ");
+}
+
+#[test]
+fn events_are_followed_until_the_vmm_ends() {
+    let mut house = House::new();
+    let mut command = house.daemon.program(env!("CARGO_BIN_EXE_ch-remote"));
+    let mut child = command.args(PLACE).arg("events").stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let push = |event| {
+        let timestamp = Timestamp { secs: 1, nanos: 2 };
+        house.events().push(Arc::new(EventRecord { timestamp, source: "vm", event, properties: None }));
+    };
+    // Until the program listens, nobody hears of it.
+    let (sender, heard) = mpsc::channel();
+    let first = std::thread::spawn(move || {
+        let line = lines.next().unwrap().unwrap();
+        sender.send(()).unwrap();
+        (line, lines)
+    });
+    while heard.try_recv().is_err() {
+        push("paused");
+        std::thread::yield_now();
+    }
+    let (line, lines) = first.join().unwrap();
+    assert_eq!(
+        line,
+        r#"{"event":"paused","properties":null,"source":"vm","timestamp":{"nanos":2,"secs":1}}"#
+    );
+    push("resumed");
+    house.server.take().unwrap().stop().unwrap();
+    let last = lines.last().unwrap().unwrap();
+    assert!(last.contains(r#""event":"resumed""#), "{last}");
+    assert!(child.wait().unwrap().success());
+    let (_, text, code) = run(&House::new(), &["events", "--all"]);
+    assert!(text.contains("use --api-socket for what has been") && code == 1, "{text}");
 }
 
 #[test]

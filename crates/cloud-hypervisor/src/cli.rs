@@ -6,9 +6,10 @@ use clap::{ArgAction, ArgGroup, Parser};
 use config::{
     BalloonConfig, ConsoleConfig, CpusConfig, DebugConsoleConfig, DeviceConfig, DiskConfig, Flags, FsConfig,
     FwCfgConfig, GenericVhostUserConfig, IvshmemConfig, LandlockConfig, MemoryConfig, MemoryZoneConfig,
-    NetConfig, NumaConfig, PciSegmentConfig, PlatformConfig, PmemConfig, RateLimiterGroupConfig, RngConfig,
-    RtcConfig, SerialConfig, TpmConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
+    NetConfig, NumaConfig, PciSegmentConfig, PlatformConfig, PmemConfig, RateLimiterGroupConfig,
+    RestoreConfig, RngConfig, RtcConfig, SerialConfig, TpmConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
 };
+use sandbox::Mode;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,9 +58,15 @@ pub(crate) struct Cli {
     /// Where event records go: path=PATH or fd=N
     #[arg(long, value_name = "FILE", help_heading = "VMM")]
     pub(crate) event_monitor: Option<String>,
+    /// Restore a VM from a snapshot, unless there is a payload
+    #[arg(long, value_name = "KEYS", long_help = keys("Restore a VM from a snapshot, unless there is a payload", RestoreConfig::SYNTAX), help_heading = "VMM")]
+    pub(crate) restore: Option<String>,
     /// Stay after the guest has powered off
     #[arg(long, help_heading = "VMM")]
     pub(crate) no_shutdown: bool,
+    /// What a system call leads to that the VMM has no use for
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = Seccomp::True, help_heading = "VMM")]
+    pub(crate) seccomp: Seccomp,
     /// Print the whole configuration that the flags and the file come to, or everything that is wrong with it, and exit
     #[arg(long, requires = "vm-payload", help_heading = "VMM")]
     pub(crate) check: bool,
@@ -75,6 +82,30 @@ pub(crate) struct Cli {
     /// Print the version; with -v the features too
     #[arg(short = 'V', long)]
     pub(crate) version: bool,
+}
+
+/// Values of `--seccomp`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Seccomp {
+    /// The process names the call and dies
+    True,
+    /// There are no filters
+    False,
+    /// The kernel logs the call
+    Log,
+    /// The call fails
+    Errno,
+}
+
+impl From<Seccomp> for Mode {
+    fn from(flag: Seccomp) -> Self {
+        match flag {
+            Seccomp::True => Self::Trap,
+            Seccomp::False => Self::Off,
+            Seccomp::Log => Self::Log,
+            Seccomp::Errno => Self::Errno,
+        }
+    }
 }
 
 fn log_format_help() -> String {

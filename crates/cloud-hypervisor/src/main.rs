@@ -15,12 +15,13 @@ use std::sync::Arc;
 
 use api::{ApiError, Client, EventLog, VmmPing};
 use clap::Parser;
-use config::VmConfig;
+use config::{RestoreConfig, VmConfig};
 use control::{Control, Ended, Monitor, Options, Published};
 use device::{EventSink, Events, Record};
 use host::signals::Signals;
 use hv::Hypervisor;
 use hv_kvm::KvmHypervisor;
+use sandbox::{Kind, Policy};
 use thiserror::Error as ThisError;
 
 use cli::Cli;
@@ -35,6 +36,10 @@ enum Fatal {
     MonitorSyntax,
     #[error("Error doing event monitor I/O")]
     Monitor(#[source] std::io::Error),
+    #[error(
+        "Error setting up seccomp filters: run on a kernel with CONFIG_SECCOMP_FILTER, or with --seccomp false"
+    )]
+    Sandbox(#[source] std::io::Error),
     #[error(transparent)]
     Log(#[from] log::LogError),
     #[error("Error parsing config")]
@@ -45,6 +50,12 @@ enum Fatal {
     Print(#[source] std::io::Error),
     #[error("Error starting the VMM's threads")]
     Threads(#[source] std::io::Error),
+    #[error("Error parsing restore")]
+    RestoreFlag(#[source] config::FlagError),
+    #[error("Error creating VM")]
+    Create(#[source] Chain),
+    #[error("Error restoring VM")]
+    Restore(#[source] Chain),
     #[error("Error booting VM")]
     Boot(#[source] Chain),
     #[error("VMM thread exited with error")]
@@ -144,9 +155,15 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     let boots = cli.has_payload();
     let options = Options { no_shutdown: cli.no_shutdown, adjust_log: log::adjust };
     let log = EventLog::new();
-    let file = open_monitor(cli.event_monitor.as_deref())?;
-    let monitor = Monitor::new(file, log.clone()).map_err(Fatal::Monitor)?;
+    let (seccomp, event_monitor) = (cli.seccomp.into(), cli.event_monitor.clone());
+    // Before the first thread, too: it says whether threads keep their access to files.
+    let restore =
+        cli.restore.as_deref().map(RestoreConfig::from_flag).transpose().map_err(Fatal::RestoreFlag)?;
     let config = boots.then(|| configuration(cli)).transpose()?;
+    let files = config.as_ref().is_some_and(|(config, _)| config.landlock_enable);
+    sandbox::start(Policy { seccomp, files }).map_err(Fatal::Sandbox)?;
+    let file = open_monitor(event_monitor.as_deref())?;
+    let monitor = Monitor::new(file, log.clone()).map_err(Fatal::Monitor)?;
     let doors = doors.prepare()?;
     tracing::info!("cloud-hypervisor {} starting", version());
     monitor.record(Record { source: "vmm", event: "starting", properties: Vec::new() });
@@ -155,11 +172,15 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     let doors = doors.open(&client)?;
     // Doors hold clones as long as they are open.
     drop(client);
+    sandbox::enter(Kind::Vmm).map_err(Fatal::Sandbox)?;
     if let Some((config, unknown_fields)) = config {
         for field in unknown_fields {
             tracing::warn!("Unknown field in the configuration file: {field}");
         }
-        control.create_and_boot(config).map_err(|e| Fatal::Boot(Chain::from(&e)))?;
+        control.create_given(config).map_err(|e| Fatal::Create(Chain::from(&e)))?;
+        control.boot_given().map_err(|e| Fatal::Boot(Chain::from(&e)))?;
+    } else if let Some(restore) = restore {
+        control.restore_given(&restore).map_err(|e| Fatal::Restore(Chain::from(&e)))?;
     }
     control.run(&signals).map_err(Fatal::Control)?;
     doors.close()?;

@@ -11,6 +11,7 @@ use host::signals::{Signal, Signals};
 use host::{ControlOperation, Epoll, EpollEvent, EventSet};
 use hv::Hypervisor;
 use machine::{Consoles, Descriptors, Machine};
+use sandbox::Grant;
 use thiserror::Error;
 
 use crate::Published;
@@ -64,6 +65,8 @@ pub struct Control {
     pub(crate) events: Events,
     pub(crate) hypervisor: Option<Arc<dyn Hypervisor>>,
     pub(crate) open_hypervisor: OpenHypervisor,
+    /// What this thread was confined to, by each VM that asked for it.
+    pub(crate) confined: Vec<Vec<Grant>>,
     /// Set when the process is to end.
     pub(crate) ending: bool,
     inbox: Inbox,
@@ -80,7 +83,17 @@ impl Control {
         open_hypervisor: OpenHypervisor,
         options: Options,
     ) -> Self {
-        Self { vm: None, events, hypervisor: None, open_hypervisor, ending: false, inbox, published, options }
+        Self {
+            vm: None,
+            events,
+            hypervisor: None,
+            open_hypervisor,
+            confined: Vec::new(),
+            ending: false,
+            inbox,
+            published,
+            options,
+        }
     }
 
     /// Runs until `vmm.shutdown`, a signal or the guest ends it. What is left of the VM is deleted.
@@ -196,6 +209,10 @@ impl Control {
                 device_tree: machine.map(Machine::device_tree),
             }
         });
-        self.published.publish(Shown { state, info, counters: machine.map(Machine::counters) });
+        self.published.publish(Shown {
+            state,
+            info,
+            readings: machine.map(|machine| Arc::new(machine.readings())),
+        });
     }
 }

@@ -7,6 +7,7 @@
 //!                                         +--> Published (what reads answer from)
 //! ```
 
+mod confine;
 mod control;
 mod monitor;
 mod published;

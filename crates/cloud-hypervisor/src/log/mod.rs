@@ -66,7 +66,11 @@ pub(crate) fn install(file: Option<&Path>, format: Option<&str>, verbosity: u8) 
         None => Format::Text(DEFAULT_FORMAT.parse()?),
     };
     let output: Box<dyn Write + Send> = match file {
-        Some(path) => Box::new(File::create(path).map_err(LogError::File)?),
+        Some(path) => {
+            let file = File::create(path).map_err(LogError::File)?;
+            sandbox::report_violations_to(file.try_clone().map_err(LogError::File)?.into());
+            Box::new(file)
+        }
         None => Box::new(io::stderr()),
     };
     VERBOSITY.store(verbosity.min(LEVELS.len() as u8 - 1), Relaxed);

@@ -115,9 +115,9 @@ impl FromStr for Template {
         let mut literal = String::new();
         let mut signs = text.char_indices().peekable();
         while let Some((at, sign)) = signs.next() {
-            if !matches!(sign, '{' | '}') {
-                literal.push(sign);
-            } else if signs.next_if(|(_, next)| *next == sign).is_some() {
+            let is_brace = matches!(sign, '{' | '}');
+            // Two braces stand for one.
+            if !is_brace || signs.next_if(|(_, next)| *next == sign).is_some() {
                 literal.push(sign);
             } else if sign == '}' {
                 return Err(TemplateError::Unbalanced(at));

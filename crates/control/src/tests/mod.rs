@@ -1,3 +1,4 @@
+mod confine;
 mod fake;
 mod sections;
 

@@ -6,10 +6,12 @@ mod console;
 mod events;
 mod lifecycle;
 mod net;
+mod sandbox;
 
 use vmtest::runner::Test;
 
 /// Every test, in the order they run.
 pub(crate) fn all() -> Vec<Test> {
-    [boot::TESTS, block::TESTS, net::TESTS, console::TESTS, lifecycle::TESTS, events::TESTS].concat()
+    [boot::TESTS, block::TESTS, net::TESTS, console::TESTS, lifecycle::TESTS, events::TESTS, sandbox::TESTS]
+        .concat()
 }
