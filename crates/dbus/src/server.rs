@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use api::{Client, StartAt};
+use sandbox::Kind;
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -142,10 +143,9 @@ pub struct Server {
 pub fn serve(settings: Settings, client: Client) -> Result<Server, ServeError> {
     let (stop, stopped) = watch::channel(false);
     let (ready, served) = mpsc::sync_channel(1);
-    let thread = std::thread::Builder::new()
-        .name("dbus-thread".into())
-        .spawn(move || run(&settings, &client, stopped, &ready))
-        .map_err(ServeError::Thread)?;
+    // Landlock has no rules about connecting to a socket.
+    let serve = move || run(&settings, &client, stopped, &ready);
+    let thread = sandbox::spawn_within(Kind::Dbus, "dbus-thread", &[], serve).map_err(ServeError::Thread)?;
     let gone = |_| Err(ServeError::Thread(io::Error::other("it ended at once")));
     served.recv().unwrap_or_else(gone)?;
     Ok(Server { thread, stop })
