@@ -11,6 +11,7 @@ pub mod config;
 pub mod console;
 pub mod context;
 pub mod events;
+pub mod foreign;
 pub mod host;
 pub mod process;
 pub mod rest;

@@ -6,7 +6,7 @@ use crate::rest::Client;
 use crate::wait;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// A running `cloud-hypervisor`; killed when dropped.
@@ -106,6 +106,11 @@ impl Vmm {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Its REST socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// True while its REST socket is in the file system.
     pub fn has_socket(&self) -> bool {
         self.socket.exists()
@@ -130,6 +135,6 @@ impl Drop for Vmm {
     }
 }
 
-fn read_lossy(path: &std::path::Path) -> String {
+fn read_lossy(path: &Path) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }

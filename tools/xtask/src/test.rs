@@ -1,6 +1,7 @@
 //! `cargo xtask test`: unit tests on the host, then guest tests against the built VMM, in the lab if the host's KVM
 //! cannot run a stock kernel.
 
+use crate::clients;
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::lab;
@@ -148,6 +149,8 @@ pub(crate) fn environment(places: &Places, images: &Path) -> Vec<(String, String
 fn run_guest(places: &Places, filter: &str) -> Result<Count> {
     build(places)?;
     let images = guest::prepare(places, true)?;
+    let mut environment = environment(places, &images);
+    environment.extend(clients::prepare(places)?);
     let vmtest = places.dev_binary("vmtest");
     let mut arguments = vec!["run".to_owned()];
     if !filter.is_empty() {
@@ -155,7 +158,7 @@ fn run_guest(places: &Places, filter: &str) -> Result<Count> {
     }
     if lab::host_kvm() {
         let mut command = Command::new(&vmtest);
-        let (lines, success) = run_shown(command.args(&arguments).envs(environment(places, &images)))?;
+        let (lines, success) = run_shown(command.args(&arguments).envs(environment))?;
         return Ok(guest_count(&lines, success));
     }
     eprintln!("    this host's /dev/kvm cannot run a stock kernel: the tests run in {LABS} labs");
@@ -171,7 +174,7 @@ fn run_guest(places: &Places, filter: &str) -> Result<Count> {
                     "--part".to_owned(),
                     format!("{part}/{LABS}"),
                 ]);
-                let run = lab::Run { environment: environment(places, &images), ..lab::Run::new(command) };
+                let run = lab::Run { environment: environment.clone(), ..lab::Run::new(command) };
                 scope.spawn(move || {
                     let tee = Tee::default();
                     lab::run(places, &run, tee.clone()).map(|code| guest_count(&tee.lines(), code == 0))

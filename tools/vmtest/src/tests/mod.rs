@@ -2,6 +2,7 @@
 
 mod block;
 mod boot;
+mod clients;
 mod console;
 mod events;
 mod lifecycle;
@@ -11,5 +12,6 @@ use vmtest::runner::Test;
 
 /// Every test, in the order they run.
 pub(crate) fn all() -> Vec<Test> {
-    [boot::TESTS, block::TESTS, net::TESTS, console::TESTS, lifecycle::TESTS, events::TESTS].concat()
+    [boot::TESTS, block::TESTS, net::TESTS, console::TESTS, lifecycle::TESTS, events::TESTS, clients::TESTS]
+        .concat()
 }
