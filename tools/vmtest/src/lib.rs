@@ -7,6 +7,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::print_stdout)] // a failed test is a panic, its report is printed
 
 pub mod agent;
+pub mod bridge;
 pub mod config;
 pub mod console;
 pub mod context;
