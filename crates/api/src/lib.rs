@@ -17,6 +17,7 @@ mod events;
 mod info;
 #[cfg(feature = "schema")]
 pub mod openapi;
+mod request;
 #[cfg(feature = "schema")]
 mod schema;
 mod table;
@@ -28,6 +29,7 @@ pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
 pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};
 pub use info::{Counters, DeviceNode, PciDeviceInfo, VmInfo, VmState, VmmPing};
+pub use request::{MAX_DESCRIPTORS, Request, WantsDescriptors, With};
 pub use table::{Command, Reads, VERBS};
 pub use verb::{Body, CREATED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb};
 

@@ -18,10 +18,10 @@ use schemars::{Schema, SchemaGenerator};
 
 use crate::answer::{Outcome, Reply, Stopped};
 use crate::channel::{Client, ReplyTo, answer};
-use crate::verb::{Body, CREATED, Done, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, Verb};
-use crate::{ApiError, Code, Counters, EventLog, VmInfo, VmmPing};
 #[cfg(feature = "schema")]
-use crate::{PciDeviceInfo, schema::Shape};
+use crate::schema::Shape;
+use crate::verb::{Body, CREATED, Done, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, Verb};
+use crate::{ApiError, Code, Counters, EventLog, PciDeviceInfo, Request, VmInfo, VmmPing, With};
 
 /// Answers what is known without asking the control loop: a read never waits for a command.
 pub trait Reads: Send + Sync {
@@ -92,9 +92,10 @@ macro_rules! commands {
                 fails: $rfails,
                 when: $rwhen,
                 has_body: NoBody::EXPECTED,
+                takes_descriptors: NoBody::DESCRIPTORS,
                 may: &[],
-                start: |client, body, done| {
-                    let result = NoBody::parse(body).and_then(|_| $read(client.reads()).into_result());
+                start: |client, request, done| {
+                    let result = NoBody::parse(request).and_then(|_| $read(client.reads()).into_result());
                     let result = result.and_then(Reply::into_answer).map_err(|e| $RName.failure(e));
                     done(Outcome { result, unknown_fields: Vec::new() });
                 },
@@ -106,8 +107,9 @@ macro_rules! commands {
                 fails: $fails,
                 when: $when,
                 has_body: <$Body as Body>::EXPECTED,
+                takes_descriptors: <$Body as Body>::DESCRIPTORS,
                 may: &[$($(Code::$code),+)?],
-                start: |client, body, done| start(client, body, done, &$Name, |body, reply| Command::$Name { body, reply }),
+                start: |client, request, done| start(client, request, done, &$Name, |body, reply| Command::$Name { body, reply }),
             }; )+
             $( pub(super) static $UName: Verb = Verb {
                 name: $uname,
@@ -116,9 +118,10 @@ macro_rules! commands {
                 fails: $ufails,
                 when: $uwhen,
                 has_body: <$UBody as Body>::EXPECTED,
+                takes_descriptors: <$UBody as Body>::DESCRIPTORS,
                 may: &[Code::NotImplemented $($(, Code::$ucode)+)?],
-                start: |client, body, done| {
-                    start(client, body, done, &$UName, |_: $UBody, reply| Command::Unbuilt { verb: &$UName, reply });
+                start: |client, request, done| {
+                    start(client, request, done, &$UName, |_: $UBody, reply| Command::Unbuilt { verb: &$UName, reply });
                 },
             }; )+
         }
@@ -138,12 +141,12 @@ macro_rules! commands {
 
 fn start<B: Body, R: Reply>(
     client: &Client,
-    body: &[u8],
+    request: Request<'_>,
     done: Done,
     verb: &'static Verb,
     command: impl FnOnce(B, ReplyTo<R>) -> Command,
 ) {
-    match B::parse(body) {
+    match B::parse(request) {
         Ok((body, unknown_fields)) => client.send(command(body, answer(verb, unknown_fields, done))),
         Err(error) => done(Outcome { result: Err(error), unknown_fields: Vec::new() }),
     }
@@ -200,6 +203,26 @@ commands! {
         VmResume(NoBody) -> () = "vm.resume" PUT, when PAUSED, else "The VM could not resume";
         /// Send a non-maskable interrupt to every vCPU.
         VmNmi(NoBody) -> () = "vm.nmi" PUT, when BOOTED, else "Error triggering NMI";
+        /// Add a VFIO device.
+        VmAddDevice(With<DeviceConfig>) -> Option<PciDeviceInfo> = "vm.add-device" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The device could not be added to the VM";
+        /// Add a vfio-user device.
+        VmAddUserDevice(UserDeviceConfig) -> Option<PciDeviceInfo> = "vm.add-user-device" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The user device could not be added to the VM";
+        /// Add a disk.
+        VmAddDisk(DiskConfig) -> Option<PciDeviceInfo> = "vm.add-disk" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The disk could not be added to the VM";
+        /// Add a shared directory.
+        VmAddFs(FsConfig) -> Option<PciDeviceInfo> = "vm.add-fs" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The fs could not be added to the VM";
+        /// Add a device served over vhost-user.
+        VmAddGenericVhostUser(GenericVhostUserConfig) -> Option<PciDeviceInfo> = "vm.add-generic-vhost-user" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The generic vhost-user device could not be added to the VM";
+        /// Add a network interface.
+        VmAddNet(With<NetConfig>) -> Option<PciDeviceInfo> = "vm.add-net" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The network device could not be added to the VM";
+        /// Add persistent memory.
+        VmAddPmem(PmemConfig) -> Option<PciDeviceInfo> = "vm.add-pmem" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The pmem device could not be added to the VM";
+        /// Add a vDPA device.
+        VmAddVdpa(VdpaConfig) -> Option<PciDeviceInfo> = "vm.add-vdpa" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The vDPA device could not be added to the VM";
+        /// Add a vsock device.
+        VmAddVsock(VsockConfig) -> Option<PciDeviceInfo> = "vm.add-vsock" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The vsock device could not be added to the VM";
+        /// Ask the guest to let go of a device.
+        VmRemoveDevice(VmRemoveDevice) -> () = "vm.remove-device" PUT, when PRESENT, may [NotImplemented, NoSuchDevice], else "The device could not be removed from the VM";
     }
     unbuilt {
         /// Change the number of vCPUs, the RAM size or the balloon.
@@ -208,34 +231,14 @@ commands! {
         VmResizeDisk(VmResizeDisk) -> () = "vm.resize-disk" PUT, when BOOTED, may [InvalidConfig, NoSuchDevice], else "The disk could not be resized";
         /// Change a memory zone's size.
         VmResizeZone(VmResizeZone) -> () = "vm.resize-zone" PUT, when PRESENT, may [InvalidConfig, NoSuchDevice], else "The memory zone could not be resized";
-        /// Add a VFIO device.
-        VmAddDevice(DeviceConfig) -> Option<PciDeviceInfo> = "vm.add-device" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The device could not be added to the VM";
-        /// Add a vfio-user device.
-        VmAddUserDevice(UserDeviceConfig) -> Option<PciDeviceInfo> = "vm.add-user-device" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The user device could not be added to the VM";
-        /// Add a disk.
-        VmAddDisk(DiskConfig) -> Option<PciDeviceInfo> = "vm.add-disk" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The disk could not be added to the VM";
-        /// Add a shared directory.
-        VmAddFs(FsConfig) -> Option<PciDeviceInfo> = "vm.add-fs" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The fs could not be added to the VM";
-        /// Add a device served over vhost-user.
-        VmAddGenericVhostUser(GenericVhostUserConfig) -> Option<PciDeviceInfo> = "vm.add-generic-vhost-user" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The generic vhost-user device could not be added to the VM";
-        /// Add a network interface.
-        VmAddNet(NetConfig) -> Option<PciDeviceInfo> = "vm.add-net" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The network device could not be added to the VM";
-        /// Add persistent memory.
-        VmAddPmem(PmemConfig) -> Option<PciDeviceInfo> = "vm.add-pmem" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The pmem device could not be added to the VM";
-        /// Add a vDPA device.
-        VmAddVdpa(VdpaConfig) -> Option<PciDeviceInfo> = "vm.add-vdpa" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The vDPA device could not be added to the VM";
-        /// Add a vsock device.
-        VmAddVsock(VsockConfig) -> Option<PciDeviceInfo> = "vm.add-vsock" PUT, when PRESENT, may [InvalidConfig, Duplicate], else "The vsock device could not be added to the VM";
-        /// Ask the guest to let go of a device.
-        VmRemoveDevice(VmRemoveDevice) -> () = "vm.remove-device" PUT, when PRESENT, may [NoSuchDevice], else "The device could not be removed from the VM";
         /// Write the paused VM to files.
         VmSnapshot(VmSnapshotConfig) -> () = "vm.snapshot" PUT, when PAUSED, may [InvalidConfig], else "The VM could not be snapshotted";
         /// Make a VM from a snapshot's files.
-        VmRestore(RestoreConfig) -> () = "vm.restore" PUT, when NONE, may [InvalidConfig, Duplicate], else "The VM could not be restored";
+        VmRestore(With<RestoreConfig>) -> () = "vm.restore" PUT, when NONE, may [InvalidConfig, Duplicate], else "The VM could not be restored";
         /// Write the guest's memory and CPU state to an ELF core file.
         VmCoredump(VmCoredumpData) -> () = "vm.coredump" PUT, when BOOTED, may [InvalidConfig], else "The VM could not be coredumped";
         /// Take a VM over from another process.
-        VmReceiveMigration(VmReceiveMigrationData) -> () = "vm.receive-migration" PUT, when NONE | CREATED, may [InvalidConfig, Duplicate], else "Error receiving migration";
+        VmReceiveMigration(With<VmReceiveMigrationData>) -> () = "vm.receive-migration" PUT, when NONE | CREATED, may [InvalidConfig, Duplicate], else "Error receiving migration";
         /// Hand the VM over to another process.
         VmSendMigration(VmSendMigrationData) -> () = "vm.send-migration" PUT, when BOOTED, may [InvalidConfig], else "Error dispatching the migration worker";
     }
@@ -253,7 +256,8 @@ impl Body for AnyBody {
         None
     }
 
-    fn parse(_: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
+    fn parse(request: Request<'_>) -> Result<(Self, Vec<String>), ApiError> {
+        request.expect(0..=0)?;
         Ok((Self, Vec::new()))
     }
 }

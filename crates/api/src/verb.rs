@@ -7,7 +7,7 @@ use std::time::Instant;
 use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
-use crate::{ApiError, Client, Code, Outcome};
+use crate::{ApiError, Client, Code, Outcome, Request};
 
 /// HTTP methods in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +74,14 @@ pub const MIGRATING: States = State::Migrating as u8;
 pub trait Body: Sized {
     /// Whether the verb has one.
     const EXPECTED: bool = true;
+    /// Whether descriptors may come with it.
+    const DESCRIPTORS: bool = false;
 
     /// Reads it; the second part names the fields nobody knows.
     ///
     /// # Errors
     /// [`Code::BadRequest`] or [`Code::MalformedJson`].
-    fn parse(bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError>;
+    fn parse(request: Request<'_>) -> Result<(Self, Vec<String>), ApiError>;
 
     /// The shape of its JSON, if the verb has a body.
     #[cfg(feature = "schema")]
@@ -98,8 +100,9 @@ impl Body for NoBody {
         None
     }
 
-    fn parse(bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
-        if bytes.is_empty() {
+    fn parse(request: Request<'_>) -> Result<(Self, Vec<String>), ApiError> {
+        request.expect(0..=0)?;
+        if request.body.is_empty() {
             Ok((Self, Vec::new()))
         } else {
             Err(ApiError::bad_request("This call takes no body"))
@@ -124,11 +127,12 @@ impl<T: Json> Body for T {
         Some(generator.subschema_for::<T>())
     }
 
-    fn parse(bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
-        if bytes.is_empty() {
+    fn parse(request: Request<'_>) -> Result<(Self, Vec<String>), ApiError> {
+        request.expect(0..=0)?;
+        if request.body.is_empty() {
             return Err(ApiError::bad_request("This call needs a JSON body"));
         }
-        config::from_json(bytes).map_err(|e| {
+        config::from_json(request.body).map_err(|e| {
             ApiError::new(Code::MalformedJson, ["Failed to deserialize JSON".into(), e.to_string()])
         })
     }
@@ -148,10 +152,12 @@ pub struct Verb {
     pub when: States,
     /// Whether it takes a body.
     pub has_body: bool,
+    /// Whether descriptors may come with it.
+    pub takes_descriptors: bool,
     /// What it may fail with besides what [`Verb::codes`] can tell from the rest of the line.
     pub(crate) may: &'static [Code],
     /// Starts the call: see [`Verb::call`].
-    pub(crate) start: fn(&Client, &[u8], Done),
+    pub(crate) start: fn(&Client, Request<'_>, Done),
 }
 
 /// Takes the outcome of a call, on any thread.
@@ -163,15 +169,20 @@ impl Verb {
         crate::VERBS.iter().copied().find(|verb| verb.name == name)
     }
 
-    /// Parses `body` and executes the verb. `done` gets the outcome: at once for reads and broken bodies, later for commands.
-    pub fn call(&self, client: &Client, body: &[u8], done: impl FnOnce(Outcome) + Send + 'static) {
+    /// Parses `request` and executes the verb. `done` gets the outcome: at once for reads and broken bodies, later for commands.
+    pub fn call<'a>(
+        &self,
+        client: &Client,
+        request: impl Into<Request<'a>>,
+        done: impl FnOnce(Outcome) + Send + 'static,
+    ) {
         let (started, calls) = (Instant::now(), client.calls().clone());
         let index = crate::VERBS.iter().position(|verb| verb.name == self.name).unwrap_or(usize::MAX);
         let done = move |outcome: Outcome| {
             calls.count(index, started.elapsed(), &outcome.result);
             done(outcome);
         };
-        (self.start)(client, body, Box::new(done));
+        (self.start)(client, request.into(), Box::new(done));
     }
 
     /// Whether the verb is legal in `state`. The error does not yet say what the verb says of its failures.

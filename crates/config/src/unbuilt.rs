@@ -72,10 +72,6 @@ fn disk_fields(disk: &DiskConfig) -> [(bool, &'static str); 5] {
     ]
 }
 
-fn net_fields(net: &NetConfig) -> [(bool, &'static str); 3] {
-    [
-        (net.vhost_user, "vhost_user"),
-        (net.fds.is_some(), "fds"),
-        (net.rate_limiter_config.is_some(), "rate_limiter_config"),
-    ]
+fn net_fields(net: &NetConfig) -> [(bool, &'static str); 2] {
+    [(net.vhost_user, "vhost_user"), (net.rate_limiter_config.is_some(), "rate_limiter_config")]
 }

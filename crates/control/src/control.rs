@@ -10,7 +10,7 @@ use device::{Event, Events};
 use host::signals::{Signal, Signals};
 use host::{ControlOperation, Epoll, EpollEvent, EventSet};
 use hv::Hypervisor;
-use machine::{Consoles, Machine};
+use machine::{Consoles, Descriptors, Machine};
 use thiserror::Error;
 
 use crate::Published;
@@ -43,6 +43,8 @@ pub enum Ended {
 /// A configuration, and what stands behind it.
 pub(crate) struct Vm {
     pub(crate) plan: Plan,
+    /// What devices of the plan are to use; kept for every machine built from it.
+    pub(crate) descriptors: Descriptors,
     /// Opened with the configuration; handed to each machine built from it; `None` after a shutdown until the next boot.
     pub(crate) consoles: Option<Consoles>,
     pub(crate) machine: Option<Machine>,

@@ -10,6 +10,7 @@
 mod control;
 mod monitor;
 mod published;
+mod sections;
 mod verbs;
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::error::Error;
 
 use api::{ApiError, Code, Command, Stopped, Verb};
-use config::VmConfig;
-use machine::{BuildError, Consoles, Machine};
+use config::plan::Extra;
+use config::{Plan, VmConfig};
+use machine::{BuildError, Consoles, Descriptors, Machine};
 
-use crate::Control;
 use crate::control::Vm;
+use crate::{Control, sections};
 
 type Done = Result<(), ApiError>;
 
@@ -47,6 +48,18 @@ impl Control {
                 reply.send(self.between("resuming", "resumed", Machine::resume));
             }
             Command::VmNmi { reply, .. } => reply.send(self.with_machine(|m| m.nmi())),
+            Command::VmAddDisk { body, reply } => reply.send(self.add(Extra::Disk(body))),
+            Command::VmAddNet { body, reply } => reply.send(self.add_net(body)),
+            Command::VmAddFs { body, reply } => reply.send(self.add(Extra::Fs(body))),
+            Command::VmAddGenericVhostUser { body, reply } => {
+                reply.send(self.add(Extra::GenericVhostUser(body)));
+            }
+            Command::VmAddPmem { body, reply } => reply.send(self.add(Extra::Pmem(body))),
+            Command::VmAddVdpa { body, reply } => reply.send(self.add(Extra::Vdpa(body))),
+            Command::VmAddVsock { body, reply } => reply.send(self.add(Extra::Vsock(body))),
+            Command::VmAddDevice { body, reply } => reply.send(self.add_device(body)),
+            Command::VmAddUserDevice { body, reply } => reply.send(self.add(Extra::UserDevice(body))),
+            Command::VmRemoveDevice { body, reply } => reply.send(self.remove_device(&body.id)),
             Command::Unbuilt { verb, reply } => reply.send(Err(Command::not_implemented(verb.name))),
         }
     }
@@ -72,13 +85,16 @@ impl Control {
     }
 
     fn create(&mut self, mut config: VmConfig) -> Done {
-        drop_descriptors(&mut config);
-        let plan = config::check(config).map_err(|problems| ApiError::from_problems(&problems))?;
+        sections::forget_descriptors(&mut config);
+        self.take_up(check(config)?, Descriptors::new())
+    }
+
+    fn take_up(&mut self, plan: Plan, descriptors: Descriptors) -> Done {
         for warning in plan.warnings() {
             tracing::warn!("{warning}");
         }
         let consoles = open_consoles(&plan)?;
-        self.vm = Some(Vm { plan, consoles: Some(consoles), machine: None });
+        self.vm = Some(Vm { plan, descriptors, consoles: Some(consoles), machine: None });
         self.publish();
         Ok(())
     }
@@ -92,7 +108,11 @@ impl Control {
         let within = |verb: Option<&'static Verb>, error: ApiError| {
             verb.map_or(error.clone(), |v| error.within(v.fails))
         };
-        self.create(config).map_err(|e| within(create, e))?;
+        let created = check(config).and_then(|plan| {
+            let descriptors = sections::inherit_descriptors(&plan)?;
+            self.take_up(plan, descriptors)
+        });
+        created.map_err(|e| within(create, e))?;
         self.boot().map_err(|e| within(boot, e))
     }
 
@@ -119,7 +139,7 @@ impl Control {
             None => open_consoles(&vm.plan)?,
         };
         vm.consoles = Some(consoles.clone());
-        let built = machine::build(&vm.plan, hypervisor.as_ref(), consoles, &self.events);
+        let built = machine::build(&vm.plan, hypervisor.as_ref(), consoles, &vm.descriptors, &self.events);
         let mut machine = built.map_err(|e| build_failed(&e))?;
         // News of a machine that is gone does not concern this one.
         let _ = self.events.take();
@@ -194,18 +214,10 @@ impl Control {
     }
 }
 
-fn open_consoles(plan: &config::Plan) -> Result<Consoles, ApiError> {
-    Consoles::open(plan).map_err(|e| internal(&e).within("Error creating console devices"))
+fn check(config: VmConfig) -> Result<Plan, ApiError> {
+    config::check(config).map_err(|problems| ApiError::from_problems(&problems))
 }
 
-/// Descriptor numbers in JSON mean nothing to this process (`spec/rest-api.md` §4).
-fn drop_descriptors(config: &mut VmConfig) {
-    for net in config.net.iter_mut().flatten().filter(|net| net.fds.is_some()) {
-        tracing::warn!("Ignoring 'fds' of a network device: descriptors do not travel inside JSON");
-        net.fds = None;
-    }
-    for device in config.devices.iter_mut().flatten().filter(|device| device.fd.is_some()) {
-        tracing::warn!("Ignoring 'fd' of a device: descriptors do not travel inside JSON");
-        device.fd = None;
-    }
+fn open_consoles(plan: &Plan) -> Result<Consoles, ApiError> {
+    Consoles::open(plan).map_err(|e| internal(&e).within("Error creating console devices"))
 }

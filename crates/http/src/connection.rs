@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::server::{Limits, Shared};
-use crate::stream::{Progress, Refusal, Stream};
+use crate::stream::{Arrived, Progress, Refusal, Stream};
 use crate::{exchange, reply};
 
 /// Bytes that a client may still send in vain before it is cut off.
@@ -29,12 +29,15 @@ pub(crate) async fn serve(socket: UnixStream, shared: Arc<Shared>) {
     let limits = shared.limits;
     let mut stopping = pin!(shared.stop_asked());
     let progress = Progress::default();
-    let stream = Stream::new(socket, progress.clone(), limits.head_time);
+    let arrived = Arrived::default();
+    let stream = Stream::new(socket, progress.clone(), arrived.clone(), limits.head_time);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         progress.exchange_began();
-        let (shared, progress) = (shared.clone(), progress.clone());
+        let (shared, progress, arrived) = (shared.clone(), progress.clone(), arrived.clone());
         async move {
-            let reply = exchange::answer(&shared, request).await;
+            let reply = exchange::answer(&shared, request, &arrived).await;
+            // Those that came with a call that reached no verb.
+            drop(arrived.take());
             progress.exchange_ended();
             Ok::<_, Infallible>(reply)
         }

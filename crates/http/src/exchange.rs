@@ -1,5 +1,7 @@
 //! One request and its reply: find the verb, read the body, call, write down what came of it. Runs on the `http-server` thread.
 
+use std::os::fd::OwnedFd;
+
 use api::{ApiError, Client, Code, Outcome, Verb};
 use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, header};
@@ -10,9 +12,10 @@ use crate::body;
 use crate::pages::Page;
 use crate::reply::{self, Reply, log_text};
 use crate::server::Shared;
+use crate::stream::Arrived;
 
 /// Answers one request.
-pub(crate) async fn answer(shared: &Shared, request: Request<Incoming>) -> Reply {
+pub(crate) async fn answer(shared: &Shared, request: Request<Incoming>, arrived: &Arrived) -> Reply {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     info!("HTTP API request: {} {}", log_text(head.method.as_str()), log_text(path));
@@ -36,7 +39,7 @@ pub(crate) async fn answer(shared: &Shared, request: Request<Incoming>) -> Reply
         Ok(body) => body,
         Err(error) => return reply::failure(&error.into(), as_problem, None, true),
     };
-    let Outcome { result, unknown_fields } = call(verb, &shared.client, &body).await;
+    let Outcome { result, unknown_fields } = call(verb, &shared.client, &body, arrived.take()).await;
     for field in unknown_fields.iter().take(reply::WARNED_FIELDS) {
         warn!("{}: unknown field: {}", verb.name, log_text(field));
     }
@@ -100,10 +103,10 @@ fn allowed(verb: &Verb) -> &'static str {
     }
 }
 
-async fn call(verb: &'static Verb, client: &Client, body: &[u8]) -> Outcome {
+async fn call(verb: &'static Verb, client: &Client, body: &[u8], descriptors: Vec<OwnedFd>) -> Outcome {
     let (sender, outcome) = oneshot::channel();
     // The client may have left, and its connection with it: then nobody wants the outcome.
-    verb.call(client, body, move |outcome| drop(sender.send(outcome)));
+    verb.call(client, api::Request { body, descriptors }, move |outcome| drop(sender.send(outcome)));
     outcome.await.unwrap_or_else(|_| {
         let error = ApiError::new(Code::Unavailable, ["The call was given up".into()]);
         Outcome { result: Err(error), unknown_fields: Vec::new() }

@@ -1,19 +1,22 @@
 //! A client's socket under hyper, with what hyper leaves open: a time limit for a request's head alone, and replies of our own where
 //! hyper refuses a request by itself.
 //!
-//! Descriptors that come with a request (SCM_RIGHTS) will be received where it is read; until then the kernel closes them.
+//! Descriptors (SCM_RIGHTS) belong to the request whose bytes they arrive with: they wait here until the exchange takes them.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::rt::ReadBufCursor;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
@@ -61,6 +64,23 @@ impl Progress {
     }
 }
 
+/// Descriptors of the request under way. One more than a call may have tells that there were too many; the rest is closed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Arrived(Arc<Mutex<Vec<OwnedFd>>>);
+
+impl Arrived {
+    fn add(&self, descriptors: impl Iterator<Item = OwnedFd>) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = (api::MAX_DESCRIPTORS + 1).saturating_sub(waiting.len());
+        waiting.extend(descriptors.take(room));
+    }
+
+    /// Hands them over, in the order in which they were sent.
+    pub(crate) fn take(&self) -> Vec<OwnedFd> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Why hyper, or the time limit, ended a connection. The client is told so by us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -75,13 +95,25 @@ pub(crate) struct Stream {
     pub(crate) socket: UnixStream,
     pub(crate) refusal: Option<Refusal>,
     progress: Progress,
+    arrived: Arrived,
     head_time: Duration,
     head_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stream {
-    pub(crate) fn new(socket: UnixStream, progress: Progress, head_time: Duration) -> Self {
-        Self { socket, refusal: None, progress, head_time, head_timer: None }
+    pub(crate) fn new(socket: UnixStream, progress: Progress, arrived: Arrived, head_time: Duration) -> Self {
+        Self { socket, refusal: None, progress, arrived, head_time, head_timer: None }
+    }
+
+    /// Reads into `chunk`, and takes the descriptors that come with these bytes.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, chunk: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.socket.poll_read_ready(cx))?;
+            match self.socket.try_io(Interest::READABLE, || receive(&self.socket, chunk, &self.arrived)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return Poll::Ready(received),
+            }
+        }
     }
 
     /// Pending as long as more of a head may still come. An idle connection may stay for ever.
@@ -110,6 +142,19 @@ impl Stream {
     }
 }
 
+fn receive(socket: &UnixStream, chunk: &mut [u8], arrived: &Arrived) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(api::MAX_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(chunk)];
+    let received = rustix::net::recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            arrived.add(descriptors);
+        }
+    }
+    Ok(received.bytes)
+}
+
 impl hyper::rt::Read for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -118,12 +163,11 @@ impl hyper::rt::Read for Stream {
     ) -> Poll<io::Result<()>> {
         let mut chunk = [0; CHUNK];
         let room = buffer.remaining().min(CHUNK);
-        let mut arrived = ReadBuf::new(chunk.get_mut(..room).unwrap_or_default());
-        match Pin::new(&mut self.socket).poll_read(cx, &mut arrived) {
-            Poll::Ready(Ok(())) => {
-                if !arrived.filled().is_empty() {
+        match self.poll_receive(cx, chunk.get_mut(..room).unwrap_or_default()) {
+            Poll::Ready(Ok(read)) => {
+                if read > 0 {
                     self.progress.bytes_arrived();
-                    buffer.put_slice(arrived.filled());
+                    buffer.put_slice(chunk.get(..read).unwrap_or_default());
                 }
                 Poll::Ready(Ok(()))
             }

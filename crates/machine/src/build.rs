@@ -16,9 +16,9 @@ use crate::catalogue::{self, CATALOGUE, Order};
 use crate::functions::{self, Functions, Surroundings};
 use crate::io::MachineIo;
 use crate::vcpus::Vcpus;
-use crate::{BuildError, Consoles, Machine, board};
+use crate::{BuildError, Consoles, Descriptors, Machine, board};
 
-/// Builds the machine that `plan` describes, its CPUs held at the payload's entry.
+/// Builds the machine that `plan` describes, its CPUs held at the payload's entry. `descriptors` stay open for the next one.
 ///
 /// # Errors
 /// [`BuildError`] names the part that failed; nothing is left behind.
@@ -26,6 +26,7 @@ pub fn build(
     plan: &Plan,
     hypervisor: &dyn Hypervisor,
     consoles: Consoles,
+    descriptors: &Descriptors,
     events: &Events,
 ) -> Result<Machine, BuildError> {
     if !plan.unbuilt().is_empty() {
@@ -41,7 +42,7 @@ pub fn build(
         let loader = thread::Builder::new().name("payload_loader".into());
         let loading =
             loader.spawn_scoped(scope, || load(&ram, &plan.payload)).map_err(BuildError::Threads)?;
-        let parts = assemble(plan, hypervisor, consoles, events, &ram)?;
+        let parts = assemble(plan, hypervisor, consoles, descriptors, events, &ram)?;
         let loaded = loading
             .join()
             .map_err(|_| BuildError::Threads(std::io::Error::other("the payload loader died")))?;
@@ -65,6 +66,7 @@ fn assemble(
     plan: &Plan,
     hypervisor: &dyn Hypervisor,
     consoles: Consoles,
+    descriptors: &Descriptors,
     events: &Events,
     ram: &GuestRam,
 ) -> Result<Parts, BuildError> {
@@ -88,7 +90,7 @@ fn assemble(
         events: events.clone(),
     };
     let mut functions = Functions::new(around, catalogue::places(plan))?;
-    let order = Order { plan, console: consoles.console.clone() };
+    let order = Order { plan, descriptors, console: consoles.console.clone() };
     for (_, attach) in CATALOGUE {
         attach(&mut functions, &order)?;
     }

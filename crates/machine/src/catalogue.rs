@@ -2,6 +2,8 @@
 //!
 //! A line names the plan's section and the function that builds what the section describes.
 
+use std::os::fd::OwnedFd;
+
 use block::{Format, LockRange, OpenOptions};
 use chipset::pvpanic::PvpanicFunction;
 use config::plan::Place;
@@ -11,8 +13,8 @@ use stream::Stream;
 use virtio::VirtioDevice;
 use virtio_devices::{blk, console, net, rng, watchdog};
 
-use crate::DeviceError;
 use crate::functions::Functions;
+use crate::{Descriptors, DeviceError};
 
 const CONSOLE: &str = "__console";
 const RNG: &str = "__rng";
@@ -22,6 +24,7 @@ const PVPANIC: &str = "__pvpanic";
 /// What a line builds from.
 pub(crate) struct Order<'a> {
     pub(crate) plan: &'a Plan,
+    pub(crate) descriptors: &'a Descriptors,
     pub(crate) console: Option<Stream>,
 }
 
@@ -104,7 +107,11 @@ fn attach_nets(functions: &mut Functions, order: &Order<'_>) -> Result<(), Devic
             offload_ufo: net.offload_ufo,
             offload_csum: net.offload_csum,
         };
-        let device = boxed(&net.id, net::build(&config))?;
+        // The machine works on duplicates: the next one, after a reboot, needs the descriptors again.
+        let kept = order.descriptors.get(&net.id).map_or(&[][..], Vec::as_slice);
+        let opened = kept.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>();
+        let opened = opened.map_err(|e| DeviceError::build(&net.id, e))?;
+        let device = boxed(&net.id, net::build(&config, opened))?;
         functions.attach_virtio(device, BarKind::Memory64)?;
     }
     Ok(())

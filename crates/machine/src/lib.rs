@@ -16,6 +16,7 @@ mod io;
 mod vcpus;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use api::{Counters, DeviceNode};
@@ -42,6 +43,9 @@ pub struct Machine {
     paused: bool,
     ram: GuestRam,
 }
+
+/// Descriptors that clients handed over for devices, by the device's id: of a network device, the queues of its tap.
+pub type Descriptors = BTreeMap<String, Vec<OwnedFd>>;
 
 /// Ids of board devices that `vm.info` shows.
 type DeviceNodes = Vec<&'static str>;

@@ -1,7 +1,7 @@
 //! One queue of a tap: a descriptor that gives and takes whole frames and never blocks.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::Frame;
 
@@ -90,6 +90,12 @@ impl TapQueue {
                 return;
             }
         }
+    }
+}
+
+impl AsFd for TapQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

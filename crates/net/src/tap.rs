@@ -41,6 +41,17 @@ pub enum TapError {
         #[source]
         source: io::Error,
     },
+    /// A descriptor that came from elsewhere is of no use.
+    #[error("Descriptor {number} is no queue of this tap: {hint}")]
+    Descriptor {
+        /// Which of the descriptors, from 0.
+        number: usize,
+        /// What to do.
+        hint: &'static str,
+        /// The kernel's reason, if it is its.
+        #[source]
+        source: Option<io::Error>,
+    },
     /// The interface is there but cannot be set up.
     #[error("Cannot set the {what} of tap interface '{name}': {hint}")]
     Configure {
@@ -95,10 +106,32 @@ impl Tap {
             attach_new(&fd, &name, true).map_err(|source| open_failed(&name, source))?;
             queues.push(fd);
         }
+        Self::assemble(name, queues, settings)
+    }
+
+    /// Takes over queues that somebody else opened, one descriptor each, and sets the interface up as [`Tap::open`] does. The name in
+    /// `settings` is not looked at.
+    ///
+    /// # Errors
+    /// [`TapError::Descriptor`] if one of them is no queue of the same tap with frame headers; [`TapError::Configure`].
+    pub fn from_descriptors(queues: Vec<OwnedFd>, settings: &Settings<'_>) -> Result<Self, TapError> {
+        let mut name = None;
+        for (number, queue) in queues.iter().enumerate() {
+            let found = adopt(number, queue)?;
+            if *name.get_or_insert_with(|| found.clone()) != found {
+                let hint = "send descriptors of one interface only";
+                return Err(TapError::Descriptor { number, hint, source: None });
+            }
+        }
+        Self::assemble(name.unwrap_or_default(), queues, settings)
+    }
+
+    fn assemble(name: String, queues: Vec<OwnedFd>, settings: &Settings<'_>) -> Result<Self, TapError> {
         for queue in &queues {
             set_header_len(queue).map_err(|e| configure_failed("header length", &name, e))?;
         }
         let mtu = configure(&name, settings)?;
+        let pairs = queues.len() as u16;
         let queues = queues.into_iter().map(|fd| Arc::new(TapQueue::new(fd))).collect();
         let tap = Self { name, mtu, queues, attached: Mutex::new(pairs) };
         tap.set_offloads(Offloads::empty()).map_err(|e| configure_failed("offloads", &tap.name, e))?;
@@ -196,6 +229,25 @@ fn attach_new(fd: &OwnedFd, name: &str, multi_queue: bool) -> io::Result<String>
     request.ifr_ifru.ifru_flags = flags as c_short;
     // SAFETY: TUNSETIFF takes an `ifreq` without pointers.
     unsafe { ioctl(fd, libc::TUNSETIFF, &mut request)? };
+    Ok(interface::name(&request))
+}
+
+/// Makes a descriptor that somebody else opened fit for workers; answers its interface.
+fn adopt(number: usize, queue: &OwnedFd) -> Result<String, TapError> {
+    const NO_TAP: &str = "send descriptors of an open tap or macvtap interface";
+    let refused = |hint, source| TapError::Descriptor { number, hint, source };
+    // SAFETY: an `ifreq` is plain numbers, and all zeros is one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes an `ifreq` without pointers.
+    unsafe { ioctl(queue, libc::TUNGETIFF, &mut request) }.map_err(|e| refused(NO_TAP, Some(e)))?;
+    // SAFETY: TUNGETIFF has put the flags there, and any bits are flags.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    let wanted = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    if flags & wanted != wanted {
+        return Err(refused("open the tap with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR", None));
+    }
+    let nonblocking = rustix::io::ioctl_fionbio(queue, true);
+    nonblocking.map_err(|e| refused(NO_TAP, Some(e.into())))?;
     Ok(interface::name(&request))
 }
 

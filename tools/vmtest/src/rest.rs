@@ -2,11 +2,17 @@
 //! would, and show the very bytes of a reply.
 
 use crate::wait;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+
+/// The most that one message can carry.
+const DESCRIPTORS: usize = 253;
 
 /// A reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +92,17 @@ impl Client {
         self.request("PUT", action, Some(body)).unwrap_or_else(|e| panic!("PUT {action}: {e}"))
     }
 
+    /// PUT with a body and descriptors, all in one message.
+    ///
+    /// # Panics
+    /// No reply comes.
+    pub fn put_with(&self, action: &str, body: &Value, descriptors: &[BorrowedFd<'_>]) -> Reply {
+        let request = request_text("PUT", action, Some(body));
+        let reply = self.exchange_with(request.as_bytes(), descriptors);
+        self.note("PUT", &format!("{action} with {} descriptors", descriptors.len()), Some(body), &reply);
+        reply.unwrap_or_else(|e| panic!("PUT {action}: {e}"))
+    }
+
     /// The guest's description.
     ///
     /// # Panics
@@ -121,7 +138,12 @@ impl Client {
     /// The socket does not take the request or closes without a reply.
     pub fn request(&self, method: &str, action: &str, body: Option<&Value>) -> io::Result<Reply> {
         let reply = self.exchange(request_text(method, action, body).as_bytes());
-        let shown = match &reply {
+        self.note(method, action, body, &reply);
+        reply
+    }
+
+    fn note(&self, method: &str, action: &str, body: Option<&Value>, reply: &io::Result<Reply>) {
+        let shown = match reply {
             Ok(reply) => format!("{} {}", reply.status, reply.body),
             Err(e) => format!("no reply: {e}"),
         };
@@ -133,7 +155,6 @@ impl Client {
         if let Ok(mut transcript) = self.transcript.lock() {
             transcript.push_str(&lines);
         }
-        reply
     }
 
     /// Sends these bytes on a new connection and reads one reply.
@@ -141,9 +162,19 @@ impl Client {
     /// # Errors
     /// The socket does not take them or closes without a reply.
     pub fn exchange(&self, request: &[u8]) -> io::Result<Reply> {
-        let mut stream = UnixStream::connect(&self.path)?;
+        self.exchange_with(request, &[])
+    }
+
+    fn exchange_with(&self, request: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<Reply> {
+        let stream = UnixStream::connect(&self.path)?;
         stream.set_read_timeout(Some(wait::BOOT))?;
-        stream.write_all(request)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)), "too many descriptors");
+        }
+        let sent = sendmsg(&stream, &[IoSlice::new(request)], &mut control, SendFlags::NOSIGNAL)?;
+        (&stream).write_all(&request[sent..])?;
         read_reply(&mut BufReader::new(stream))
     }
 }

@@ -130,6 +130,11 @@ fn placed(config: &VmConfig) -> impl Iterator<Item = &PciCommon> {
         .chain(list(config.user_devices.as_ref()))
 }
 
+/// The ids of all those devices.
+pub(super) fn ids(config: &VmConfig) -> impl Iterator<Item = &str> {
+    placed(config).filter_map(|pci| pci.id.as_deref())
+}
+
 /// Generates ids, one counter for all prefixes.
 struct Namer {
     taken: HashSet<String>,
@@ -156,7 +161,7 @@ impl Namer {
 
 fn name(config: &mut VmConfig, next: u32) -> u32 {
     let zones = config.memory.zones.iter().flatten().map(|zone| zone.id.clone());
-    let taken = placed(config).filter_map(|pci| pci.id.clone()).chain(zones).collect();
+    let taken = ids(config).map(str::to_owned).chain(zones).collect();
     let mut namer = Namer { taken, next };
     namer.name_all("_disk", &mut config.disks);
     namer.name_all("_net", &mut config.net);

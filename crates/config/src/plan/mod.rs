@@ -6,6 +6,8 @@
 mod build;
 mod parts;
 
+use std::collections::HashSet;
+
 pub use parts::{
     Console, Cpus, Disk, Memory, Net, Pages, Payload, Place, Rng, Smbios, Stream, Topology, Zone,
 };
@@ -83,11 +85,11 @@ impl Plan {
         &self.warnings
     }
 
-    /// The plan with one section more, checked as a whole. The new device is the last of its kind.
+    /// The plan with one section more, checked as a whole, and the new device's id.
     ///
     /// # Errors
     /// All problems of the whole.
-    pub fn check_more(&self, extra: Extra) -> Result<Self, Problems> {
+    pub fn check_more(&self, extra: Extra) -> Result<(Self, String), Problems> {
         let mut config = self.config.clone();
         match extra {
             Extra::Disk(disk) => config.disks.get_or_insert_default().push(disk),
@@ -101,7 +103,10 @@ impl Plan {
             Extra::Vsock(_) if config.vsock.is_some() => return Err(second_vsock()),
             Extra::Vsock(vsock) => config.vsock = Some(vsock),
         }
-        check_from(config, self.next_id)
+        let more = check_from(config, self.next_id)?;
+        let known: HashSet<_> = build::ids(&self.config).collect();
+        let id = build::ids(&more.config).find(|id| !known.contains(id)).unwrap_or_default().to_owned();
+        Ok((more, id))
     }
 
     /// The plan without a device, checked as a whole; `None` if no removable section has that id.

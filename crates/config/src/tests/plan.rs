@@ -147,8 +147,8 @@ fn disk(fields: &str) -> Extra {
 #[test]
 fn adding_checks_the_whole_and_leaves_the_plan_alone() {
     let before = plan(r#""disks":[{"path":"/a"}],"net":[{}]"#);
-    let after = before.check_more(disk(r#""path":"/b""#)).unwrap();
-    assert_eq!(after.disks.last().unwrap().id, "_disk2");
+    let (after, id) = before.check_more(disk(r#""path":"/b""#)).unwrap();
+    assert_eq!((after.disks.last().unwrap().id.as_str(), id.as_str()), ("_disk2", "_disk2"));
     assert_eq!((before.disks.len(), after.disks.len()), (1, 2));
     assert_eq!(after.nets, before.nets, "addresses stay");
     let twice = after.check_more(disk(r#""path":"/c","id":"_disk2""#)).unwrap_err();
@@ -161,7 +161,13 @@ fn adding_checks_the_whole_and_leaves_the_plan_alone() {
         Extra::Device(Device { path: Some("/p".into()), ..Device::default() }.into()),
         Extra::Vsock(Vsock { cid: 3, socket: "/s".into() }.into()),
     ];
-    let whole = more.into_iter().fold(after, |plan, extra| plan.check_more(extra).unwrap());
+    let mut ids = Vec::new();
+    let whole = more.into_iter().fold(after, |plan, extra| {
+        let (plan, id) = plan.check_more(extra).unwrap();
+        ids.push(id);
+        plan
+    });
+    assert_eq!(ids, ["_net3", "_pmem4", "_vdpa5", "_vfio6", "_vsock7"]);
     assert_eq!(whole.nets.len(), 2);
     assert_eq!(whole.unbuilt(), ["pmem", "devices", "vdpa", "vsock"]);
     let second = whole.check_more(Extra::Vsock(Vsock { cid: 4, socket: "/t".into() }.into())).unwrap_err();
@@ -181,7 +187,7 @@ fn removing() {
     let before = plan(r#""disks":[{"path":"/a"},{"path":"/b"}],"vsock":{"cid":3,"socket":"/s","id":"v"}"#);
     let after = before.check_less("_disk0").unwrap().unwrap();
     assert_eq!(after.disks[0].id, "_disk1");
-    let again = after.check_more(disk(r#""path":"/a""#)).unwrap();
+    let (again, _) = after.check_more(disk(r#""path":"/a""#)).unwrap();
     assert_eq!(again.disks[1].id, "_disk2", "numbers are not used twice");
     assert!(after.check_less("v").unwrap().unwrap().config().vsock.is_none());
     assert!(after.check_less("_disk0").is_none());

@@ -1,4 +1,5 @@
 mod fake;
+mod sections;
 
 use api::{Code, VmState};
 use device::Event;

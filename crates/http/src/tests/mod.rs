@@ -1,6 +1,7 @@
 //! The door as a client sees it: bytes over a real UNIX socket, with a fake control loop behind.
 
 mod calls;
+mod descriptors;
 mod events;
 mod limits;
 mod metrics;

@@ -1,10 +1,7 @@
 //! Row by row of the transport table, `spec/rest-api.md` §1, and of the keep list, `spec/README.md`.
 
-use std::io::{IoSlice, Read};
+use std::io::Read;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
-
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::{House, PING, put};
 
@@ -29,23 +26,6 @@ fn the_status_line_of_a_large_reply_comes_at_once() {
     let mut bytes = [0; 1023];
     assert_eq!(peer.socket.read(&mut bytes).unwrap(), 1023);
     assert!(bytes.starts_with(b"HTTP/1.1 200 OK\r\nServer: Cloud Hypervisor API\r\n"));
-}
-
-#[test]
-fn head_body_and_descriptors_may_come_in_one_message() {
-    let house = House::new();
-    let mut peer = house.connect();
-    let request = put("vm.create", r#"{"payload":{"kernel":"/k"}}"#);
-    let descriptors = [std::io::stdin().as_fd().try_clone_to_owned().unwrap()];
-    let borrowed = descriptors.each_ref().map(AsFd::as_fd);
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
-    let sent =
-        sendmsg(&peer.socket, &[IoSlice::new(request.as_bytes())], &mut control, SendFlags::empty()).unwrap();
-    assert_eq!(sent, request.len());
-    assert_eq!(peer.reply().status, 204);
-    assert_eq!(peer.ask(PING).status, 200);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod watch;
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 
 use ::net::{Mac, Settings, Tap, TapError};
 use thiserror::Error;
@@ -34,7 +35,7 @@ pub use state::{DriverState, State};
 pub struct Config {
     /// The device's id, which also names its threads.
     pub id: String,
-    /// The host's interface; `None` lets the kernel choose `vmtapN`.
+    /// The host's interface, unless its queues are open already; `None` lets the kernel choose `vmtapN`.
     pub tap: Option<String>,
     /// Address and network mask of the host's interface.
     pub ip: Option<(IpAddr, IpAddr)>,
@@ -79,11 +80,11 @@ pub enum Error {
     },
 }
 
-/// Opens the tap and parks the worker threads.
+/// Opens the tap, or takes over the queues that somebody else has `opened`, one for each pair, and parks the worker threads.
 ///
 /// # Errors
 /// [`enum@Error`]; nothing is left behind.
-pub fn build(config: &Config) -> Result<Net, Error> {
+pub fn build(config: &Config, opened: Vec<OwnedFd>) -> Result<Net, Error> {
     let settings = Settings {
         name: config.tap.as_deref(),
         ip: config.ip,
@@ -91,7 +92,8 @@ pub fn build(config: &Config) -> Result<Net, Error> {
         mtu: config.mtu,
         queue_pairs: config.queue_pairs,
     };
-    let tap = Tap::open(&settings).map_err(|source| Error::Tap { id: config.id.clone(), source })?;
+    let tap = if opened.is_empty() { Tap::open(&settings) } else { Tap::from_descriptors(opened, &settings) };
+    let tap = tap.map_err(|source| Error::Tap { id: config.id.clone(), source })?;
     let (name, mtu) = (tap.name().to_owned(), tap.mtu());
     tracing::debug!("{}: connected to tap interface '{name}'", config.id);
     let queues = tap.queues().to_vec();

@@ -8,7 +8,7 @@ use vmtest::wait;
 
 vmtest::tests![
     block: two_disks_in_order, checksums_agree_across_a_reboot, read_only, serial_number, multi_queue, discard,
-    counters, one_writer_only,
+    counters, one_writer_only, added_and_removed_before_the_boot,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -117,4 +117,24 @@ fn one_writer_only(context: &Context) {
     wait::until_true(wait::COMMAND, "the disk to be free", || second.api().put("vm.boot").status == 204);
     second.wait_ready();
     assert_eq!(second.ok("cat /sys/block/vda/size"), (8 * MIB / 512).to_string());
+}
+
+fn added_and_removed_before_the_boot(context: &Context) {
+    let (first, second) = (context.path("first"), context.path("second"));
+    host::make_full_disk(&first, 8);
+    host::make_full_disk(&second, 16);
+    let vm = Builder::new(context).disk(&first).start();
+    vm.create();
+    let section = json!({"path": second, "image_type": "Raw", "id": "later"});
+    vm.api().put_json("vm.add-disk", &section).expect(204);
+    vm.boot();
+    vm.wait_ready();
+    assert_eq!(vm.ok("sha256sum </dev/vdb").split(' ').next(), Some(host::sha256(&second).as_str()));
+    vm.api().put("vm.shutdown").expect(204);
+    vm.api().put_json("vm.remove-device", &json!({"id": "_disk0"})).expect(204);
+    vm.api().put_json("vm.remove-device", &json!({"id": "_disk0"})).expect(404);
+    vm.boot();
+    vm.wait_ready();
+    assert_eq!(vm.ok("sha256sum </dev/vda").split(' ').next(), Some(host::sha256(&second).as_str()));
+    assert_eq!(vm.run("test -e /dev/vdb").status, 1);
 }

@@ -3,13 +3,17 @@
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use vmtest::context::Context;
 use vmtest::host;
 use vmtest::vm::{Builder, Vm};
 use vmtest::wait;
 
-vmtest::tests![net: ping_both_ways, tcp_to_the_host, tcp_to_the_guest, multi_queue, mac_address, counters];
+vmtest::tests![
+    net: ping_both_ways, tcp_to_the_host, tcp_to_the_guest, multi_queue, mac_address, counters, by_descriptors,
+];
 
 const DATA_MIB: u64 = 8;
 
@@ -99,4 +103,41 @@ fn counters(context: &Context) {
     let after = ["rx_frames", "tx_frames", "rx_bytes", "tx_bytes"].map(count);
     assert!(after[0] >= before[0] + 3 && after[1] >= before[1] + 3, "{before:?} {after:?}");
     assert!(after[2] >= before[2] + 3000 && after[3] >= before[3] + 3000, "{before:?} {after:?}");
+}
+
+/// A tap that somebody else opened, handed over before the boot.
+fn by_descriptors(context: &Context) {
+    let (host, guest) = context.addresses();
+    let name = context.tap();
+    let ip = Some((host.parse().unwrap(), "255.255.255.0".parse().unwrap()));
+    let settings = net::Settings { name: Some(&name), ip, queue_pairs: 2, ..net::Settings::default() };
+    let tap = net::Tap::open(&settings).unwrap();
+    let descriptors: Vec<_> = tap.queues().iter().map(|queue| queue.as_fd()).collect();
+    let vm = Builder::new(context).cpus(2).start();
+    vm.create();
+    let section = json!({"id": "given", "num_queues": 4});
+    let refused = vm.api().put_with("vm.add-net", &section, &descriptors[..1]).expect(400);
+    assert!(refused.body.contains("does not match the number of FDs"), "{}", refused.body);
+    vm.api().put_with("vm.add-net", &section, &descriptors).expect(204);
+    drop(tap);
+    let reach = || {
+        vm.wait_ready();
+        vm.ok(&format!("ip addr add {guest}/24 dev eth0 && ip link set eth0 up && ping -c 3 -W 10 {host}"));
+        assert_eq!(vm.ok("ls -d /sys/class/net/eth0/queues/rx-* | wc -l"), "2");
+    };
+    vm.boot();
+    reach();
+    vm.api().put("vm.reboot").expect(204);
+    reach();
+    vm.api().put("vm.shutdown").expect(204);
+    vm.boot();
+    reach();
+    vm.api().put("vm.shutdown").expect(204);
+    let interface = Path::new("/sys/class/net").join(&name);
+    assert!(interface.exists());
+    vm.api().put_json("vm.remove-device", &json!({"id": "given"})).expect(204);
+    assert!(!interface.exists(), "the tap goes with its last descriptor");
+    vm.boot();
+    vm.wait_ready();
+    assert_eq!(vm.run("test -e /sys/class/net/eth0").status, 1);
 }

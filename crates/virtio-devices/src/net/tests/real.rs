@@ -16,7 +16,7 @@ fn the_host_and_the_guest_exchange_frames() {
         return;
     }
     let ip = ["10.9.8.1", "255.255.255.0"].map(|s| s.parse().unwrap());
-    let mut net = build(&Config { ip: Some(ip.into()), mtu: Some(1400), ..config(2) }).unwrap();
+    let mut net = build(&Config { ip: Some(ip.into()), mtu: Some(1400), ..config(2) }, Vec::new()).unwrap();
     assert_eq!(net.tap_name(), "vmtap0");
     let mut mtu = [0; 2];
     net.read_config(10, &mut mtu);
@@ -70,8 +70,8 @@ fn a_tap_in_use_is_an_error_that_names_device_and_interface() {
         return;
     }
     let config = Config { tap: Some("shared".into()), ..config(1) };
-    let _first = build(&config).unwrap();
-    let Err(error) = build(&config) else { panic!("two cards share a tap") };
+    let _first = build(&config, Vec::new()).unwrap();
+    let Err(error) = build(&config, Vec::new()) else { panic!("two cards share a tap") };
     assert!(error.to_string().contains("'_net0'"));
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("'shared'"), "{source}");

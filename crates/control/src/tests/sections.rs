@@ -1,0 +1,81 @@
+//! Devices added to a VM that has not booted, and removed from it.
+
+use std::io::{PipeReader, Read};
+use std::os::fd::OwnedFd;
+
+use api::{Answer, ApiError, Code, Request, Verb};
+
+use super::config;
+use super::fake::{Rig, kernel};
+use crate::Options;
+
+/// Calls `vm.add-net` with the writing end of a pipe, whose reading end is the result.
+fn add_net(rig: &Rig, body: &str) -> (Result<Answer, ApiError>, PipeReader) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let request = Request { body: body.as_bytes(), descriptors: vec![OwnedFd::from(writer)] };
+    let (sender, outcome) = std::sync::mpsc::channel();
+    let verb = Verb::find("vm.add-net").unwrap();
+    verb.call(&rig.client, request, move |outcome| sender.send(outcome.result).unwrap());
+    (outcome.recv().unwrap(), reader)
+}
+
+fn assert_closed(mut reader: PipeReader) {
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn sections_come_and_go_before_the_boot() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let code = |verb: &str, body: &str| rig.call(verb, body).unwrap_err().code;
+    assert_eq!(code("vm.add-disk", r#"{"path":"/d"}"#), Code::VmNotCreated);
+    rig.ok("vm.create", &config(&kernel));
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    let disk = format!(r#"{{"path":"{}","image_type":"Raw"}}"#, image.path().display());
+    rig.ok("vm.add-disk", &disk);
+    assert_eq!(code("vm.add-disk", r#"{"path":"/d","id":"_disk0"}"#), Code::Duplicate);
+    assert_eq!(code("vm.add-disk", r#"{"path":"/d","queue_size":3}"#), Code::InvalidConfig);
+    assert_eq!(code("vm.remove-device", r#"{"id":"_disk7"}"#), Code::NoSuchDevice);
+    rig.ok("vm.boot", "");
+    let devices = |rig: &Rig| rig.client.reads().vm_info().unwrap().device_tree.unwrap();
+    assert!(devices(&rig).contains_key("_disk0"));
+    assert_eq!(code("vm.add-disk", &disk), Code::NotImplemented);
+    assert_eq!(code("vm.remove-device", r#"{"id":"_disk0"}"#), Code::NotImplemented);
+    rig.ok("vm.shutdown", "");
+    rig.ok("vm.remove-device", r#"{"id":"_disk0"}"#);
+    rig.ok("vm.boot", "");
+    assert!(!devices(&rig).contains_key("_disk0"));
+}
+
+#[test]
+fn descriptors_stay_as_long_as_their_device() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel));
+    let (refused, reader) = add_net(&rig, r#"{"num_queues":4}"#);
+    assert_eq!(refused.unwrap_err().code, Code::InvalidConfig);
+    assert_closed(reader);
+
+    let (added, removed) = add_net(&rig, r#"{"id":"n","fds":[7,8]}"#);
+    assert_eq!(added, Ok(Answer::Nothing));
+    let info = rig.client.reads().vm_info().unwrap();
+    let fds = info.config.net.unwrap()[0].fds.clone().unwrap();
+    assert!(fds.len() == 1 && fds[0] > 2, "{fds:?}");
+    let error = rig.call("vm.boot", "").unwrap_err();
+    assert!(error.to_string().contains("no queue of this tap"), "a pipe is no tap: {error}");
+    rig.ok("vm.remove-device", r#"{"id":"n"}"#);
+    assert_closed(removed);
+
+    let (added, deleted) = add_net(&rig, "{}");
+    assert_eq!(added, Ok(Answer::Nothing));
+    rig.ok("vm.delete", "");
+    assert_closed(deleted);
+}
+
+#[test]
+fn numbers_in_json_are_no_descriptors() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel).replacen('{', r#"{"net":[{"fds":[1],"num_queues":2}],"#, 1));
+    rig.ok("vm.add-net", r#"{"fds":[5]}"#);
+    let info = rig.client.reads().vm_info().unwrap();
+    assert!(info.config.net.unwrap().iter().all(|net| net.fds.is_none()));
+}
