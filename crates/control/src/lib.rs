@@ -7,6 +7,7 @@
 //!                                         +--> Published (what reads answer from)
 //! ```
 
+mod blame;
 mod control;
 mod monitor;
 mod published;

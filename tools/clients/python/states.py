@@ -65,6 +65,14 @@ def before_call(context, case, kwargs):
     bring_to(next(turns[case.operation.label]))
 
 
+@schemathesis.hook
+def after_call(context, case, response):
+    """What was created can be booted, or is refused for a reason of its own."""
+    if case.operation.path == "/vm.create" and response.status_code == 204:
+        status, text = api.call("PUT", "vm.boot")
+        assert status in (204, 400, 501, 503), f"{status} {text} after {case.body}"
+
+
 @schemathesis.check
 def what_fits_the_schema_is_understood(ctx, response, case):
     """A 400 in answer to a body of the right shape names a broken rule of the configuration, never the shape."""

@@ -3,36 +3,53 @@
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
-/// Listens on a free port and carries bytes between its clients and the socket at `path`, as long as the process lives.
-///
-/// # Panics
-/// There is no port.
-pub fn open(path: &Path) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    let path = path.to_owned();
-    thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let path = path.clone();
-            thread::spawn(move || carry(client, path));
-        }
-    });
-    address
+/// A free port.
+pub struct Bridge(TcpListener);
+
+impl Bridge {
+    /// Takes a port.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn open() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self(listener)
+    }
+
+    /// Where it is.
+    ///
+    /// # Panics
+    /// The kernel does not say.
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    /// The next client that waits, if one does.
+    pub fn next(&self) -> Option<TcpStream> {
+        self.0.accept().ok().map(|(client, _)| client)
+    }
 }
 
-/// Returns when both sides have said all they had to say.
-fn carry(client: TcpStream, path: PathBuf) -> io::Result<()> {
+/// Carries bytes between a client and the socket at `path` until both have said all they had to say.
+pub fn carry(client: TcpStream, path: &Path) {
+    let server = UnixStream::connect(path);
+    thread::spawn(move || both_ways(&client, &server?));
+}
+
+fn both_ways(client: &TcpStream, server: &UnixStream) -> io::Result<()> {
+    client.set_nonblocking(false)?;
     // Requests are small, and each waits for its reply.
     client.set_nodelay(true)?;
-    let server = UnixStream::connect(path)?;
-    let (mut requests, mut to_server) = (client.try_clone()?, server.try_clone()?);
-    thread::spawn(move || {
-        let carried = io::copy(&mut requests, &mut to_server);
-        to_server.shutdown(Shutdown::Write).and(carried)
-    });
-    io::copy(&mut &server, &mut &client)?;
-    client.shutdown(Shutdown::Write)
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let carried = io::copy(&mut &*client, &mut &*server);
+            server.shutdown(Shutdown::Write).and(carried)
+        });
+        let carried = io::copy(&mut &*server, &mut &*client);
+        client.shutdown(Shutdown::Both).and(carried).map(drop)
+    })
 }

@@ -5,6 +5,7 @@ mod boot;
 mod clients;
 mod console;
 mod events;
+mod fuzzing;
 mod lifecycle;
 mod net;
 
@@ -12,6 +13,15 @@ use vmtest::runner::Test;
 
 /// Every test, in the order they run.
 pub(crate) fn all() -> Vec<Test> {
-    [boot::TESTS, block::TESTS, net::TESTS, console::TESTS, lifecycle::TESTS, events::TESTS, clients::TESTS]
-        .concat()
+    [
+        boot::TESTS,
+        block::TESTS,
+        net::TESTS,
+        console::TESTS,
+        lifecycle::TESTS,
+        events::TESTS,
+        clients::TESTS,
+        fuzzing::TESTS,
+    ]
+    .concat()
 }
