@@ -26,7 +26,8 @@ WAYS = {
     "Running": ["vm.delete", "vm.create", "vm.boot"],
     "Paused": ["vm.delete", "vm.create", "vm.boot", "vm.pause"],
 }
-STATES = list(WAYS) if KERNEL else [None, "Created"]
+# Booted ones first: of an operation without a body there are few cases, and where nothing boots the others have their turn.
+STATES = ["Running", "Paused", "Created", None] if KERNEL else [None, "Created"]
 
 # For each operation, the states one after the other.
 turns = collections.defaultdict(lambda: itertools.cycle(STATES))
@@ -78,4 +79,5 @@ def what_fits_the_schema_is_understood(ctx, response, case):
     """A 400 in answer to a body of the right shape names a broken rule of the configuration, never the shape."""
     if response.status_code == 400 and case.meta and case.meta.generation.mode.is_positive:
         code = response.headers.get("x-error-code", ["none"])[0]
-        assert code == "invalid_config", f"{code}: {response.text}"
+        # Descriptors come beside the body, which no schema describes and no TCP connection carries.
+        assert code == "invalid_config" or "file descriptors came" in response.text, f"{code}: {response.text}"
