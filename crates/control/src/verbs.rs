@@ -7,26 +7,15 @@ use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
 use config::{Plan, RestoreConfig, VmConfig};
 use hv::Hypervisor;
-use machine::{BuildError, Consoles, Descriptors, Machine};
+use machine::{Consoles, Descriptors, Machine};
 
 use crate::control::Vm;
-use crate::{Control, sections};
+use crate::{Control, blame, sections};
 
 type Done = Result<(), ApiError>;
 
 fn internal(error: &dyn Error) -> ApiError {
     ApiError::from_error(Code::Internal, error)
-}
-
-fn build_failed(error: &BuildError) -> ApiError {
-    let code = match error {
-        BuildError::NotBuilt(_) => Code::NotImplemented,
-        BuildError::AddressSpace { .. } | BuildError::TooManyVcpus { .. } | BuildError::Identity(_) => {
-            Code::InvalidConfig
-        }
-        _ => Code::Internal,
-    };
-    ApiError::from_error(code, error)
 }
 
 impl Control {
@@ -143,10 +132,7 @@ impl Control {
     pub(crate) fn hypervisor(&mut self) -> Result<Arc<dyn Hypervisor>, ApiError> {
         let hypervisor = match &self.hypervisor {
             Some(hypervisor) => hypervisor.clone(),
-            None => (self.open_hypervisor)().map_err(|e| {
-                internal(&e)
-                    .within("Failed to open hypervisor interface (is hypervisor interface available?)")
-            })?,
+            None => (self.open_hypervisor)().map_err(|e| blame::no_hypervisor(&e))?,
         };
         Ok(self.hypervisor.insert(hypervisor).clone())
     }
@@ -161,7 +147,7 @@ impl Control {
         };
         vm.consoles = Some(consoles.clone());
         let built = machine::build(&vm.plan, hypervisor.as_ref(), consoles, &vm.descriptors, &self.events);
-        let mut machine = built.map_err(|e| build_failed(&e))?;
+        let mut machine = built.map_err(|e| blame::build_failed(&e))?;
         // News of a machine that is gone does not concern this one.
         let _ = self.events.take();
         machine.start();
@@ -253,5 +239,5 @@ fn check(config: VmConfig) -> Result<Plan, ApiError> {
 }
 
 fn open_consoles(plan: &Plan) -> Result<Consoles, ApiError> {
-    Consoles::open(plan).map_err(|e| internal(&e).within("Error creating console devices"))
+    Consoles::open(plan).map_err(|e| blame::consoles_failed(&e))
 }

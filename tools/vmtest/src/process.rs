@@ -62,7 +62,10 @@ impl Vmm {
         let mut command = Command::new(context.vmm());
         command.arg("--api-socket").arg(&socket).arg("--log-file").arg(&log).arg("-v");
         command.arg("--event-monitor").arg(format!("path={}", events.display())).args(arguments);
+        // A configuration may name files by relative paths, also one that a fuzzer made up.
+        command.current_dir(&context.dir);
         let output_file = File::create(&output).unwrap();
+        command.env("DBUS_SESSION_BUS_ADDRESS", context.bus_address());
         command.stderr(output_file.try_clone().unwrap());
         match terminal {
             Some(terminal) => command.stdin(terminal.try_clone().unwrap()).stdout(terminal),

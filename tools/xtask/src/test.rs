@@ -1,9 +1,11 @@
 //! `cargo xtask test`: unit tests on the host, then guest tests against the built VMM, in the lab if the host's KVM
 //! cannot run a stock kernel.
 
+use crate::clients;
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::lab;
+use crate::packages;
 use crate::places::Places;
 use crate::step::{cargo, headline, loud, step};
 use std::io::{self, Write};
@@ -14,6 +16,9 @@ use std::thread;
 
 /// A lab has one CPU; two of them fill a small machine.
 const LABS: usize = 2;
+
+/// Tests talk to message buses with other people's tools.
+const PACKAGES: [&str; 3] = ["dbus-daemon", "libglib2.0-bin", "systemd"];
 
 /// What to test.
 #[derive(Debug)]
@@ -38,15 +43,19 @@ struct Count {
 /// # Errors
 /// A test fails, or something cannot be built.
 pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
+    packages::install(&PACKAGES)?;
     let mut total = Count::default();
     if options.unit {
         headline("unit tests");
-        let mut unit = cargo();
-        unit.args(["test", "--workspace", "--no-fail-fast"]).current_dir(&places.root);
-        if !options.filter.is_empty() {
-            unit.arg("--").arg(&options.filter);
+        // Twice: once as it ships, and what is only there on demand.
+        for what in [&["--workspace"][..], &["-p", "ch-remote", "--features", "dbus_api"]] {
+            let mut unit = cargo();
+            unit.args(["test", "--no-fail-fast"]).args(what).current_dir(&places.root);
+            if !options.filter.is_empty() {
+                unit.arg("--").arg(&options.filter);
+            }
+            total.add(&run_unit(&mut unit)?);
         }
-        total.add(&run_unit(&mut unit)?);
     }
     if options.guest {
         headline("guest tests");
@@ -121,7 +130,7 @@ fn vmm(places: &Places) -> PathBuf {
     std::env::var_os("VMTEST_VMM").map_or_else(|| places.lab_binary("cloud-hypervisor"), PathBuf::from)
 }
 
-/// Builds the VMM as it ships and the test program.
+/// Builds the VMM as it ships, but with the D-Bus API too, its remote, and the test program.
 ///
 /// # Errors
 /// It does not build.
@@ -129,7 +138,8 @@ pub(crate) fn build(places: &Places) -> Result<()> {
     if vmm(places) == places.lab_binary("cloud-hypervisor") {
         step("building the VMM", || {
             let mut vmm = cargo();
-            vmm.args(["build", "--quiet", "--profile", "lab", "-p", "cloud-hypervisor"]);
+            vmm.args(["build", "--quiet", "--profile", "lab", "-p", "cloud-hypervisor", "-p", "ch-remote"]);
+            vmm.args(["--features", "cloud-hypervisor/dbus_api,ch-remote/dbus_api"]);
             loud(vmm.current_dir(&places.root))
         })?;
     }
@@ -142,12 +152,18 @@ pub(crate) fn build(places: &Places) -> Result<()> {
 /// The environment `vmtest` reads.
 pub(crate) fn environment(places: &Places, images: &Path) -> Vec<(String, String)> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    vec![("VMTEST_IMAGES".to_owned(), text(images)), ("VMTEST_VMM".to_owned(), text(&vmm(places)))]
+    vec![
+        ("VMTEST_IMAGES".to_owned(), text(images)),
+        ("VMTEST_VMM".to_owned(), text(&vmm(places))),
+        ("VMTEST_REMOTE".to_owned(), text(&places.lab_binary("ch-remote"))),
+    ]
 }
 
 fn run_guest(places: &Places, filter: &str) -> Result<Count> {
     build(places)?;
     let images = guest::prepare(places, true)?;
+    let mut environment = environment(places, &images);
+    environment.extend(clients::prepare(places)?);
     let vmtest = places.dev_binary("vmtest");
     let mut arguments = vec!["run".to_owned()];
     if !filter.is_empty() {
@@ -155,23 +171,21 @@ fn run_guest(places: &Places, filter: &str) -> Result<Count> {
     }
     if lab::host_kvm() {
         let mut command = Command::new(&vmtest);
-        let (lines, success) = run_shown(command.args(&arguments).envs(environment(places, &images)))?;
+        let (lines, success) = run_shown(command.args(&arguments).envs(environment))?;
         return Ok(guest_count(&lines, success));
     }
-    eprintln!("    this host's /dev/kvm cannot run a stock kernel: the tests run in {LABS} labs");
+    eprintln!(
+        "    this host's /dev/kvm cannot run a stock kernel: the tests that boot one run in {LABS} labs"
+    );
     lab::prepare(places)?;
     thread::scope(|scope| {
         let labs: Vec<_> = (0..LABS)
             .map(|part| {
-                let mut command = vec![vmtest.to_string_lossy().into_owned()];
-                command.extend(arguments.clone());
-                command.extend([
-                    "--jobs".to_owned(),
-                    "1".to_owned(),
-                    "--part".to_owned(),
-                    format!("{part}/{LABS}"),
-                ]);
-                let run = lab::Run { environment: environment(places, &images), ..lab::Run::new(command) };
+                let part = format!("{part}/{LABS}");
+                let in_lab = ["--boots", "yes", "--jobs", "1", "--part", part.as_str()].map(str::to_owned);
+                let command =
+                    [&[vmtest.to_string_lossy().into_owned()], arguments.as_slice(), &in_lab].concat();
+                let run = lab::Run { environment: environment.clone(), ..lab::Run::new(command) };
                 scope.spawn(move || {
                     let tee = Tee::default();
                     lab::run(places, &run, tee.clone()).map(|code| guest_count(&tee.lines(), code == 0))
@@ -179,6 +193,10 @@ fn run_guest(places: &Places, filter: &str) -> Result<Count> {
             })
             .collect();
         let mut total = Count::default();
+        let mut on_host = Command::new(&vmtest);
+        on_host.args(&arguments).args(["--boots", "no", "--jobs", "1"]).envs(environment.clone());
+        let (lines, success) = run_shown(&mut on_host)?;
+        total.add(&guest_count(&lines, success));
         for lab in labs {
             let count =
                 lab.join().unwrap_or_else(|_| Err(Error::Verdict("a lab's thread panicked".to_owned())));

@@ -2,8 +2,11 @@
 
 mod block;
 mod boot;
+mod clients;
 mod console;
+mod dbus;
 mod events;
+mod fuzzing;
 mod lifecycle;
 mod net;
 mod sandbox;
@@ -12,6 +15,17 @@ use vmtest::runner::Test;
 
 /// Every test, in the order they run.
 pub(crate) fn all() -> Vec<Test> {
-    [boot::TESTS, block::TESTS, net::TESTS, console::TESTS, lifecycle::TESTS, events::TESTS, sandbox::TESTS]
-        .concat()
+    [
+        boot::TESTS,
+        block::TESTS,
+        net::TESTS,
+        console::TESTS,
+        dbus::TESTS,
+        lifecycle::TESTS,
+        events::TESTS,
+        clients::TESTS,
+        fuzzing::TESTS,
+        sandbox::TESTS,
+    ]
+    .concat()
 }
