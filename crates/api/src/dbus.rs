@@ -9,7 +9,7 @@ pub const EVENT: &str = "Event";
 /// What follows a method's name when descriptors come with the call.
 pub const WITH_FDS: &str = "WithFds";
 /// What stands before the name of a code in an error's name.
-const ERRORS: &str = "org.cloudhypervisor.DBusApi1.Error.";
+pub const ERRORS: &str = "org.cloudhypervisor.DBusApi1.Error.";
 
 /// A way to call a verb.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,9 @@
     reason = "a test that cannot go on panics"
 )]
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command as Program, Output, Stdio};
 use std::sync::Arc;
 
@@ -38,9 +40,25 @@ impl Daemon {
     /// # Panics
     /// It does not start.
     pub fn new() -> Self {
+        Self::start(tempfile::tempdir().unwrap(), "--session")
+    }
+
+    /// Starts one with this configuration.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn with_configuration(text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bus.conf");
+        std::fs::write(&file, text).unwrap();
+        // Other users are to be refused by the bus, not by its directory.
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        Self::start(dir, &format!("--config-file={}", file.display()))
+    }
+
+    fn start(dir: tempfile::TempDir, configuration: &str) -> Self {
         let mut process = Program::new("dbus-daemon")
-            .args(["--session", "--nofork", "--nosyslog", "--print-address", "--address"])
+            .args([configuration, "--nofork", "--nosyslog", "--print-address", "--address"])
             .arg(format!("unix:path={}", dir.path().join("bus").display()))
             .stdout(Stdio::piped())
             .spawn()

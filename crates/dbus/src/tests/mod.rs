@@ -2,6 +2,7 @@
 
 mod calls;
 mod events;
+mod policy;
 mod tools;
 
 use std::process::Output;
