@@ -7,7 +7,7 @@ use vmtest::context::Context;
 use vmtest::vm::{Builder, Vm};
 use vmtest::wait;
 
-vmtest::tests![dbus: by_busctl, by_ch_remote];
+vmtest::tests![dbus: by_busctl, by_ch_remote, without_files];
 
 fn start(context: &Context) -> Vm {
     FLAGS.iter().fold(Builder::new(context), |builder, flag| builder.flag(flag)).start()
@@ -119,4 +119,18 @@ fn by_ch_remote(context: &Context) {
     assert!(vm.vmm.wait_exit().success());
     events.wait_exit();
     assert!(events.heard().contains(r#""source":"vmm""#), "{}", events.heard());
+}
+
+/// With flags that ask for Landlock, the door has no files at all: it needs none, and a peer that asks for one is refused.
+fn without_files(context: &Context) {
+    let bus = Bus::start(context);
+    let mut vm =
+        FLAGS.iter().fold(Builder::new(context), |builder, flag| builder.flag(flag)).boot_from_flags();
+    assert_eq!(vm.api().info()["config"]["landlock_enable"], true);
+    let id = bus.busctl("org.freedesktop.DBus.Peer", &["GetMachineId"]);
+    assert!(!id.status.success() && !id.stderr.is_empty());
+    let info = bus.busctl(INTERFACE, &["VmInfo"]);
+    assert!(String::from_utf8(info.stdout).unwrap().contains("Running"));
+    assert!(bus.busctl(INTERFACE, &["VmmShutdown"]).status.success());
+    assert!(vm.vmm.wait_exit().success());
 }
