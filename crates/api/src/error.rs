@@ -119,9 +119,11 @@ impl Code {
             Self::NotImplemented => {
                 (501, "not_implemented", "This version cannot do it yet: the texts name what is missing.")
             }
-            Self::Unavailable => {
-                (503, "unavailable", "The VMM is shutting down or has too many clients: connect again later.")
-            }
+            Self::Unavailable => (
+                503,
+                "unavailable",
+                "The VMM is shutting down, has too many clients, or finds no hypervisor on this host: the texts say which.",
+            ),
         }
     }
 

@@ -251,6 +251,7 @@ fn tidy(schema: &mut Value) {
             fold_words(object);
             tell_object_default(object);
             bound_number(object);
+            spell_out_address(object);
             if let Some(Value::String(text)) = object.get_mut("description") {
                 *text = plain(text);
             }
@@ -292,6 +293,20 @@ fn bound_number(schema: &mut Map<String, Value>) {
     schema.insert("format".into(), format.into());
     schema.entry("minimum").or_insert(least.into());
     schema.entry("maximum").or_insert(most.into());
+}
+
+/// The format `ip` is nobody's but schemars': OpenAPI has one for each version of the protocol.
+fn spell_out_address(schema: &mut Map<String, Value>) {
+    if schema.get("format").and_then(Value::as_str) != Some("ip") {
+        return;
+    }
+    schema.remove("format");
+    schema.remove("type");
+    let mut versions = ["ipv4", "ipv6"].map(|format| json!({ "type": "string", "format": format })).to_vec();
+    if schema.remove("nullable").is_some() {
+        versions.push(json!({ "enum": [null], "nullable": true }));
+    }
+    schema.insert("anyOf".into(), versions.into());
 }
 
 /// Defaults that are objects are told in words: generators of clients cannot make them, and one refuses the whole type then.

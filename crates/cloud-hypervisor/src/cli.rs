@@ -6,8 +6,8 @@ use clap::{ArgAction, ArgGroup, Parser};
 use config::{
     BalloonConfig, ConsoleConfig, CpusConfig, DebugConsoleConfig, DeviceConfig, DiskConfig, Flags, FsConfig,
     FwCfgConfig, GenericVhostUserConfig, IvshmemConfig, LandlockConfig, MemoryConfig, MemoryZoneConfig,
-    NetConfig, NumaConfig, PciSegmentConfig, PlatformConfig, PmemConfig, RateLimiterGroupConfig, RngConfig,
-    RtcConfig, SerialConfig, TpmConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
+    NetConfig, NumaConfig, PciSegmentConfig, PlatformConfig, PmemConfig, RateLimiterGroupConfig,
+    RestoreConfig, RngConfig, RtcConfig, SerialConfig, TpmConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
 };
 use sandbox::Mode;
 
@@ -46,6 +46,9 @@ pub(crate) struct Cli {
     /// Where event records go: path=PATH or fd=N
     #[arg(long, value_name = "FILE", help_heading = "VMM")]
     pub(crate) event_monitor: Option<String>,
+    /// Restore a VM from a snapshot, unless there is a payload
+    #[arg(long, value_name = "KEYS", long_help = keys("Restore a VM from a snapshot, unless there is a payload", RestoreConfig::SYNTAX), help_heading = "VMM")]
+    pub(crate) restore: Option<String>,
     /// Stay after the guest has powered off
     #[arg(long, help_heading = "VMM")]
     pub(crate) no_shutdown: bool,

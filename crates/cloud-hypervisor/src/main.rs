@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use api::{ApiError, Client, EventLog, VmmPing};
 use clap::Parser;
-use config::VmConfig;
+use config::{RestoreConfig, VmConfig};
 use control::{Control, Ended, Monitor, Options, Published};
 use device::{EventSink, Events, Record};
 use host::signals::Signals;
@@ -55,6 +55,12 @@ enum Fatal {
     Stop(http::StopError),
     #[error("Error starting the VMM's threads")]
     Threads(#[source] std::io::Error),
+    #[error("Error parsing restore")]
+    RestoreFlag(#[source] config::FlagError),
+    #[error("Error creating VM")]
+    Create(#[source] Chain),
+    #[error("Error restoring VM")]
+    Restore(#[source] Chain),
     #[error("Error booting VM")]
     Boot(#[source] Chain),
     #[error("VMM thread exited with error")]
@@ -155,6 +161,8 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     let log = EventLog::new();
     let (seccomp, event_monitor) = (cli.seccomp.into(), cli.event_monitor.clone());
     // Before the first thread, too: it says whether threads keep their access to files.
+    let restore =
+        cli.restore.as_deref().map(RestoreConfig::from_flag).transpose().map_err(Fatal::RestoreFlag)?;
     let config = boots.then(|| configuration(cli)).transpose()?;
     let files = config.as_ref().is_some_and(|(config, _)| config.landlock_enable);
     sandbox::start(Policy { seccomp, files }).map_err(Fatal::Sandbox)?;
@@ -172,7 +180,10 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
         for field in unknown_fields {
             tracing::warn!("Unknown field in the configuration file: {field}");
         }
-        control.create_and_boot(config).map_err(|e| Fatal::Boot(Chain::from(&e)))?;
+        control.create_given(config).map_err(|e| Fatal::Create(Chain::from(&e)))?;
+        control.boot_given().map_err(|e| Fatal::Boot(Chain::from(&e)))?;
+    } else if let Some(restore) = restore {
+        control.restore_given(&restore).map_err(|e| Fatal::Restore(Chain::from(&e)))?;
     }
     control.run(&signals).map_err(Fatal::Control)?;
     if let Some(server) = server {

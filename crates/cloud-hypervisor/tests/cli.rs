@@ -82,6 +82,17 @@ fn errors_are_chains_and_have_their_codes() {
         ),
         (&["--kernel", "/k", "--log-file", "/no/such/dir/log"], 1, "  0: Error creating log file\n"),
         (&["--kernel", "/k", "--cpus", "boot=x"], 1, "  0: Error parsing config\n"),
+        (&["--restore", "resume=maybe"], 1, "  0: Error parsing restore\n"),
+        (
+            &["--restore", "source_url=file:///s"],
+            1,
+            "  0: Error restoring VM\n  1: The VM could not be restored\n  2: vm.restore is not implemented",
+        ),
+        (
+            &["--kernel", "/k", "--cpus", "boot=2,max=1"],
+            1,
+            "  0: Error creating VM\n  1: The VM could not be created\n  2: Failed to validate config\n  3: Max CPUs (1)",
+        ),
         (&["--check"], 2, "--config <FILE>"),
         (&["--cpus", "boot=2"], 2, "--config <FILE>"),
     ] {

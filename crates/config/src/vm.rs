@@ -24,15 +24,16 @@ use crate::vfio::DeviceConfig;
 
 /// A machine as clients describe it. Nothing here has been checked: see [`crate::check()`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(description = "A virtual machine."))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(description = "A virtual machine.", extend("required" = ["payload"])))]
 #[serde(default)]
 pub struct VmConfig {
     /// Virtual CPUs.
     pub cpus: CpusConfig,
     /// Guest RAM.
     pub memory: MemoryConfig,
-    /// What it boots; needed to run.
+    /// What it boots: a kernel or firmware, at least.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "PayloadConfig"))]
     pub payload: Option<PayloadConfig>,
     /// Limiters that disks share.
     #[serde(skip_serializing_if = "Option::is_none")]

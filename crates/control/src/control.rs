@@ -209,6 +209,10 @@ impl Control {
                 device_tree: machine.map(Machine::device_tree),
             }
         });
-        self.published.publish(Shown { state, info, counters: machine.map(Machine::counters) });
+        self.published.publish(Shown {
+            state,
+            info,
+            readings: machine.map(|machine| Arc::new(machine.readings())),
+        });
     }
 }

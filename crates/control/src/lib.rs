@@ -7,6 +7,7 @@
 //!                                         +--> Published (what reads answer from)
 //! ```
 
+mod blame;
 mod confine;
 mod control;
 mod monitor;

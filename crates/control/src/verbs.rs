@@ -5,28 +5,17 @@ use std::sync::Arc;
 
 use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
-use config::{Plan, VmConfig};
+use config::{Plan, RestoreConfig, VmConfig};
 use hv::Hypervisor;
-use machine::{BuildError, Consoles, Descriptors, Machine};
+use machine::{Consoles, Descriptors, Machine};
 
 use crate::control::Vm;
-use crate::{Control, sections};
+use crate::{Control, blame, sections};
 
 type Done = Result<(), ApiError>;
 
 fn internal(error: &dyn Error) -> ApiError {
     ApiError::from_error(Code::Internal, error)
-}
-
-fn build_failed(error: &BuildError) -> ApiError {
-    let code = match error {
-        BuildError::NotBuilt(_) => Code::NotImplemented,
-        BuildError::AddressSpace { .. } | BuildError::TooManyVcpus { .. } | BuildError::Identity(_) => {
-            Code::InvalidConfig
-        }
-        _ => Code::Internal,
-    };
-    ApiError::from_error(code, error)
 }
 
 impl Control {
@@ -102,21 +91,34 @@ impl Control {
         Ok(())
     }
 
-    /// What `vm.create` and `vm.boot` do, for a VM given on the command line.
+    /// What `vm.create` does, for a VM given on the command line: descriptors that its flags name are those of this process.
     ///
     /// # Errors
-    /// Either's, within what its verb says of failures.
-    pub fn create_and_boot(&mut self, config: VmConfig) -> Done {
-        let (create, boot) = (Verb::find("vm.create"), Verb::find("vm.boot"));
-        let within = |verb: Option<&'static Verb>, error: ApiError| {
-            verb.map_or(error.clone(), |v| error.within(v.fails))
-        };
+    /// Its own, within what the verb says of failures.
+    pub fn create_given(&mut self, config: VmConfig) -> Done {
         let created = check(config).and_then(|plan| {
             let descriptors = sections::inherit_descriptors(&plan)?;
             self.take_up(plan, descriptors)
         });
-        created.map_err(|e| within(create, e))?;
-        self.boot().map_err(|e| within(boot, e))
+        created.map_err(|e| within("vm.create", e))
+    }
+
+    /// What `vm.boot` does, for a VM given on the command line.
+    ///
+    /// # Errors
+    /// Its own, within what the verb says of failures.
+    pub fn boot_given(&mut self) -> Done {
+        self.boot().map_err(|e| within("vm.boot", e))
+    }
+
+    /// What `vm.restore` does, for a snapshot given on the command line.
+    ///
+    /// # Errors
+    /// Its own, within what the verb says of failures.
+    pub fn restore_given(&mut self, config: &RestoreConfig) -> Done {
+        let checked = config.check().map_err(|e| ApiError::from_error(Code::InvalidConfig, &e));
+        let restored = checked.and_then(|()| Err(Command::not_implemented("vm.restore")));
+        restored.map_err(|e| within("vm.restore", e))
     }
 
     fn boot(&mut self) -> Done {
@@ -130,10 +132,7 @@ impl Control {
     pub(crate) fn hypervisor(&mut self) -> Result<Arc<dyn Hypervisor>, ApiError> {
         let hypervisor = match &self.hypervisor {
             Some(hypervisor) => hypervisor.clone(),
-            None => (self.open_hypervisor)().map_err(|e| {
-                internal(&e)
-                    .within("Failed to open hypervisor interface (is hypervisor interface available?)")
-            })?,
+            None => (self.open_hypervisor)().map_err(|e| blame::no_hypervisor(&e))?,
         };
         Ok(self.hypervisor.insert(hypervisor).clone())
     }
@@ -148,7 +147,7 @@ impl Control {
         };
         vm.consoles = Some(consoles.clone());
         let built = machine::build(&vm.plan, hypervisor.as_ref(), consoles, &vm.descriptors, &self.events);
-        let mut machine = built.map_err(|e| build_failed(&e))?;
+        let mut machine = built.map_err(|e| blame::build_failed(&e))?;
         // News of a machine that is gone does not concern this one.
         let _ = self.events.take();
         machine.start();
@@ -222,6 +221,14 @@ impl Control {
     }
 }
 
+/// What the verb says of failures, in front of why.
+fn within(verb: &str, error: ApiError) -> ApiError {
+    match Verb::find(verb) {
+        Some(verb) => error.within(verb.fails),
+        None => error,
+    }
+}
+
 fn check(config: VmConfig) -> Result<Plan, ApiError> {
     config::check(config).map_err(|problems| {
         for problem in problems.iter() {
@@ -232,5 +239,5 @@ fn check(config: VmConfig) -> Result<Plan, ApiError> {
 }
 
 fn open_consoles(plan: &Plan) -> Result<Consoles, ApiError> {
-    Consoles::open(plan).map_err(|e| internal(&e).within("Error creating console devices"))
+    Consoles::open(plan).map_err(|e| blame::consoles_failed(&e))
 }

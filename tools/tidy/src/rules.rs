@@ -19,6 +19,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("keyval", 0),
     ("sandbox", 0),
     ("limiter", 0),
+    ("meter", 0),
     // Vocabulary.
     ("memory", 1),
     ("config", 1),
@@ -54,6 +55,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("xtask", 7),
     ("vmbench", 7),
     ("vmtest", 7),
+    ("clients", 7),
     ("tidy", 7),
     ("fuzz", 7),
 ];

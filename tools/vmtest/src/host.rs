@@ -61,3 +61,36 @@ pub fn sha256(path: &Path) -> String {
 pub fn allocated(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap().blocks() * 512
 }
+
+/// Makes a kernel that halts the CPU for good: an ELF image with a PVH entry, as small as they get.
+///
+/// # Panics
+/// It cannot be written.
+pub fn make_idle_kernel(path: &Path) {
+    const LOAD_ADDRESS: u64 = 0x10_0000;
+    /// Behind the file's header and those of two segments.
+    const NOTE_OFFSET: u64 = 64 + 2 * 56;
+    const NOTE_LEN: u64 = 20;
+    /// cli; hlt; jmp to the hlt.
+    const CODE: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
+    let entry = LOAD_ADDRESS + NOTE_OFFSET + NOTE_LEN;
+    let end = NOTE_OFFSET + NOTE_LEN + CODE.len() as u64;
+    let segment = |kind: u32, offset: u64, address: u64, len: u64| {
+        let kind_and_rights = [kind.to_le_bytes(), 5u32.to_le_bytes()].concat();
+        let fields = [offset, address, address, len, len, 4].map(u64::to_le_bytes).concat();
+        [kind_and_rights, fields].concat()
+    };
+    let image = [
+        b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec(),
+        [entry, 64, 0].map(u64::to_le_bytes).concat(),
+        [0u16, 0, 64, 56, 2, 64, 0, 0].map(u16::to_le_bytes).concat(),
+        segment(1, 0, LOAD_ADDRESS, end),
+        segment(4, NOTE_OFFSET, 0, NOTE_LEN),
+        // XEN_ELFNOTE_PHYS32_ENTRY.
+        [4u32, 4, 18].map(u32::to_le_bytes).concat(),
+        b"Xen\0".to_vec(),
+        u32::try_from(entry).unwrap().to_le_bytes().to_vec(),
+        CODE.to_vec(),
+    ];
+    std::fs::write(path, image.concat()).unwrap();
+}

@@ -7,10 +7,12 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::print_stdout)] // a failed test is a panic, its report is printed
 
 pub mod agent;
+pub mod bridge;
 pub mod config;
 pub mod console;
 pub mod context;
 pub mod events;
+pub mod foreign;
 pub mod host;
 pub mod process;
 pub mod rest;

@@ -1,4 +1,4 @@
-//! The guest tests: `vmtest list`, `vmtest run [FILTER] [--jobs N] [--part I/N]`. `cargo xtask test --guest` runs this where there is a
+//! The guest tests: `vmtest list`, `vmtest run [FILTER] [--boots yes|no] [--jobs N] [--part I/N]`. `cargo xtask test --guest` runs this where there is a
 //! true /dev/kvm.
 
 #![allow(clippy::panic, clippy::unwrap_used, clippy::print_stdout)] // tests, see the library
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         ["selfcheck"] => selfcheck::run(),
         _ => {
             eprintln!(
-                "usage: vmtest list | run [FILTER] [--jobs N] [--part I/N] | demo [--shell] | selfcheck"
+                "usage: vmtest list | run [FILTER] [--boots yes|no] [--jobs N] [--part I/N] | demo [--shell] | selfcheck"
             );
             false
         }
@@ -38,10 +38,11 @@ fn main() -> ExitCode {
 }
 
 fn parse_run(options: &[&str]) -> runner::Selection {
-    let mut selection = runner::Selection { filter: String::new(), jobs: 2, part: 0, parts: 1 };
+    let mut selection = runner::Selection { filter: String::new(), boots: None, jobs: 2, part: 0, parts: 1 };
     let mut words = options.iter();
     while let Some(word) = words.next() {
         match *word {
+            "--boots" => selection.boots = words.next().map(|word| *word == "yes"),
             "--jobs" => selection.jobs = words.next().and_then(|n| n.parse().ok()).unwrap_or(2).max(1),
             "--part" => {
                 let (part, parts) = words.next().and_then(|word| word.split_once('/')).unwrap_or(("0", "1"));

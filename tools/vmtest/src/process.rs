@@ -62,6 +62,8 @@ impl Vmm {
         let mut command = Command::new(context.vmm());
         command.arg("--api-socket").arg(&socket).arg("--log-file").arg(&log).arg("-v");
         command.arg("--event-monitor").arg(format!("path={}", events.display())).args(arguments);
+        // A configuration may name files by relative paths, also one that a fuzzer made up.
+        command.current_dir(&context.dir);
         let output_file = File::create(&output).unwrap();
         command.stderr(output_file.try_clone().unwrap());
         match terminal {

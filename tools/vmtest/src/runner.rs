@@ -20,16 +20,26 @@ pub struct Test {
     pub name: &'static str,
     /// The test.
     pub run: fn(&Context),
+    /// Whether it boots guests. The others run where no kernel can, and where the CPU is a real one.
+    pub boots: bool,
 }
 
-/// Makes the list of a file's tests: `tests![boot: pvh, bzimage]`.
+/// Makes the list of a file's tests: `tests![boot: pvh, bzimage]`, or with those that boot nothing: `tests![a: b, c; without guests: d]`.
 #[macro_export]
 macro_rules! tests {
-    ($module:ident: $($name:ident),* $(,)?) => {
+    ($module:ident: $($name:ident),* $(,)? $(; without guests: $($other:ident),* $(,)?)?) => {
         /// The tests of this file.
         pub const TESTS: &[$crate::runner::Test] = &[
-            $($crate::runner::Test { name: concat!(stringify!($module), "::", stringify!($name)), run: $name }),*
+            $($crate::tests!(@ $module $name true),)*
+            $($($crate::tests!(@ $module $other false),)*)?
         ];
+    };
+    (@ $module:ident $name:ident $boots:literal) => {
+        $crate::runner::Test {
+            name: concat!(stringify!($module), "::", stringify!($name)),
+            run: $name,
+            boots: $boots,
+        }
     };
 }
 
@@ -56,6 +66,8 @@ pub fn run_one(tests: &[Test], name: &str, dir: &Path) -> bool {
 pub struct Selection {
     /// Only tests whose name contains this.
     pub filter: String,
+    /// Only tests that boot guests, or only the others.
+    pub boots: Option<bool>,
     /// How many at a time.
     pub jobs: usize,
     /// Every `parts`th of them only, beginning with the `part`th (from 0): several machines can share the work.
@@ -69,7 +81,9 @@ pub struct Selection {
 /// # Panics
 /// The directory for the tests cannot be made.
 pub fn run_all(tests: &[Test], selection: &Selection) -> bool {
-    let matching = tests.iter().filter(|test| test.name.contains(&selection.filter));
+    let matching = tests.iter().filter(|test| {
+        test.name.contains(&selection.filter) && selection.boots.is_none_or(|boots| boots == test.boots)
+    });
     let selected: VecDeque<Test> = matching.skip(selection.part).step_by(selection.parts).copied().collect();
     let total = selected.len();
     let base = std::env::temp_dir().join(format!("vmtest-{}", std::process::id()));

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 pub const BOOT: Duration = Duration::from_secs(120);
 /// A command in the guest, a request to the VMM, the end of a process take at most this long.
 pub const COMMAND: Duration = Duration::from_secs(60);
+/// A fuzzer makes all its requests within this time.
+pub const FUZZING: Duration = Duration::from_secs(400);
 
 const STEP: Duration = Duration::from_millis(20);
 

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: unit tests on the host, then guest tests against the built VMM, in the lab if the host's KVM
 //! cannot run a stock kernel.
 
+use crate::clients;
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::lab;
@@ -148,6 +149,8 @@ pub(crate) fn environment(places: &Places, images: &Path) -> Vec<(String, String
 fn run_guest(places: &Places, filter: &str) -> Result<Count> {
     build(places)?;
     let images = guest::prepare(places, true)?;
+    let mut environment = environment(places, &images);
+    environment.extend(clients::prepare(places)?);
     let vmtest = places.dev_binary("vmtest");
     let mut arguments = vec!["run".to_owned()];
     if !filter.is_empty() {
@@ -155,23 +158,21 @@ fn run_guest(places: &Places, filter: &str) -> Result<Count> {
     }
     if lab::host_kvm() {
         let mut command = Command::new(&vmtest);
-        let (lines, success) = run_shown(command.args(&arguments).envs(environment(places, &images)))?;
+        let (lines, success) = run_shown(command.args(&arguments).envs(environment))?;
         return Ok(guest_count(&lines, success));
     }
-    eprintln!("    this host's /dev/kvm cannot run a stock kernel: the tests run in {LABS} labs");
+    eprintln!(
+        "    this host's /dev/kvm cannot run a stock kernel: the tests that boot one run in {LABS} labs"
+    );
     lab::prepare(places)?;
     thread::scope(|scope| {
         let labs: Vec<_> = (0..LABS)
             .map(|part| {
-                let mut command = vec![vmtest.to_string_lossy().into_owned()];
-                command.extend(arguments.clone());
-                command.extend([
-                    "--jobs".to_owned(),
-                    "1".to_owned(),
-                    "--part".to_owned(),
-                    format!("{part}/{LABS}"),
-                ]);
-                let run = lab::Run { environment: environment(places, &images), ..lab::Run::new(command) };
+                let part = format!("{part}/{LABS}");
+                let in_lab = ["--boots", "yes", "--jobs", "1", "--part", part.as_str()].map(str::to_owned);
+                let command =
+                    [&[vmtest.to_string_lossy().into_owned()], arguments.as_slice(), &in_lab].concat();
+                let run = lab::Run { environment: environment.clone(), ..lab::Run::new(command) };
                 scope.spawn(move || {
                     let tee = Tee::default();
                     lab::run(places, &run, tee.clone()).map(|code| guest_count(&tee.lines(), code == 0))
@@ -179,6 +180,10 @@ fn run_guest(places: &Places, filter: &str) -> Result<Count> {
             })
             .collect();
         let mut total = Count::default();
+        let mut on_host = Command::new(&vmtest);
+        on_host.args(&arguments).args(["--boots", "no", "--jobs", "1"]).envs(environment.clone());
+        let (lines, success) = run_shown(&mut on_host)?;
+        total.add(&guest_count(&lines, success));
         for lab in labs {
             let count =
                 lab.join().unwrap_or_else(|_| Err(Error::Verdict("a lab's thread panicked".to_owned())));

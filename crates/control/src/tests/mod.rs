@@ -63,7 +63,7 @@ fn a_failed_boot_leaves_a_created_vm_that_can_be_booted() {
     let elf = std::fs::read(kernel.path()).unwrap();
     std::fs::write(kernel.path(), b"no kernel").unwrap();
     let error = rig.call("vm.boot", "").unwrap_err();
-    assert_eq!((error.code, rig.state()), (Code::Internal, Some(VmState::Created)));
+    assert_eq!((error.code, rig.state()), (Code::InvalidConfig, Some(VmState::Created)));
     std::fs::write(kernel.path(), elf).unwrap();
     rig.ok("vm.boot", "");
     assert_eq!(rig.records(), ["vm/booting", "vm/booting", "vm/booted"]);
@@ -74,7 +74,7 @@ fn a_failed_create_leaves_nothing() {
     let (rig, kernel) = (Rig::new(Options::default()), kernel());
     let body = config(&kernel)
         .replace(r#""console":{"mode":"Null"}"#, r#""serial":{"mode":"File","file":"/no/such/dir/f"}"#);
-    assert_eq!(rig.call("vm.create", &body).unwrap_err().code, Code::Internal);
+    assert_eq!(rig.call("vm.create", &body).unwrap_err().code, Code::InvalidConfig);
     assert_eq!(
         rig.call("vm.create", r#"{"cpus":{"boot_vcpus":2,"max_vcpus":1}}"#).unwrap_err().code,
         Code::InvalidConfig

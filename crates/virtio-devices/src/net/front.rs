@@ -58,7 +58,7 @@ pub struct Net {
 impl Net {
     pub(super) fn assemble(config: &Config, host: Host) -> Result<Self, Error> {
         let Host { queues, link, name, mtu } = host;
-        let shared = Arc::new(Shared::new(config.id.clone(), config.mac, link));
+        let shared = Arc::new(Shared::new(config.id.clone(), config.mac, link, config.queue_pairs));
         let mut workers = Vec::with_capacity(queues.len() + 1);
         for (number, tap) in (0u16..).zip(queues) {
             let name = format!("{}_qp{number}", config.id);

@@ -2,8 +2,10 @@
 
 mod block;
 mod boot;
+mod clients;
 mod console;
 mod events;
+mod fuzzing;
 mod lifecycle;
 mod net;
 mod sandbox;
@@ -12,6 +14,16 @@ use vmtest::runner::Test;
 
 /// Every test, in the order they run.
 pub(crate) fn all() -> Vec<Test> {
-    [boot::TESTS, block::TESTS, net::TESTS, console::TESTS, lifecycle::TESTS, events::TESTS, sandbox::TESTS]
-        .concat()
+    [
+        boot::TESTS,
+        block::TESTS,
+        net::TESTS,
+        console::TESTS,
+        lifecycle::TESTS,
+        events::TESTS,
+        clients::TESTS,
+        fuzzing::TESTS,
+        sandbox::TESTS,
+    ]
+    .concat()
 }
