@@ -4,41 +4,25 @@ use std::array;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use meter::{Histogram, Latency};
+
 use crate::{ApiError, Code, VERBS};
 
 /// The upper bounds of the histogram's buckets, in microseconds. What is slower is only in the total.
-const BOUNDS_US: [u64; 12] =
+static BOUNDS_US: [u64; 12] =
     [100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000, 60_000_000];
 
 /// Counts of all calls.
 #[derive(Debug)]
 pub struct Calls {
-    verbs: Box<[Histogram]>,
+    verbs: Box<[Histogram<12>]>,
     failures: [AtomicU64; Code::ALL.len()],
-}
-
-#[derive(Debug, Default)]
-struct Histogram {
-    buckets: [AtomicU64; BOUNDS_US.len()],
-    count: AtomicU64,
-    total_us: AtomicU64,
-}
-
-/// How long a verb's calls took.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Latency {
-    /// For each bound, how many calls took no longer.
-    pub buckets: Vec<(Duration, u64)>,
-    /// How many calls there were.
-    pub count: u64,
-    /// How long they took together.
-    pub total: Duration,
 }
 
 impl Default for Calls {
     fn default() -> Self {
         Self {
-            verbs: VERBS.iter().map(|_| Histogram::default()).collect(),
+            verbs: VERBS.iter().map(|_| Histogram::new(&BOUNDS_US)).collect(),
             failures: array::from_fn(|_| AtomicU64::new(0)),
         }
     }
@@ -48,7 +32,7 @@ impl Calls {
     /// A call of the verb at `index` in [`VERBS`] was answered after `took`.
     pub(crate) fn count<T>(&self, index: usize, took: Duration, result: &Result<T, ApiError>) {
         if let Some(verb) = self.verbs.get(index) {
-            verb.count(took);
+            verb.record(took);
         }
         if let Some(failures) = result.as_ref().err().and_then(|error| self.failures.get(error.code as usize))
         {
@@ -65,30 +49,6 @@ impl Calls {
     /// How many calls have failed, by code.
     pub fn failures(&self) -> impl Iterator<Item = (Code, u64)> {
         Code::ALL.into_iter().zip(self.failures.iter().map(|count| count.load(Relaxed)))
-    }
-}
-
-impl Histogram {
-    fn count(&self, took: Duration) {
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS_US.iter().zip(&self.buckets).find(|(bound, _)| took_us <= **bound);
-        if let Some((_, bucket)) = bucket {
-            bucket.fetch_add(1, Relaxed);
-        }
-        self.total_us.fetch_add(took_us, Relaxed);
-        self.count.fetch_add(1, Relaxed);
-    }
-
-    fn read(&self) -> Latency {
-        let mut sum = 0;
-        let mut buckets = Vec::with_capacity(BOUNDS_US.len());
-        for (bound, bucket) in BOUNDS_US.iter().zip(&self.buckets) {
-            sum += bucket.load(Relaxed);
-            buckets.push((Duration::from_micros(*bound), sum));
-        }
-        let total = Duration::from_micros(self.total_us.load(Relaxed));
-        // A call that is being counted may be in a bucket and not in the count yet.
-        Latency { buckets, count: self.count.load(Relaxed).max(sum), total }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use config::VmConfig;
+use meter::QueueReading;
 use serde::{Deserialize, Serialize};
 
 /// Counters by device id, then name.
@@ -75,4 +76,13 @@ pub struct PciDeviceInfo {
     pub id: String,
     /// Its PCI address, such as `0000:00:06.0`.
     pub bdf: String,
+}
+
+/// What a running machine counts, finer than [`Counters`]: for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meters {
+    /// Of each vCPU, by number: how often it came to the VMM, by reason.
+    pub vcpu_exits: Vec<Vec<(&'static str, u64)>>,
+    /// Of each queue that counts: its device's id, and its reading.
+    pub queues: Vec<(String, QueueReading)>,
 }

@@ -24,11 +24,11 @@ mod table;
 mod verb;
 
 pub use answer::{Answer, Outcome, Reply, Stopped};
-pub use calls::{Calls, Latency};
+pub use calls::Calls;
 pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
 pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};
-pub use info::{Counters, DeviceNode, PciDeviceInfo, VmInfo, VmState, VmmPing};
+pub use info::{Counters, DeviceNode, Meters, PciDeviceInfo, VmInfo, VmState, VmmPing};
 pub use request::{MAX_DESCRIPTORS, Request, WantsDescriptors, With};
 pub use table::{Command, Reads, VERBS};
 pub use verb::{Body, CREATED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb};

@@ -33,7 +33,7 @@ impl Request<'_> {
     ///
     /// # Errors
     /// [`Code::BadRequest`].
-    pub(crate) fn expect(&self, wanted: RangeInclusive<usize>) -> Result<(), ApiError> {
+    pub(crate) fn want(&self, wanted: RangeInclusive<usize>) -> Result<(), ApiError> {
         let sent = self.descriptors.len();
         if wanted.contains(&sent) {
             return Ok(());
@@ -73,7 +73,7 @@ impl<T: Json + WantsDescriptors> Body for With<T> {
 
     fn parse(request: Request<'_>) -> Result<(Self, Vec<String>), ApiError> {
         let (body, unknown_fields) = T::parse(request.body.into())?;
-        request.expect(body.wanted())?;
+        request.want(body.wanted())?;
         Ok((Self { body, descriptors: request.descriptors }, unknown_fields))
     }
 }

@@ -21,7 +21,7 @@ use crate::channel::{Client, ReplyTo, answer};
 #[cfg(feature = "schema")]
 use crate::schema::Shape;
 use crate::verb::{Body, CREATED, Done, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, Verb};
-use crate::{ApiError, Code, Counters, EventLog, PciDeviceInfo, Request, VmInfo, VmmPing, With};
+use crate::{ApiError, Code, Counters, EventLog, Meters, PciDeviceInfo, Request, VmInfo, VmmPing, With};
 
 /// Answers what is known without asking the control loop: a read never waits for a command.
 pub trait Reads: Send + Sync {
@@ -37,6 +37,10 @@ pub trait Reads: Send + Sync {
     /// # Errors
     /// [`Code::VmNotCreated`] or [`Code::IllegalState`].
     fn vm_counters(&self) -> Result<Counters, ApiError>;
+    /// What a running machine counts besides, for metrics.
+    fn vm_meters(&self) -> Option<Meters> {
+        None
+    }
     /// What has happened.
     fn events(&self) -> &Arc<EventLog>;
 }
@@ -257,7 +261,7 @@ impl Body for AnyBody {
     }
 
     fn parse(request: Request<'_>) -> Result<(Self, Vec<String>), ApiError> {
-        request.expect(0..=0)?;
+        request.want(0..=0)?;
         Ok((Self, Vec::new()))
     }
 }

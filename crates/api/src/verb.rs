@@ -101,7 +101,7 @@ impl Body for NoBody {
     }
 
     fn parse(request: Request<'_>) -> Result<(Self, Vec<String>), ApiError> {
-        request.expect(0..=0)?;
+        request.want(0..=0)?;
         if request.body.is_empty() {
             Ok((Self, Vec::new()))
         } else {
@@ -128,7 +128,7 @@ impl<T: Json> Body for T {
     }
 
     fn parse(request: Request<'_>) -> Result<(Self, Vec<String>), ApiError> {
-        request.expect(0..=0)?;
+        request.want(0..=0)?;
         if request.body.is_empty() {
             return Err(ApiError::bad_request("This call needs a JSON body"));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::{Verb, VmState};
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
-use clap::{Arg, ArgMatches, Command, ValueHint, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 
 use crate::console::ConsoleDevice;
@@ -21,6 +21,9 @@ pub(crate) const OUTPUT: &str = "output";
 pub(crate) const COMPLETIONS: &str = "completions";
 /// The subcommand that attaches to a console.
 pub(crate) const CONSOLE: &str = "console";
+/// The subcommand that follows events.
+pub(crate) const EVENTS: &str = "events";
+const ALL: &str = "all";
 /// The subcommand that waits for a state.
 pub(crate) const WAIT: &str = "wait";
 
@@ -61,6 +64,7 @@ pub(crate) fn command() -> Command {
         .subcommands(SUBCOMMANDS.iter().map(subcommand))
         .subcommand(completions_command())
         .subcommand(console_command())
+        .subcommand(events_command())
         .subcommand(wait_command())
 }
 
@@ -120,6 +124,19 @@ pub(crate) fn console_device(arguments: &ArgMatches) -> Option<ConsoleDevice> {
     arguments.get_one("device").copied()
 }
 
+fn events_command() -> Command {
+    let all = Arg::new(ALL)
+        .long(ALL)
+        .action(ArgAction::SetTrue)
+        .help("Begin with those that the VMM still remembers");
+    Command::new(EVENTS).about("Print what happens to the VM, as it happens").arg(all)
+}
+
+/// Whether `events` begins with what has been.
+pub(crate) fn all_events(arguments: &ArgMatches) -> bool {
+    arguments.get_flag(ALL)
+}
+
 fn wait_command() -> Command {
     let state = Arg::new("state")
         .long("state")
@@ -147,6 +164,21 @@ pub(crate) fn wait_arguments(arguments: &ArgMatches) -> (VmState, Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Compared with the file checked in; `UPDATE_DOCS=1` writes it.
+    #[test]
+    fn the_manual_page_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dist/man/ch-remote.1");
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command()).render(&mut page).unwrap();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        assert!(
+            std::fs::read(path).unwrap_or_default() == page,
+            "run 'UPDATE_DOCS=1 cargo test -p ch-remote'"
+        );
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

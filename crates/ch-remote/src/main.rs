@@ -1,5 +1,5 @@
 //! The `ch-remote` program: one call of a running VMM's API per invocation (`spec/cli.md` §2), and what people like to have around
-//! it (`wait`, `console`, tables, completions). One thread.
+//! it (`wait`, `console`, `events`, tables, completions). One thread.
 //!
 //! ```text
 //!  arguments --cli, table--> Payload --Remote (rest)--> reply --output--> stdout
@@ -9,6 +9,7 @@
 
 mod cli;
 mod console;
+mod events;
 mod output;
 mod payload;
 mod remote;
@@ -27,6 +28,7 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 
 use console::ConsoleError;
+use events::EventsError;
 use output::Format;
 use payload::{Given, Payload, PayloadError};
 use remote::{Remote, RemoteError};
@@ -48,6 +50,8 @@ enum Failure {
     Wait(#[from] WaitError),
     #[error("Error attaching to the console")]
     Console(#[from] ConsoleError),
+    #[error("Error following the events")]
+    Events(#[from] EventsError),
     #[error("Error writing the output")]
     Output(#[source] io::Error),
 }
@@ -82,6 +86,7 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             let info = Rest::new(socket).call(wait::VM_INFO, &Payload::default())?;
             Ok(console::attach(&info.unwrap_or_default(), cli::console_device(arguments))?)
         }
+        cli::EVENTS => events(&Rest::new(socket), arguments, format),
         _ => table::find(name).map_or(Ok(()), |sub| call(&Rest::new(socket), sub, arguments, format)),
     }
 }
@@ -111,6 +116,13 @@ fn wait(socket: PathBuf, arguments: &ArgMatches) -> Result<(), Failure> {
         !left.is_zero()
     };
     Ok(wait::wait(&remote, state, again)?)
+}
+
+fn events(remote: &Rest, arguments: &ArgMatches, format: Option<Format>) -> Result<(), Failure> {
+    let people = io::stdout().is_terminal();
+    let format = format.unwrap_or(if people { Format::Table } else { Format::Json });
+    let stream = remote.events(cli::all_events(arguments)).map_err(EventsError::from)?;
+    Ok(events::follow(stream, format, io::stdout().lock())?)
 }
 
 fn print(bytes: &[u8]) -> Result<(), Failure> {

@@ -98,7 +98,7 @@ fn counters(devices: &Map<String, Value>) -> String {
 }
 
 /// A value without the quotes of JSON.
-fn plain(value: &Value) -> String {
+pub(crate) fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 

@@ -51,6 +51,29 @@ impl Rest {
     }
 }
 
+impl Rest {
+    /// The VMM's events, as lines of text; with `all`, those that it still remembers come first.
+    ///
+    /// # Errors
+    /// [`RemoteError`]; the VMM may be older than its events.
+    pub(crate) fn events(&self, all: bool) -> Result<impl BufRead, RemoteError> {
+        let stream =
+            self.connect().map_err(|source| RemoteError::Connect { path: self.path.clone(), source })?;
+        // A reply to HTTP/1.0 comes without chunks.
+        let since = if all { "Last-Event-ID: 0\r\n" } else { "" };
+        let request = format!("GET {}events HTTP/1.0\r\nHost: localhost\r\n{since}\r\n", api::ROOT);
+        (&stream).write_all(request.as_bytes()).map_err(RemoteError::Send)?;
+        let mut stream = BufReader::new(stream);
+        match read_head(&mut stream)? {
+            Head { status: 200, .. } => Ok(stream),
+            Head { status, length } => {
+                let body = read_body(&mut stream, length.unwrap_or_default())?;
+                Err(RemoteError::Refused { status, body })
+            }
+        }
+    }
+}
+
 impl Remote for Rest {
     fn call(&self, verb: &str, payload: &Payload) -> Result<Option<Vec<u8>>, RemoteError> {
         let stream =

@@ -396,3 +396,21 @@ fn console_joins_the_socket_of_the_serial_port() {
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("The VM has no such console"), "{}", ran.stderr);
 }
+
+#[test]
+fn events_are_followed_until_the_vmm_ends() {
+    let event = r#"{"timestamp":{"secs":0,"nanos":1},"source":"vm","event":"booted","properties":null}"#;
+    let stream = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: events\n\nid: 7\ndata: {event}\n\n"
+    );
+    let server = Server::new();
+    let ran = server.run(&["events"], "", &stream);
+    assert_eq!((ran.stdout, ran.code), (format!("{event}\n"), 0));
+    assert_eq!(ran.request, "GET /api/v1/events HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    let ran = server.run(&["--output", "table", "events", "--all"], "", &stream);
+    assert_eq!(ran.stdout, "     0.000000  vm             booted\n");
+    assert!(ran.request.contains("\r\nLast-Event-ID: 0\r\n"), "{}", ran.request);
+    let ran = server.run(&["events"], "", &reply(503, r#"["Service Unavailable"]"#));
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("Service Unavailable"), "{}", ran.stderr);
+}

@@ -1,14 +1,30 @@
 //! The flags (`spec/cli.md` §1). Their values are read by `config`, section by section.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, ArgGroup, Parser};
 use config::{
     BalloonConfig, ConsoleConfig, CpusConfig, DebugConsoleConfig, DeviceConfig, DiskConfig, Flags, FsConfig,
     FwCfgConfig, GenericVhostUserConfig, IvshmemConfig, LandlockConfig, MemoryConfig, MemoryZoneConfig,
-    NetConfig, NumaConfig, PciSegmentConfig, PlatformConfig, PmemConfig, RateLimiterGroupConfig, RngConfig,
-    RtcConfig, SerialConfig, TpmConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
+    NetConfig, NumaConfig, PciSegmentConfig, PlatformConfig, PmemConfig, RateLimiterGroupConfig,
+    RestoreConfig, RngConfig, RtcConfig, SerialConfig, TpmConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
 };
+use sandbox::Mode;
+
+const EXAMPLES: &str = "\
+Examples:
+  A whole VM from flags, its console on this terminal:
+    cloud-hypervisor --kernel vmlinuz --initramfs initrd --cmdline console=hvc0 \\
+      --cpus boot=2 --memory size=1G --disk path=disk.raw,image_type=raw \\
+      --net ip=192.168.9.1,mask=255.255.255.0
+  The same from a file, with more memory:
+    cloud-hypervisor --config vm.yaml --memory size=4G
+  Say whether that file is sound, and all it comes to:
+    cloud-hypervisor --config vm.yaml --check
+  Wait for clients of the REST API, such as ch-remote:
+    cloud-hypervisor --api-socket /run/vm.sock
+
+SIGUSR1 shows more in the log of a running VMM, SIGUSR2 less. The REST API is described in docs/openapi.json.";
 
 /// Run a virtual machine.
 #[derive(Debug, Parser)]
@@ -16,8 +32,7 @@ use config::{
     name = "cloud-hypervisor",
     disable_version_flag = true,
     arg_required_else_help = true,
-    after_help = "Example: cloud-hypervisor --kernel vmlinuz --initramfs initrd --cmdline console=hvc0 \
-                  --cpus boot=2 --memory size=1G --disk path=disk.raw --net tap=",
+    after_help = EXAMPLES,
     group = ArgGroup::new("vm-payload").multiple(true),
     group = ArgGroup::new("vm-config").multiple(true).requires("vm-payload"),
 )]
@@ -31,18 +46,62 @@ pub(crate) struct Cli {
     /// Where event records go: path=PATH or fd=N
     #[arg(long, value_name = "FILE", help_heading = "VMM")]
     pub(crate) event_monitor: Option<String>,
+    /// Restore a VM from a snapshot, unless there is a payload
+    #[arg(long, value_name = "KEYS", long_help = keys("Restore a VM from a snapshot, unless there is a payload", RestoreConfig::SYNTAX), help_heading = "VMM")]
+    pub(crate) restore: Option<String>,
     /// Stay after the guest has powered off
     #[arg(long, help_heading = "VMM")]
     pub(crate) no_shutdown: bool,
+    /// What a system call leads to that the VMM has no use for
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = Seccomp::True, help_heading = "VMM")]
+    pub(crate) seccomp: Seccomp,
+    /// Print the whole configuration that the flags and the file come to, or everything that is wrong with it, and exit
+    #[arg(long, requires = "vm-payload", help_heading = "VMM")]
+    pub(crate) check: bool,
     /// Write the log to a file instead of standard error
     #[arg(long, value_name = "PATH", help_heading = "Logging")]
     pub(crate) log_file: Option<PathBuf>,
+    /// What lines of the log look like: 'json', or a text with tokens
+    #[arg(long, value_name = "TEMPLATE", help_heading = "Logging", long_help = log_format_help())]
+    pub(crate) log_format: Option<String>,
     /// Log more: -v information, -vv debugging, -vvv everything
     #[arg(short = 'v', action = ArgAction::Count, help_heading = "Logging")]
     pub(crate) verbosity: u8,
     /// Print the version; with -v the features too
     #[arg(short = 'V', long)]
     pub(crate) version: bool,
+}
+
+/// Values of `--seccomp`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Seccomp {
+    /// The process names the call and dies
+    True,
+    /// There are no filters
+    False,
+    /// The kernel logs the call
+    Log,
+    /// The call fails
+    Errno,
+}
+
+impl From<Seccomp> for Mode {
+    fn from(flag: Seccomp) -> Self {
+        match flag {
+            Seccomp::True => Self::Trap,
+            Seccomp::False => Self::Off,
+            Seccomp::Log => Self::Log,
+            Seccomp::Errno => Self::Errno,
+        }
+    }
+}
+
+fn log_format_help() -> String {
+    format!(
+        "What lines of the log look like: 'json', or a text with tokens such as {{boottime}}, {{wallclock}}, {{glog}}, {{pid}}, {{tid}}, \
+         {{thread}}, {{level}}, {{location}} and {{msg}} [default: {}]",
+        crate::log::DEFAULT_FORMAT
+    )
 }
 
 /// A flag's help with its keys, apart so that they wrap.
@@ -53,6 +112,9 @@ fn keys(what: &str, syntax: keyval::Syntax) -> String {
 /// The flags that describe a VM.
 #[derive(Debug, clap::Args)]
 struct VmFlags {
+    /// The whole VM in a JSON, TOML or YAML file, with the field names of the REST API; flags override its sections
+    #[arg(long, group = "vm-payload", help_heading = "Payload", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Kernel: a PVH ELF or a bzImage
     #[arg(long, group = "vm-payload", help_heading = "Payload", value_name = "PATH")]
     kernel: Option<PathBuf>,
@@ -160,12 +222,18 @@ struct VmFlags {
 impl Cli {
     /// Whether there is something to boot: then the VM is created and booted at once.
     pub(crate) fn has_payload(&self) -> bool {
-        self.vm.kernel.is_some() || self.vm.firmware.is_some()
+        self.vm.kernel.is_some() || self.vm.firmware.is_some() || self.vm.config.is_some()
     }
 
-    /// The flags that describe the VM.
+    /// The file that describes the VM.
+    pub(crate) fn config_file(&self) -> Option<&Path> {
+        self.vm.config.as_deref()
+    }
+
+    /// The flags that describe the VM, or override what the file says.
     pub(crate) fn into_flags(self) -> Flags {
         let VmFlags {
+            config: _,
             kernel,
             firmware,
             fw_cfg_config,
@@ -244,6 +312,43 @@ impl Cli {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use clap_complete::Shell;
+
+    const DIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dist");
+
+    /// Compares a generated file with the one checked in; `UPDATE_DOCS=1` writes it.
+    fn check_in(name: &str, text: &[u8]) {
+        let path = Path::new(DIST).join(name);
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+        }
+        let known = std::fs::read(&path).unwrap_or_default();
+        assert!(
+            known == text,
+            "dist/{name} is out of date: run 'UPDATE_DOCS=1 cargo test -p cloud-hypervisor'"
+        );
+    }
+
+    #[test]
+    fn the_manual_page_is_up_to_date() {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Cli::command()).render(&mut page).unwrap();
+        check_in("man/cloud-hypervisor.1", &page);
+    }
+
+    #[test]
+    fn completions_are_up_to_date() {
+        for (shell, name) in [
+            (Shell::Bash, "cloud-hypervisor.bash"),
+            (Shell::Zsh, "_cloud-hypervisor"),
+            (Shell::Fish, "cloud-hypervisor.fish"),
+        ] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cloud-hypervisor", &mut script);
+            check_in(&format!("completions/{name}"), &script);
+        }
+    }
 
     #[test]
     fn the_flags_are_consistent() {

@@ -1,8 +1,10 @@
 //! The `cloud-hypervisor` program: parses flags, opens the doors and runs the control loop on the main thread (`spec/cli.md` §1).
 
+mod check;
 mod cli;
 mod endpoint;
-mod logger;
+mod file;
+mod log;
 
 use std::error::Error;
 use std::fs::File;
@@ -12,11 +14,13 @@ use std::sync::Arc;
 
 use api::{ApiError, Client, EventLog, VmmPing};
 use clap::Parser;
+use config::{RestoreConfig, VmConfig};
 use control::{Control, Ended, Monitor, Options, Published};
 use device::{EventSink, Events, Record};
 use host::signals::Signals;
 use hv::Hypervisor;
 use hv_kvm::KvmHypervisor;
+use sandbox::{Kind, Policy};
 use thiserror::Error as ThisError;
 
 use cli::Cli;
@@ -31,10 +35,18 @@ enum Fatal {
     MonitorSyntax,
     #[error("Error doing event monitor I/O")]
     Monitor(#[source] std::io::Error),
-    #[error("Error creating log file")]
-    LogFile(#[source] std::io::Error),
+    #[error(
+        "Error setting up seccomp filters: run on a kernel with CONFIG_SECCOMP_FILTER, or with --seccomp false"
+    )]
+    Sandbox(#[source] std::io::Error),
+    #[error(transparent)]
+    Log(#[from] log::LogError),
     #[error("Error parsing config")]
     Flags(#[source] config::FlagError),
+    #[error("Error parsing config")]
+    File(#[source] file::FileError),
+    #[error("Cannot print")]
+    Print(#[source] std::io::Error),
     #[error("Error creating the API socket")]
     Bind(#[source] http::BindError),
     #[error("Error starting the API")]
@@ -43,6 +55,12 @@ enum Fatal {
     Stop(http::StopError),
     #[error("Error starting the VMM's threads")]
     Threads(#[source] std::io::Error),
+    #[error("Error parsing restore")]
+    RestoreFlag(#[source] config::FlagError),
+    #[error("Error creating VM")]
+    Create(#[source] Chain),
+    #[error("Error restoring VM")]
+    Restore(#[source] Chain),
     #[error("Error booting VM")]
     Boot(#[source] Chain),
     #[error("VMM thread exited with error")]
@@ -72,11 +90,9 @@ fn main() -> ExitCode {
     if cli.version {
         return print_version(cli.verbosity);
     }
-    match run(cli) {
-        Ok(()) => {
-            tracing::info!("Cloud Hypervisor exited successfully");
-            ExitCode::SUCCESS
-        }
+    let result = if cli.check { check(cli) } else { run(cli) };
+    match result {
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("Fatal error: {error:?}");
             print_chain(&error);
@@ -122,17 +138,36 @@ fn print_chain(error: &dyn Error) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-fn run(cli: Cli) -> Result<(), Fatal> {
+fn check(cli: Cli) -> Result<ExitCode, Fatal> {
+    let (config, unknown_fields) = configuration(cli)?;
+    check::run(config, &unknown_fields).map_err(Fatal::Print)
+}
+
+/// What the file and the flags say of the VM, unchecked, and the fields nobody knows.
+fn configuration(cli: Cli) -> Result<(VmConfig, Vec<String>), Fatal> {
+    let (base, unknown_fields) =
+        cli.config_file().map(file::read).transpose().map_err(Fatal::File)?.unwrap_or_default();
+    let config = cli.into_flags().over(base).map_err(Fatal::Flags)?;
+    Ok((config, unknown_fields))
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     let socket = cli.api_socket.as_deref().map(Endpoint::parse).transpose().map_err(Fatal::ApiSocket)?;
-    logger::install(cli.log_file.as_deref(), cli.verbosity).map_err(Fatal::LogFile)?;
+    log::install(cli.log_file.as_deref(), cli.log_format.as_deref(), cli.verbosity)?;
     // Before the first thread, so that all inherit the blocked signals.
     let signals = Signals::take().map_err(Fatal::Threads)?;
     let boots = cli.has_payload();
-    let options = Options { no_shutdown: cli.no_shutdown };
+    let options = Options { no_shutdown: cli.no_shutdown, adjust_log: log::adjust };
     let log = EventLog::new();
-    let file = open_monitor(cli.event_monitor.as_deref())?;
+    let (seccomp, event_monitor) = (cli.seccomp.into(), cli.event_monitor.clone());
+    // Before the first thread, too: it says whether threads keep their access to files.
+    let restore =
+        cli.restore.as_deref().map(RestoreConfig::from_flag).transpose().map_err(Fatal::RestoreFlag)?;
+    let config = boots.then(|| configuration(cli)).transpose()?;
+    let files = config.as_ref().is_some_and(|(config, _)| config.landlock_enable);
+    sandbox::start(Policy { seccomp, files }).map_err(Fatal::Sandbox)?;
+    let file = open_monitor(event_monitor.as_deref())?;
     let monitor = Monitor::new(file, log.clone()).map_err(Fatal::Monitor)?;
-    let config = boots.then(|| cli.into_flags().into_config()).transpose().map_err(Fatal::Flags)?;
     // The doors' socket listens before anything else is made, so that clients may connect meanwhile.
     let bound = socket.map(listen).transpose()?.map(|on| http::bind(on).map_err(Fatal::Bind)).transpose()?;
     tracing::info!("cloud-hypervisor {} starting", version());
@@ -140,14 +175,22 @@ fn run(cli: Cli) -> Result<(), Fatal> {
     let events = Events::new(Arc::new(monitor)).map_err(Fatal::Threads)?;
     let (client, mut control) = control(events, log, options).map_err(Fatal::Threads)?;
     let server = bound.map(|bound| http::serve(bound, client)).transpose().map_err(Fatal::Serve)?;
-    if let Some(config) = config {
-        control.create_and_boot(config).map_err(|e| Fatal::Boot(Chain::from(&e)))?;
+    sandbox::enter(Kind::Vmm).map_err(Fatal::Sandbox)?;
+    if let Some((config, unknown_fields)) = config {
+        for field in unknown_fields {
+            tracing::warn!("Unknown field in the configuration file: {field}");
+        }
+        control.create_given(config).map_err(|e| Fatal::Create(Chain::from(&e)))?;
+        control.boot_given().map_err(|e| Fatal::Boot(Chain::from(&e)))?;
+    } else if let Some(restore) = restore {
+        control.restore_given(&restore).map_err(|e| Fatal::Restore(Chain::from(&e)))?;
     }
     control.run(&signals).map_err(Fatal::Control)?;
     if let Some(server) = server {
         server.stop().map_err(Fatal::Stop)?;
     }
-    Ok(())
+    tracing::info!("Cloud Hypervisor exited successfully");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn listen(endpoint: Endpoint) -> Result<http::Listen, Fatal> {

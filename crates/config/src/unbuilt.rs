@@ -56,7 +56,6 @@ fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
         (platform.num_pci_segments > 1, "platform.num_pci_segments"),
         (platform.iommufd, "platform.iommufd"),
         (vm.tpm.is_some(), "tpm"),
-        (vm.landlock_enable, "landlock_enable"),
         (vm.ivshmem.is_some(), "ivshmem"),
     ]
 }

@@ -11,6 +11,7 @@ use host::signals::{Signal, Signals};
 use host::{ControlOperation, Epoll, EpollEvent, EventSet};
 use hv::Hypervisor;
 use machine::{Consoles, Descriptors, Machine};
+use sandbox::Grant;
 use thiserror::Error;
 
 use crate::Published;
@@ -20,10 +21,18 @@ use crate::published::Shown;
 pub type OpenHypervisor = Box<dyn Fn() -> Result<Arc<dyn Hypervisor>, hv::Error>>;
 
 /// How the loop behaves.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The guest's power-off ends the VM, not the process.
     pub no_shutdown: bool,
+    /// Shows more in the log, or less.
+    pub adjust_log: fn(more: bool),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { no_shutdown: false, adjust_log: |_| {} }
+    }
 }
 
 /// Why the loop ended otherwise than it was asked to.
@@ -56,6 +65,8 @@ pub struct Control {
     pub(crate) events: Events,
     pub(crate) hypervisor: Option<Arc<dyn Hypervisor>>,
     pub(crate) open_hypervisor: OpenHypervisor,
+    /// What this thread was confined to, by each VM that asked for it.
+    pub(crate) confined: Vec<Vec<Grant>>,
     /// Set when the process is to end.
     pub(crate) ending: bool,
     inbox: Inbox,
@@ -72,7 +83,17 @@ impl Control {
         open_hypervisor: OpenHypervisor,
         options: Options,
     ) -> Self {
-        Self { vm: None, events, hypervisor: None, open_hypervisor, ending: false, inbox, published, options }
+        Self {
+            vm: None,
+            events,
+            hypervisor: None,
+            open_hypervisor,
+            confined: Vec::new(),
+            ending: false,
+            inbox,
+            published,
+            options,
+        }
     }
 
     /// Runs until `vmm.shutdown`, a signal or the guest ends it. What is left of the VM is deleted.
@@ -111,6 +132,8 @@ impl Control {
     fn obey(&mut self, signal: Signal) {
         match signal {
             Signal::Terminate => self.ending = true,
+            Signal::LogMore => (self.options.adjust_log)(true),
+            Signal::LogLess => (self.options.adjust_log)(false),
             Signal::WindowChanged => {
                 if let Some(machine) = self.machine() {
                     machine.console_resized();
@@ -186,6 +209,10 @@ impl Control {
                 device_tree: machine.map(Machine::device_tree),
             }
         });
-        self.published.publish(Shown { state, info, counters: machine.map(Machine::counters) });
+        self.published.publish(Shown {
+            state,
+            info,
+            readings: machine.map(|machine| Arc::new(machine.readings())),
+        });
     }
 }

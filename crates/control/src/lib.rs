@@ -8,6 +8,7 @@
 //! ```
 
 mod blame;
+mod confine;
 mod control;
 mod monitor;
 mod published;

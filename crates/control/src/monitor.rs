@@ -6,11 +6,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use api::{EventLog, EventRecord, Timestamp};
 use device::{EventSink, Record};
+use sandbox::Kind;
 
 /// Records that may wait for a slow reader; more are lost, as `spec/events.md` §2 allows.
 const BACKLOG: usize = 1024;
@@ -63,7 +64,7 @@ impl Writer {
         rustix::io::ioctl_fionbio(&file, true)?;
         let (records, inbox) = mpsc::sync_channel(BACKLOG);
         let thread =
-            thread::Builder::new().name("event-monitor".into()).spawn(move || write_all(file, &inbox))?;
+            sandbox::spawn_within(Kind::EventMonitor, "event-monitor", &[], move || write_all(file, &inbox))?;
         Ok(Self { records: Some(records), thread: Some(thread) })
     }
 }

@@ -2,18 +2,16 @@
 
 use std::sync::Arc;
 
-use api::{ApiError, Code, Counters, EventLog, Reads, State, VmInfo, VmmPing};
+use api::{ApiError, Code, Counters, EventLog, Meters, Reads, State, VmInfo, VmmPing};
 use arc_swap::ArcSwap;
-
-/// Reads the devices' counters.
-pub(crate) type CounterReader = Arc<dyn Fn() -> Counters + Send + Sync>;
+use machine::Readings;
 
 /// The VM as doors see it.
 #[derive(Clone)]
 pub(crate) struct Shown {
     pub(crate) state: State,
     pub(crate) info: Option<VmInfo>,
-    pub(crate) counters: Option<CounterReader>,
+    pub(crate) readings: Option<Arc<Readings>>,
 }
 
 /// The published copy.
@@ -26,7 +24,7 @@ pub struct Published {
 impl Published {
     /// No VM yet. `ping` is what `vmm.ping` answers, `events` what has happened.
     pub fn new(ping: VmmPing, events: Arc<EventLog>) -> Arc<Self> {
-        let nothing = Shown { state: State::None, info: None, counters: None };
+        let nothing = Shown { state: State::None, info: None, readings: None };
         Arc::new(Self { ping, shown: ArcSwap::from_pointee(nothing), events })
     }
 
@@ -47,11 +45,15 @@ impl Reads for Published {
 
     fn vm_counters(&self) -> Result<Counters, ApiError> {
         let shown = self.shown.load();
-        match (&shown.counters, shown.state) {
-            (Some(read), _) => Ok(read()),
+        match (&shown.readings, shown.state) {
+            (Some(readings), _) => Ok(readings.counters()),
             (None, State::None) => Err(ApiError::new(Code::VmNotCreated, ["VM is not created".into()])),
             (None, _) => Err(ApiError::new(Code::IllegalState, ["VM is not running".into()])),
         }
+    }
+
+    fn vm_meters(&self) -> Option<Meters> {
+        self.shown.load().readings.as_ref().map(|readings| readings.meters())
     }
 
     fn events(&self) -> &Arc<EventLog> {

@@ -1,10 +1,12 @@
 //! What each verb does. `dispatch` has one arm per verb; admission has been granted.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
-use config::{Plan, VmConfig};
+use config::{Plan, RestoreConfig, VmConfig};
+use hv::Hypervisor;
 use machine::{Consoles, Descriptors, Machine};
 
 use crate::control::Vm;
@@ -83,26 +85,40 @@ impl Control {
             tracing::warn!("{warning}");
         }
         let consoles = open_consoles(&plan)?;
+        self.confine(&plan)?;
         self.vm = Some(Vm { plan, descriptors, consoles: Some(consoles), machine: None });
         self.publish();
         Ok(())
     }
 
-    /// What `vm.create` and `vm.boot` do, for a VM given on the command line.
+    /// What `vm.create` does, for a VM given on the command line: descriptors that its flags name are those of this process.
     ///
     /// # Errors
-    /// Either's, within what its verb says of failures.
-    pub fn create_and_boot(&mut self, config: VmConfig) -> Done {
-        let (create, boot) = (Verb::find("vm.create"), Verb::find("vm.boot"));
-        let within = |verb: Option<&'static Verb>, error: ApiError| {
-            verb.map_or(error.clone(), |v| error.within(v.fails))
-        };
+    /// Its own, within what the verb says of failures.
+    pub fn create_given(&mut self, config: VmConfig) -> Done {
         let created = check(config).and_then(|plan| {
             let descriptors = sections::inherit_descriptors(&plan)?;
             self.take_up(plan, descriptors)
         });
-        created.map_err(|e| within(create, e))?;
-        self.boot().map_err(|e| within(boot, e))
+        created.map_err(|e| within("vm.create", e))
+    }
+
+    /// What `vm.boot` does, for a VM given on the command line.
+    ///
+    /// # Errors
+    /// Its own, within what the verb says of failures.
+    pub fn boot_given(&mut self) -> Done {
+        self.boot().map_err(|e| within("vm.boot", e))
+    }
+
+    /// What `vm.restore` does, for a snapshot given on the command line.
+    ///
+    /// # Errors
+    /// Its own, within what the verb says of failures.
+    pub fn restore_given(&mut self, config: &RestoreConfig) -> Done {
+        let checked = config.check().map_err(|e| ApiError::from_error(Code::InvalidConfig, &e));
+        let restored = checked.and_then(|()| Err(Command::not_implemented("vm.restore")));
+        restored.map_err(|e| within("vm.restore", e))
     }
 
     fn boot(&mut self) -> Done {
@@ -112,13 +128,18 @@ impl Control {
         Ok(())
     }
 
-    /// Builds and starts a machine from the plan. A failure leaves the VM as it was: created.
-    fn build_machine(&mut self) -> Done {
+    /// The hypervisor, opened when it is first asked for.
+    pub(crate) fn hypervisor(&mut self) -> Result<Arc<dyn Hypervisor>, ApiError> {
         let hypervisor = match &self.hypervisor {
             Some(hypervisor) => hypervisor.clone(),
             None => (self.open_hypervisor)().map_err(|e| blame::no_hypervisor(&e))?,
         };
-        self.hypervisor = Some(hypervisor.clone());
+        Ok(self.hypervisor.insert(hypervisor).clone())
+    }
+
+    /// Builds and starts a machine from the plan. A failure leaves the VM as it was: created.
+    fn build_machine(&mut self) -> Done {
+        let hypervisor = self.hypervisor()?;
         let Some(vm) = self.vm.as_mut() else { return Ok(()) };
         let consoles = match vm.consoles.take() {
             Some(consoles) => consoles,
@@ -200,8 +221,21 @@ impl Control {
     }
 }
 
+/// What the verb says of failures, in front of why.
+fn within(verb: &str, error: ApiError) -> ApiError {
+    match Verb::find(verb) {
+        Some(verb) => error.within(verb.fails),
+        None => error,
+    }
+}
+
 fn check(config: VmConfig) -> Result<Plan, ApiError> {
-    config::check(config).map_err(|problems| ApiError::from_problems(&problems))
+    config::check(config).map_err(|problems| {
+        for problem in problems.iter() {
+            tracing::warn!("{}: {problem}: {}", problem.path, problem.hint);
+        }
+        ApiError::from_problems(&problems)
+    })
 }
 
 fn open_consoles(plan: &Plan) -> Result<Consoles, ApiError> {

@@ -5,6 +5,7 @@
 // Signals and terminals have no safe binding.
 #![allow(unsafe_code)]
 
+pub mod calendar;
 pub mod heap;
 pub mod inherit;
 pub mod kick;

@@ -1,4 +1,5 @@
-//! Signals as something to read: SIGTERM and SIGINT ask for the process's end, SIGWINCH tells of a resized terminal.
+//! Signals as something to read: SIGTERM and SIGINT ask for the process's end, SIGWINCH tells of a resized terminal, SIGUSR1 and SIGUSR2
+//! ask for more and for less in the log.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -11,7 +12,19 @@ pub enum Signal {
     Terminate,
     /// The terminal has another size.
     WindowChanged,
+    /// Log more.
+    LogMore,
+    /// Log less.
+    LogLess,
 }
+
+const NUMBERS: [(libc::c_int, Signal); 5] = [
+    (libc::SIGTERM, Signal::Terminate),
+    (libc::SIGINT, Signal::Terminate),
+    (libc::SIGWINCH, Signal::WindowChanged),
+    (libc::SIGUSR1, Signal::LogMore),
+    (libc::SIGUSR2, Signal::LogLess),
+];
 
 /// The process's signals. Made before any other thread starts, so that all threads inherit the blocked set.
 #[derive(Debug)]
@@ -27,7 +40,7 @@ impl Signals {
         // SAFETY: `sigemptyset` initialises the set, the other calls read or extend it; the descriptor is new and owned here.
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
-            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGWINCH] {
+            for (signal, _) in NUMBERS {
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
             libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
@@ -41,8 +54,8 @@ impl Signals {
         let mut bytes = [0u8; size_of::<libc::signalfd_siginfo>()];
         let read = rustix::io::read(&self.0, &mut bytes).ok()?;
         let number = bytes.first_chunk::<4>().filter(|_| read == bytes.len())?;
-        let window_changed = u32::from_ne_bytes(*number) == libc::SIGWINCH.cast_unsigned();
-        Some(if window_changed { Signal::WindowChanged } else { Signal::Terminate })
+        let number = libc::c_int::from_ne_bytes(*number);
+        NUMBERS.iter().find(|(known, _)| *known == number).map(|(_, signal)| *signal)
     }
 }
 
@@ -60,8 +73,11 @@ mod tests {
     fn a_signal_is_read_instead_of_delivered() {
         let signals = Signals::take().unwrap();
         assert_eq!(signals.next(), None);
-        // SAFETY: raises a signal that this thread has blocked.
-        unsafe { libc::raise(libc::SIGWINCH) };
-        assert_eq!(signals.next(), Some(Signal::WindowChanged));
+        for (number, signal) in NUMBERS {
+            // SAFETY: raises a signal that this thread has blocked.
+            unsafe { libc::raise(number) };
+            assert_eq!(signals.next(), Some(signal));
+        }
+        assert_eq!(signals.next(), None);
     }
 }

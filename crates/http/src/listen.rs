@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use host::lock;
 use rustix::net::{AddressFamily, SocketType, sockopt};
+use sandbox::{Access, Grant};
 use thiserror::Error;
 
 /// Where to listen.
@@ -73,6 +74,14 @@ pub struct Bound {
 pub(crate) struct Place {
     pub(crate) path: PathBuf,
     _lock: File,
+}
+
+impl Place {
+    /// What unlinking the socket takes.
+    pub(crate) fn grant(&self) -> Grant {
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Grant { path: parent.unwrap_or(Path::new(".")).into(), access: Access::Remove }
+    }
 }
 
 /// Makes the socket accept connections; [`crate::serve`] answers them.

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use api::{Client, Counters, VmState};
+use api::{Client, Counters, Meters, VmState};
+use meter::Latency;
 
 /// The format's media type.
 pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -44,6 +45,10 @@ pub(crate) fn render(client: &Client) -> String {
     if let Ok(counters) = reads.vm_counters() {
         devices(&mut text, &counters);
     }
+    if let Some(meters) = reads.vm_meters() {
+        vcpus(&mut text, &meters);
+        queues(&mut text, &meters);
+    }
     text.0
 }
 
@@ -51,13 +56,7 @@ fn calls(text: &mut Text, client: &Client) {
     let name = "api_request_duration_seconds";
     text.family(name, "histogram", "How long calls of a verb took, from the whole request to the reply.");
     for (verb, latency) in client.calls().latencies() {
-        let bucket = format!("{name}_bucket");
-        for (bound, count) in &latency.buckets {
-            text.sample(&bucket, &[("verb", verb), ("le", &bound.as_secs_f64().to_string())], count);
-        }
-        text.sample(&bucket, &[("verb", verb), ("le", "+Inf")], latency.count);
-        text.sample(&format!("{name}_sum"), &[("verb", verb)], latency.total.as_secs_f64());
-        text.sample(&format!("{name}_count"), &[("verb", verb)], latency.count);
+        text.histogram(name, &[("verb", verb)], &latency);
     }
     text.family("api_errors_total", "counter", "Calls that failed, by code.");
     for (code, count) in client.calls().failures() {
@@ -90,6 +89,39 @@ fn devices(text: &mut Text, counters: &Counters) {
     }
 }
 
+fn vcpus(text: &mut Text, meters: &Meters) {
+    text.family("vcpu_exits_total", "counter", "How often a vCPU came to the VMM, by reason.");
+    for (number, exits) in meters.vcpu_exits.iter().enumerate() {
+        for (reason, count) in exits {
+            text.sample("vcpu_exits_total", &[("vcpu", &number.to_string()), ("reason", reason)], count);
+        }
+    }
+}
+
+fn queues(text: &mut Text, meters: &Meters) {
+    let mut counts: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for (device, reading) in &meters.queues {
+        for (name, value) in &reading.counts {
+            counts.entry(name).or_default().push((device, reading.queue.to_string(), value));
+        }
+    }
+    for (counter, samples) in counts {
+        let name = format!("queue_{counter}_total");
+        text.family(&name, "counter", "As the device's counter, of one queue.");
+        for (device, queue, value) in samples {
+            text.sample(&name, &[("device", device), ("queue", &queue)], value);
+        }
+    }
+    let name = "queue_request_duration_seconds";
+    text.family(name, "histogram", "How long requests took, from the guest's notice to the answer.");
+    for (device, reading) in &meters.queues {
+        for (operation, latency) in &reading.latencies {
+            let queue = reading.queue.to_string();
+            text.histogram(name, &[("device", device), ("queue", &queue), ("op", operation)], latency);
+        }
+    }
+}
+
 /// The text as far as it is written. Writing to a string cannot fail.
 #[derive(Default)]
 struct Text(String);
@@ -98,6 +130,19 @@ impl Text {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ =
             writeln!(self.0, "# HELP cloud_hypervisor_{name} {help}\n# TYPE cloud_hypervisor_{name} {kind}");
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], latency: &Latency) {
+        let bucket = format!("{name}_bucket");
+        let mut bounded = |bound: &str, count: u64| {
+            self.sample(&bucket, &[labels, &[("le", bound)]].concat(), count);
+        };
+        for (bound, count) in &latency.buckets {
+            bounded(&bound.as_secs_f64().to_string(), *count);
+        }
+        bounded("+Inf", latency.count);
+        self.sample(&format!("{name}_sum"), labels, latency.total.as_secs_f64());
+        self.sample(&format!("{name}_count"), labels, latency.count);
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {

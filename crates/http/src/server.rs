@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use api::Client;
+use sandbox::{Grant, Kind};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
@@ -95,9 +96,8 @@ pub enum StopError {
 /// The running server. Dropping it leaves the thread and the socket's file alone, as a failing process must.
 #[derive(Debug)]
 pub struct Server {
-    thread: JoinHandle<io::Result<()>>,
+    thread: JoinHandle<Result<(), StopError>>,
     stop: watch::Sender<bool>,
-    place: Option<Arc<Place>>,
 }
 
 /// Answers the clients of `bound` on a thread of its own.
@@ -110,21 +110,20 @@ pub fn serve(bound: Bound, client: Client) -> Result<Server, ServeError> {
 
 pub(crate) fn serve_within(bound: Bound, client: Client, limits: Limits) -> Result<Server, ServeError> {
     let Bound { listener, place } = bound;
-    // Both ends keep the lock: the thread as long as it serves, the server until the socket is unlinked.
-    let place = place.map(Arc::new);
-    let held = place.clone();
+    let grants: Vec<Grant> = place.iter().map(|place| place.grant()).collect();
     let (stop, stopped) = watch::channel(false);
-    let thread = std::thread::Builder::new()
-        .name("http-server".into())
-        .spawn(move || {
-            let followers = Arc::new(Semaphore::new(limits.followers));
-            let shared = Shared { client, limits, followers, stopped };
-            let result = run(listener, shared);
-            drop(held);
-            result.inspect_err(|e| error!("The HTTP server ended: {e}"))
-        })
-        .map_err(ServeError)?;
-    Ok(Server { thread, stop, place })
+    let serve = move || {
+        let followers = Arc::new(Semaphore::new(limits.followers));
+        let shared = Shared { client, limits, followers, stopped };
+        run(listener, shared).map_err(|error| {
+            error!("The HTTP server ended: {error}");
+            StopError::Thread(Some(error))
+        })?;
+        // Here and not on the main thread, which may be confined to the files of a VM by then. The lock goes last.
+        place.map_or(Ok(()), |place| unlink(&place))
+    };
+    let thread = sandbox::spawn_within(Kind::HttpServer, "http-server", &grants, serve);
+    Ok(Server { thread: thread.map_err(ServeError)?, stop })
 }
 
 impl Server {
@@ -136,20 +135,16 @@ impl Server {
     /// [`StopError`]; the thread is gone in any case.
     pub fn stop(self) -> Result<(), StopError> {
         self.stop.send_replace(true);
-        match self.thread.join() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(StopError::Thread(Some(error))),
-            Err(_) => return Err(StopError::Thread(None)),
+        self.thread.join().unwrap_or(Err(StopError::Thread(None)))
+    }
+}
+
+fn unlink(place: &Place) -> Result<(), StopError> {
+    match std::fs::remove_file(&place.path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StopError::Unlink { path: place.path.clone(), source })
         }
-        match self.place {
-            Some(place) => match std::fs::remove_file(&place.path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    Err(StopError::Unlink { path: place.path.clone(), source })
-                }
-                _ => Ok(()),
-            },
-            None => Ok(()),
-        }
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use host::kick;
 use hv::cpuid::Leaf;
-use hv::{CpuState, Error, Kicker, Registers, SystemRegisters, Vcpu, VcpuExit, VcpuIo};
+use hv::{
+    CpuState, EXIT_REASONS, Error, ExitReason, Exits, Kicker, Registers, SystemRegisters, Vcpu, VcpuExit,
+    VcpuIo,
+};
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
 
@@ -19,6 +22,7 @@ pub(crate) struct KvmVcpu {
     stop: Arc<AtomicBool>,
     target: kick::Target,
     msrs: Arc<[u32]>,
+    exits: Arc<Exits>,
 }
 
 // SAFETY: `run` points into a mapping that `fd` owns and moves with it; only the thread that owns the vCPU uses either.
@@ -31,13 +35,22 @@ impl KvmVcpu {
         })?;
         fd.set_cpuid2(&table).map_err(|e| Error::operation("set a vCPU's CPUID", e))?;
         let run = std::ptr::from_mut(fd.get_kvm_run());
-        Ok(Self { fd, run, stop: Arc::default(), target: kick::Target::default(), msrs })
+        Ok(Self {
+            fd,
+            run,
+            stop: Arc::default(),
+            target: kick::Target::default(),
+            msrs,
+            exits: Arc::new(Exits::new(&EXIT_REASONS)),
+        })
     }
 
     fn run_armed(&mut self, io: &dyn VcpuIo) -> Result<VcpuExit, Error> {
         loop {
             let run = self.run;
-            match self.fd.run() {
+            let exit = self.fd.run();
+            self.exits.bump(reason(&exit) as usize);
+            match exit {
                 Ok(KvmExit::IoIn(port, data)) => {
                     data.chunks_mut(io_width(run)).for_each(|unit| io.pio_read(port, unit));
                 }
@@ -78,6 +91,17 @@ impl KvmVcpu {
     }
 }
 
+fn reason(exit: &Result<KvmExit<'_>, kvm_ioctls::Error>) -> ExitReason {
+    match exit {
+        Ok(KvmExit::IoIn(..)) => ExitReason::PortRead,
+        Ok(KvmExit::IoOut(..)) => ExitReason::PortWrite,
+        Ok(KvmExit::MmioRead(..)) => ExitReason::MmioRead,
+        Ok(KvmExit::MmioWrite(..)) => ExitReason::MmioWrite,
+        Ok(KvmExit::IoapicEoi(..)) => ExitReason::EndOfInterrupt,
+        _ => ExitReason::Other,
+    }
+}
+
 /// Bytes per access of the port instruction KVM reports: string instructions deliver several at once.
 fn io_width(run: *mut kvm_run) -> usize {
     // SAFETY: the run page is mapped while the vCPU lives, and KVM filled this member before it reported a port access.
@@ -92,6 +116,10 @@ impl Vcpu for KvmVcpu {
             if self.stop.swap(false, Ordering::SeqCst) { Ok(VcpuExit::Stopped) } else { self.run_armed(io) };
         self.target.disarm();
         exit
+    }
+
+    fn exits(&self) -> Arc<Exits> {
+        self.exits.clone()
     }
 
     fn kicker(&self) -> Box<dyn Kicker> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use device::{Doorbells, Msi, MsiSource};
 use memory::RamRegion;
+use meter::Tally;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -152,6 +153,25 @@ pub trait GuestClock {
     fn set(&self, reading: ClockReading) -> Result<(), Error>;
 }
 
+/// Exits of a vCPU to the VMM. What a hypervisor handles by itself is not among them.
+pub type Exits = Tally<6>;
+
+/// Why the guest came to the VMM: the names of [`Exits`], in order.
+pub const EXIT_REASONS: [&str; 6] =
+    ["port_read", "port_write", "mmio_read", "mmio_write", "end_of_interrupt", "other"];
+
+/// An index into [`EXIT_REASONS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum ExitReason {
+    PortRead,
+    PortWrite,
+    MmioRead,
+    MmioWrite,
+    EndOfInterrupt,
+    Other,
+}
+
 /// Why a vCPU came back from running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VcpuExit {
@@ -168,6 +188,9 @@ pub trait Vcpu: Send {
     /// # Errors
     /// [`Error::Operation`] if the guest cannot go on.
     fn run(&mut self, io: &dyn VcpuIo) -> Result<VcpuExit, Error>;
+
+    /// How often the guest came to the VMM, by reason, counted by the thread that runs it.
+    fn exits(&self) -> Arc<Exits>;
 
     /// A handle that makes [`Vcpu::run`] return [`VcpuExit::Stopped`], at once or the next time it is called.
     fn kicker(&self) -> Box<dyn Kicker>;

@@ -11,6 +11,7 @@ use hv::{Hypervisor, Vcpu, VcpuIo, Vm};
 use memory::layout::{self, DeviceArea};
 use memory::{Backing, GuestMemoryBackend, GuestRam, Pages, Zone};
 use pci::ConfigPorts;
+use sandbox::Kind;
 
 use crate::catalogue::{self, CATALOGUE, Order};
 use crate::functions::{self, Functions, Surroundings};
@@ -39,9 +40,9 @@ pub fn build(
     let ram = GuestRam::allocate(&plan.memory.zones.iter().map(zone).collect::<Vec<_>>())?;
     thread::scope(|scope| {
         // The payload is read while devices are built: both take their time.
-        let loader = thread::Builder::new().name("payload_loader".into());
-        let loading =
-            loader.spawn_scoped(scope, || load(&ram, &plan.payload)).map_err(BuildError::Threads)?;
+        let load = || load(&ram, &plan.payload);
+        let loading = sandbox::spawn_scoped(scope, Kind::PayloadLoader, "payload_loader", load)
+            .map_err(BuildError::Threads)?;
         let parts = assemble(plan, hypervisor, consoles, descriptors, events, &ram)?;
         let loaded = loading
             .join()

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::{Counters, DeviceNode};
+use api::DeviceNode;
 use config::plan::Place;
 use device::{AddressSpaces, Device, Events, Slot};
 use memory::{GuestRam, layout};
 use pci::{Address, BarKind, BarLease, Segment, SlotLease};
 use serde_json::json;
-use virtio::{BAR_SIZE, VirtioDevice, VirtioPci};
+use virtio::{BAR_SIZE, CounterSet, VirtioDevice, VirtioPci};
 use virtio_devices::console::Resizer;
 
 use crate::DeviceError;
@@ -176,18 +176,11 @@ impl Functions {
         }
     }
 
-    /// A reader of all counters that takes no lock.
-    pub(crate) fn counters(&self) -> impl Fn() -> Counters + Send + Sync + use<> {
-        let sources: Vec<_> = self
-            .virtio()
+    /// What devices count, by id.
+    pub(crate) fn counters(&self) -> Vec<(String, Arc<dyn CounterSet>)> {
+        self.virtio()
             .filter_map(|function| Some((function.device().info().id.clone(), function.device().counters()?)))
-            .collect();
-        move || {
-            let named = |values: Vec<(&'static str, u64)>| {
-                values.into_iter().map(|(n, v)| (n.to_owned(), v)).collect()
-            };
-            sources.iter().map(|(id, source)| (id.clone(), named(source.read()))).collect()
-        }
+            .collect()
     }
 }
 

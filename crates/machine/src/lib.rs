@@ -13,13 +13,14 @@ mod consoles;
 mod error;
 mod functions;
 mod io;
+mod readings;
 mod vcpus;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use api::{Counters, DeviceNode};
+use api::DeviceNode;
 use chipset::acpi::{Cause, Notifier};
 use hv::{ClockReading, Vm};
 use memory::GuestRam;
@@ -30,6 +31,7 @@ use vcpus::Vcpus;
 pub use build::build;
 pub use consoles::Consoles;
 pub use error::{BuildError, DeviceError};
+pub use readings::Readings;
 
 /// A machine. Its parts are dropped in this order: CPUs first, RAM last.
 pub struct Machine {
@@ -139,8 +141,8 @@ impl Machine {
         tree
     }
 
-    /// A reader of the devices' counters that needs no lock and outlives changes of the machine.
-    pub fn counters(&self) -> Arc<dyn Fn() -> Counters + Send + Sync> {
-        Arc::new(self.functions.counters())
+    /// What the machine counts, for threads that read it later.
+    pub fn readings(&self) -> Readings {
+        Readings { devices: self.functions.counters(), vcpus: self.vcpus.exits() }
     }
 }

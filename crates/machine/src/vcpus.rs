@@ -9,11 +9,12 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use device::{Event, Events};
-use hv::{CpuState, Error, Kicker, Vcpu, VcpuExit, VcpuIo};
+use hv::{CpuState, Error, Exits, Kicker, Vcpu, VcpuExit, VcpuIo};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use sandbox::Kind;
 
 /// What is asked of a vCPU's thread.
 enum Mail {
@@ -28,6 +29,7 @@ enum Mail {
 struct Thread {
     mail: Sender<Mail>,
     kicker: Box<dyn Kicker>,
+    exits: Arc<Exits>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -64,7 +66,7 @@ impl Vcpus {
         let mut threads = Vec::with_capacity(vcpus.len());
         for (number, vcpu) in (0u32..).zip(vcpus) {
             let (mail, inbox) = mpsc::channel();
-            let kicker = vcpu.kicker();
+            let (kicker, exits) = (vcpu.kicker(), vcpu.exits());
             let hosts = affinity.iter().find(|(n, _)| *n == number).map(|(_, hosts)| cpu_set(hosts));
             let (io, events) = (io.clone(), events.clone());
             let body = move || {
@@ -73,8 +75,8 @@ impl Vcpus {
                 }
                 serve(vcpu, &inbox, io.as_ref(), &events);
             };
-            let thread = thread::Builder::new().name(format!("vcpu{number}")).spawn(body)?;
-            threads.push(Thread { mail, kicker, thread: Some(thread) });
+            let thread = sandbox::spawn(Kind::Vcpu, format!("vcpu{number}"), body)?;
+            threads.push(Thread { mail, kicker, exits, thread: Some(thread) });
         }
         Ok(Self(threads))
     }
@@ -97,6 +99,11 @@ impl Vcpus {
     /// The state of every vCPU, by number. They are held.
     pub(crate) fn save(&self) -> Result<Vec<CpuState>, Error> {
         self.ask(Mail::Save).into_iter().collect()
+    }
+
+    /// Where the exits of each vCPU are counted, by number.
+    pub(crate) fn exits(&self) -> Vec<Arc<Exits>> {
+        self.0.iter().map(|thread| thread.exits.clone()).collect()
     }
 
     /// Asks all at once, then collects the answers in order.

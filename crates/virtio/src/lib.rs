@@ -19,6 +19,7 @@ pub use worker::{Handler, Watch, Worker, Workers};
 use std::sync::Arc;
 
 use device::{RestoreError, Saved};
+use meter::QueueReading;
 
 /// Feature bits of the transport and the queues (§6).
 pub mod feature {
@@ -102,4 +103,7 @@ pub trait VirtioDevice: Send {
 pub trait CounterSet: Send + Sync {
     /// Name and value of each counter.
     fn read(&self) -> Vec<(&'static str, u64)>;
+
+    /// The same and more, queue by queue.
+    fn queues(&self) -> Vec<QueueReading>;
 }

@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 
 use host::{ControlOperation, Epoll, EpollEvent, EventFd, EventSet};
 use memory::GuestRam;
+use sandbox::Kind;
 
 use crate::{Activation, ActiveQueue, Fault, Signals};
 
@@ -118,18 +119,18 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a parked thread called `name` (the kernel keeps 15 bytes of it).
+    /// Starts a parked thread called `name` (the kernel keeps 15 bytes of it), under the system call filter of `kind`.
     ///
     /// # Errors
     /// The kernel's, if there is no thread or descriptor left.
-    pub fn spawn(name: &str, handler: impl Handler) -> io::Result<Self> {
+    pub fn spawn(kind: Kind, name: &str, handler: impl Handler) -> io::Result<Self> {
         let (messages, inbox) = mpsc::channel();
         let (give_back, returned) = mpsc::channel();
         let bell = host::event_fd()?;
         let watch = Watch(Epoll::new()?);
         watch.control(ControlOperation::Add, bell.as_raw_fd(), EventSet::IN, CONTROL)?;
         let body = Body { handler, watch, bell: bell.try_clone()?, inbox, give_back, serving: None };
-        let thread = thread::Builder::new().name(name.into()).spawn(move || body.run())?;
+        let thread = sandbox::spawn(kind, name, move || body.run())?;
         Ok(Self { messages, bell, returned, thread: Some(thread) })
     }
 

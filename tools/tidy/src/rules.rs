@@ -6,7 +6,7 @@ pub const MAX_FILE_LINES: usize = 800;
 pub const MAX_FUNCTION_LINES: usize = 80;
 
 /// Crates that may contain `unsafe`.
-pub const UNSAFE_CRATES: &[&str] = &["host", "memory", "hv-kvm", "block", "net"];
+pub const UNSAFE_CRATES: &[&str] = &["host", "sandbox", "memory", "hv-kvm", "block", "net"];
 
 /// Files that hold test support for other crates' tests: they may panic as tests may.
 pub const TEST_SUPPORT: &[&str] =
@@ -17,7 +17,9 @@ pub const LAYERS: &[(&str, u8)] = &[
     // Knows no VM.
     ("host", 0),
     ("keyval", 0),
+    ("sandbox", 0),
     ("limiter", 0),
+    ("meter", 0),
     // Vocabulary.
     ("memory", 1),
     ("config", 1),
@@ -73,6 +75,9 @@ pub const FORBIDDEN: &[(&str, &str, &str)] = &[
 
 /// Crates with a closed list of workspace dependencies: (crate, all it may use).
 pub const CLOSED: &[(&str, &[&str])] = &[("ch-remote", &["api", "config", "keyval"])];
+
+/// Crates that may start threads by themselves: the one that confines all others, and a program that is no VMM.
+pub const SPAWNING_CRATES: &[&str] = &["sandbox", "ch-remote"];
 
 /// Methods that panic on the unexpected value.
 pub const PANICKING_METHODS: &[&str] = &["unwrap", "expect", "unwrap_err", "expect_err"];

@@ -26,6 +26,7 @@ pub fn check(path: &Path, text: &str) -> Vec<String> {
         path,
         lines: text.lines().collect(),
         unsafe_allowed: rules::UNSAFE_CRATES.contains(&crate_name(path)),
+        spawning_allowed: rules::SPAWNING_CRATES.contains(&crate_name(path)),
         test: is_test_file(path) || file.attrs.iter().any(is_test_attribute),
         tool: is_tool(path),
         faults,
@@ -73,6 +74,7 @@ struct Visitor<'a> {
     path: &'a Path,
     lines: Vec<&'a str>,
     unsafe_allowed: bool,
+    spawning_allowed: bool,
     /// Inside code compiled for tests only.
     test: bool,
     tool: bool,
@@ -135,6 +137,13 @@ impl Visitor<'_> {
     fn panicking(&mut self, at: Span, name: &str) {
         if !self.test && !self.tool {
             self.fault(at, &format!("{name} outside tests"));
+        }
+    }
+
+    /// A thread started otherwise than by `sandbox` has no filter.
+    fn spawning(&mut self, at: Span, what: &str) {
+        if !self.test && !self.tool && !self.spawning_allowed {
+            self.fault(at, &format!("{what} outside of sandbox::spawn"));
         }
     }
 
@@ -205,6 +214,20 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
                 let name = call.method.to_string();
                 if rules::PANICKING_METHODS.contains(&name.as_str()) {
                     self.panicking(call.method.span(), &name);
+                }
+                if name == "spawn"
+                    && matches!(&*call.receiver, Expr::Path(path) if path.path.is_ident("scope"))
+                {
+                    self.spawning(call.method.span(), "scope.spawn");
+                }
+            }
+            Expr::Path(path) => {
+                let mut last = path.path.segments.iter().rev().map(|segment| segment.ident.to_string());
+                let names = [last.next(), last.next(), last.next()].map(Option::unwrap_or_default);
+                match names.each_ref().map(String::as_str) {
+                    ["spawn", "thread", _] => self.spawning(path.span(), "thread::spawn"),
+                    ["new", "Builder", "thread"] => self.spawning(path.span(), "thread::Builder"),
+                    _ => {}
                 }
             }
             _ => {}

@@ -45,6 +45,24 @@ fn panics_are_faults_outside_tests_and_tools() {
 }
 
 #[test]
+fn threads_start_in_one_place() {
+    for body in ["std::thread::spawn(g);", "thread::spawn(g);", "thread::Builder::new();", "scope.spawn(g);"]
+    {
+        let text = format!("fn f() {{ {body} }}");
+        assert_eq!(faults("crates/virtio/src/a.rs", &text).len(), 1, "{body}");
+        assert_eq!(faults("crates/virtio/src/tests.rs", &text).len(), 0, "{body}");
+        for free in ["crates/sandbox/src/a.rs", "crates/ch-remote/src/a.rs", "tools/xtask/src/a.rs"] {
+            assert_eq!(faults(free, &text).len(), 0, "{free}: {body}");
+        }
+    }
+    for body in
+        ["tokio::spawn(g);", "sandbox::spawn(k, n, g);", "runtime::Builder::new();", "thread::scope(g);"]
+    {
+        assert_eq!(faults("crates/virtio/src/a.rs", &format!("fn f() {{ {body} }}")).len(), 0, "{body}");
+    }
+}
+
+#[test]
 fn unsafe_needs_its_crate_and_its_comment() {
     let bare = "fn f() { unsafe { g() } }";
     let argued =

@@ -50,6 +50,15 @@ impl Connection {
         success(read_reply(&mut self.stream)?)
     }
 
+    /// A GET; this VMM only.
+    ///
+    /// # Errors
+    /// The connection breaks or the request is refused.
+    pub(crate) fn get(&mut self, action: &str) -> io::Result<()> {
+        self.send(&request_text("GET", action, None))?;
+        success(read_reply(&mut self.stream)?)
+    }
+
     /// A PUT with a body; this VMM only.
     ///
     /// # Errors
@@ -59,7 +68,11 @@ impl Connection {
         success(read_reply(&mut self.stream)?)
     }
 
-    fn send(&mut self, text: &str) -> io::Result<()> {
+    /// Sends a request without waiting for its reply.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub(crate) fn send(&mut self, text: &str) -> io::Result<()> {
         self.stream.get_mut().write_all(text.as_bytes())
     }
 

@@ -4,6 +4,7 @@
 use crate::contestant::{Machine, Process, describe, run};
 use crate::error::{Error, Result};
 use crate::footprint;
+use crate::hung;
 use crate::places::Places;
 use crate::serial::Serial;
 use std::fs::File;
@@ -33,6 +34,7 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
     boots(places, "vmlinux", Quantity::InitElf, &mut serial, &mut Results::default())?;
     for number in 1..=rounds {
         eprintln!("    boots, round {number} of {rounds}");
+        hung::measure(places, &mut results)?;
         boots(places, "vmlinux", Quantity::InitElf, &mut serial, &mut results)?;
         if number <= (rounds / 2).max(1) {
             boots(places, "bzImage", Quantity::InitBzImage, &mut serial, &mut results)?;

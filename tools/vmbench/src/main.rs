@@ -9,6 +9,7 @@ mod error;
 mod footprint;
 mod guest;
 mod host;
+mod hung;
 mod places;
 mod serial;
 

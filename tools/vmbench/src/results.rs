@@ -45,6 +45,8 @@ pub enum Quantity {
     CallTail,
     /// Proportional set size of the process when a VM is created and has not run, MiB.
     Created,
+    /// The slowest of many `vm.info` while a boot hangs, ms.
+    InfoWhileHung,
     /// Process start to the guest's init, ELF kernel, ms.
     InitElf,
     /// Process start to the guest's init, bzImage, ms.
@@ -84,6 +86,7 @@ impl Quantity {
             Self::CallMedian => "API call, p50, ms",
             Self::CallTail => "API call, p99, ms",
             Self::Created => "Pss with a VM created, MiB",
+            Self::InfoWhileHung => "vm.info during a boot that hangs, slowest, ms",
             Self::InitElf => "start to guest init, vmlinux, ms",
             Self::InitBzImage => "start to guest init, bzImage, ms",
             Self::Running => "Pss beyond guest RAM, MiB",
@@ -100,7 +103,7 @@ impl Quantity {
     pub fn digits(self) -> usize {
         match self {
             Self::CallMedian | Self::CallTail => 3,
-            Self::Start | Self::Created | Self::Running => 2,
+            Self::Start | Self::InfoWhileHung | Self::Created | Self::Running => 2,
             _ => 0,
         }
     }
@@ -111,6 +114,7 @@ impl Quantity {
             Self::Start => Some(Target::Below(4.0)),
             Self::CallMedian => Some(Target::Below(0.04)),
             Self::Created => Some(Target::Below(3.0)),
+            Self::InfoWhileHung => Some(Target::Below(5.0)),
             Self::InitElf => Some(Target::OfMicrovm(0.54)),
             Self::Running => Some(Target::AtMost(3.1)),
             _ => None,

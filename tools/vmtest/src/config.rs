@@ -28,6 +28,12 @@ pub fn flags(config: &Value) -> Vec<String> {
                     flags.push(format!("--{section}"));
                 }
             }
+            "landlock_rules" => push(&mut flags, "--landlock-rules", list(value, &[])),
+            "landlock_enable" => {
+                if value == true {
+                    flags.push("--landlock".to_owned());
+                }
+            }
             other => panic!("no command line for the section {other}"),
         }
     }
@@ -87,6 +93,7 @@ mod tests {
             "payload": {"kernel": "/k", "cmdline": "a b"},
             "pvpanic": true,
             "watchdog": false,
+            "landlock_enable": true,
         });
         let flags = flags(&config).join(" ");
         for part in [
@@ -97,6 +104,7 @@ mod tests {
             "--kernel /k",
             "--cmdline a b",
             "--pvpanic",
+            "--landlock",
         ] {
             assert!(flags.contains(part), "{part} in {flags}");
         }

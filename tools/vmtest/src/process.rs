@@ -108,7 +108,7 @@ impl Vmm {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Its REST socket.
+    /// Its REST socket's path.
     pub fn socket(&self) -> &Path {
         &self.socket
     }

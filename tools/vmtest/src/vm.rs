@@ -22,7 +22,8 @@ pub enum AgentOn {
     Nobody,
 }
 
-/// A VM to be. The defaults: the ELF kernel, one CPU, 512 MiB, a serial socket with the agent on it, no virtio console.
+/// A VM to be. The defaults: the ELF kernel, one CPU, 512 MiB, a serial socket with the agent on it, no virtio console; seccomp filters
+/// and Landlock, so that every test finds out what they must let pass.
 pub struct Builder<'a> {
     context: &'a Context,
     config: Value,
@@ -54,6 +55,7 @@ impl<'a> Builder<'a> {
             "payload": {"kernel": context.image("vmlinux"), "initramfs": context.image("initramfs")},
             "serial": {"mode": "Socket", "socket": socket},
             "console": {"mode": "Off"},
+            "landlock_enable": true,
         });
         Self { context, config, flags: Vec::new(), cmdline: String::new(), agent: AgentOn::Serial }
     }
@@ -94,6 +96,16 @@ impl<'a> Builder<'a> {
         let mut net = json!({"tap": self.context.tap(), "ip": host, "mask": "255.255.255.0"});
         merge(&mut net, more);
         self.append("net", net)
+    }
+
+    /// Lets the confined VMM use a file, or all below a directory, that no section names.
+    pub fn grant(self, path: &Path) -> Self {
+        self.append("landlock_rules", json!({"path": path, "access": "rw"}))
+    }
+
+    /// Does without Landlock.
+    pub fn unconfined(self) -> Self {
+        self.with("landlock_enable", json!(false))
     }
 
     fn append(mut self, section: &str, entry: Value) -> Self {

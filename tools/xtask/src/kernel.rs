@@ -4,10 +4,11 @@ use crate::bzimage;
 use crate::error::{AtPath, Error, Result};
 use crate::packages;
 use crate::places::{Places, is_fresh, set_fresh};
-use crate::step::step;
+use crate::step::{quiet, step};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// An unpacked kernel.
 #[derive(Debug)]
@@ -87,21 +88,32 @@ fn collect(whole: &Path, dir: &Path, wanted: &[&str], elf: bool) -> Result<()> {
     // Modules call each other by names in which '-' and '_' are the same.
     let available: HashMap<String, &PathBuf> = files
         .iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "ko"))
-        .map(|path| (plain(name(path).trim_end_matches(".ko")), path))
+        .filter_map(|path| {
+            let name = name(path);
+            Some((plain(name.strip_suffix(".xz").unwrap_or(&name).strip_suffix(".ko")?), path))
+        })
         .collect();
     let mut order = Vec::new();
     for module in wanted {
         add_module(&plain(module), &available, &mut order)?;
     }
     for module in &order {
-        let source = available[module];
+        let source = unpacked(available[module])?;
         let path = modules.join(format!("{module}.ko"));
-        fs::copy(source, &path).at(source)?;
+        fs::copy(&source, &path).at(&source)?;
     }
     let list: String = order.iter().map(|m| format!("{m}.ko\n")).collect();
     let path = modules.join("order");
     fs::write(&path, list).at(&path)
+}
+
+/// The module itself: newer kernels' packages hold them compressed, and busybox cannot load those.
+fn unpacked(module: &Path) -> Result<PathBuf> {
+    if module.extension().is_none_or(|e| e != "xz") {
+        return Ok(module.to_owned());
+    }
+    quiet(Command::new("xz").args(["--decompress", "--keep", "--force"]).arg(module))?;
+    Ok(module.with_extension(""))
 }
 
 fn plain(name: &str) -> String {
@@ -114,7 +126,8 @@ fn add_module(name: &str, available: &HashMap<String, &PathBuf>, order: &mut Vec
     if order.iter().any(|m| m == name) {
         return Ok(());
     }
-    let bytes = fs::read(path).at(path)?;
+    let path = unpacked(path)?;
+    let bytes = fs::read(&path).at(&path)?;
     for dependency in dependencies(&bytes) {
         add_module(&plain(&dependency), available, order)?;
     }

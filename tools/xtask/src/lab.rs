@@ -81,8 +81,9 @@ pub(crate) fn prepare(places: &Places) -> Result<()> {
 }
 
 fn images(places: &Places) -> Result<(PathBuf, PathBuf)> {
-    packages::install(&["qemu-system-x86", "seabios", "busybox-static", "e2fsprogs"])?;
-    let kernel = Kernel::prepare(places, "linux-image-amd64", MODULES, false)?;
+    packages::install(&["qemu-system-x86", "seabios", "busybox-static", "e2fsprogs", "xz-utils"])?;
+    // Not the release's own 6.1, whose Landlock is too old for the VMM.
+    let kernel = Kernel::prepare(places, "linux-image-6.12-amd64", MODULES, false)?;
     let initramfs = places.images.join("lab-initramfs.cpio");
     initramfs::build(&kernel, &[("init", INIT)], &initramfs)?;
     Ok((kernel.dir.join("bzImage"), initramfs))

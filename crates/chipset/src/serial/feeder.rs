@@ -3,9 +3,10 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use host::{ControlOperation, Epoll, EpollEvent, EventFd, EventSet};
+use sandbox::Kind;
 use stream::Stream;
 
 use super::Shared;
@@ -32,7 +33,7 @@ impl Feeder {
         {
             epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token))?;
         }
-        let thread = thread::Builder::new().name(NAME.into()).spawn(move || run(&epoll, &shared, &stream))?;
+        let thread = sandbox::spawn(Kind::SerialManager, NAME, move || run(&epoll, &shared, &stream))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }

@@ -4,10 +4,12 @@
 //! after it validates again.
 
 mod build;
+mod grants;
 mod parts;
 
 use std::collections::HashSet;
 
+pub use grants::{Access, Grant};
 pub use parts::{
     Console, Cpus, Disk, Memory, Net, Pages, Payload, Place, Rng, Smbios, Stream, Topology, Zone,
 };
@@ -78,6 +80,11 @@ impl Plan {
     /// Sections and fields that are asked for and that nothing builds yet.
     pub fn unbuilt(&self) -> &[String] {
         &self.unbuilt
+    }
+
+    /// The files that the machine may use, if it is to be confined to them.
+    pub fn grants(&self) -> Option<Vec<Grant>> {
+        self.config.landlock_enable.then(|| grants::list(&self.config))
     }
 
     /// What was asked for and is not done, or does not do what it seems to.

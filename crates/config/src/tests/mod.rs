@@ -1,6 +1,7 @@
 //! Tests over every rule of `spec/config.md`, as tables of input and the reference's text.
 
 mod flags;
+mod grants;
 mod json;
 mod plan;
 mod requests;

@@ -123,7 +123,6 @@ fn what_is_asked_for_and_not_built() {
         (r#""debug_console":{"mode":"Tty"}"#, "debug_console"),
         (r#""pvmemcontrol":{}"#, "pvmemcontrol"),
         (r#""platform":{"num_pci_segments":2}"#, "platform.num_pci_segments"),
-        (r#""landlock_enable":true"#, "landlock_enable"),
         (
             r#""payload":{"kernel":"/k","fw_cfg_config":{"cmdline":false,"initramfs":false}}"#,
             "payload.fw_cfg_config",

@@ -9,8 +9,8 @@ use device::{Doorbells, EventSink, Events, Interrupt, Msi, MsiSource, MsiVector,
 use host::signals::Signals;
 use hv::cpuid::Leaf;
 use hv::{
-    CpuState, DirtyLog, Error, GuestClock, Hypervisor, IrqChip, Kicker, RegionId, Registers, SystemRegisters,
-    Vcpu, VcpuExit, VcpuIo, Vm,
+    CpuState, DirtyLog, EXIT_REASONS, Error, Exits, GuestClock, Hypervisor, IrqChip, Kicker, RegionId,
+    Registers, SystemRegisters, Vcpu, VcpuExit, VcpuIo, Vm,
 };
 use memory::RamRegion;
 
@@ -98,6 +98,10 @@ impl Vcpu for FakeVcpu {
         let mut kicked = changed.wait_while(kicked.lock().unwrap(), |kicked| !*kicked).unwrap();
         *kicked = false;
         Ok(VcpuExit::Stopped)
+    }
+
+    fn exits(&self) -> Arc<Exits> {
+        Arc::new(Exits::new(&EXIT_REASONS))
     }
 
     fn kicker(&self) -> Box<dyn Kicker> {

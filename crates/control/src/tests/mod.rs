@@ -1,3 +1,4 @@
+mod confine;
 mod fake;
 mod sections;
 
@@ -118,7 +119,7 @@ fn the_guest_s_power_off_ends_the_process_or_the_vm() {
     assert!(rig.join().is_ok());
     assert_eq!(rig.records()[2..], ["vm/shutdown", "vm/deleted", "vmm/shutdown"]);
 
-    let rig = Rig::new(Options { no_shutdown: true });
+    let rig = Rig::new(Options { no_shutdown: true, ..Options::default() });
     rig.ok("vm.create", &config(&kernel));
     rig.ok("vm.boot", "");
     rig.events.raise(Event::PowerOff);

@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use api::{ApiError, Code, Counters, EventLog, EventRecord, Reads, Timestamp, VmInfo, VmState, VmmPing};
+use api::{
+    ApiError, Code, Counters, EventLog, EventRecord, Meters, Reads, Timestamp, VmInfo, VmState, VmmPing,
+};
+use meter::{Histogram, QueueReading};
 
 use super::{House, PING, put};
 use crate::metrics;
@@ -30,6 +34,19 @@ impl Reads for Vm {
         ]);
         let other = counters(&[("read_bytes", u64::MAX), ("read_latency_avg", 3)]);
         Ok(Counters::from([("_disk0".into(), disk), ("a\"b".into(), other)]))
+    }
+
+    fn vm_meters(&self) -> Option<Meters> {
+        static BOUNDS_US: [u64; 2] = [10, 1000];
+        let latency = Histogram::new(&BOUNDS_US);
+        latency.record(Duration::from_micros(700));
+        let reading = QueueReading {
+            queue: 1,
+            counts: vec![("read_bytes", 256)],
+            latencies: vec![("read", latency.read())],
+        };
+        let vcpu_exits = vec![vec![("port_read", 3)], vec![("port_read", 4)]];
+        Some(Meters { vcpu_exits, queues: vec![("_disk0".into(), reading)] })
     }
 
     fn events(&self) -> &Arc<EventLog> {
@@ -83,6 +100,11 @@ fn a_vm_and_its_devices() {
         (r#"device_read_bytes_total{device="a\"b"}"#, "18446744073709551615"),
         (r#"device_read_latency_avg_seconds{device="_disk0"}"#, "1.5"),
         (r#"device_read_latency_avg_seconds{device="a\"b"}"#, "0.000003"),
+        (r#"vcpu_exits_total{vcpu="1",reason="port_read"}"#, "4"),
+        (r#"queue_read_bytes_total{device="_disk0",queue="1"}"#, "256"),
+        (r#"queue_request_duration_seconds_bucket{device="_disk0",queue="1",op="read",le="0.00001"}"#, "0"),
+        (r#"queue_request_duration_seconds_bucket{device="_disk0",queue="1",op="read",le="0.001"}"#, "1"),
+        (r#"queue_request_duration_seconds_sum{device="_disk0",queue="1",op="read"}"#, "0.0007"),
     ] {
         assert_eq!(
             samples.get(format!("cloud_hypervisor_{sample}").as_str()),

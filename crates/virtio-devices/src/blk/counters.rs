@@ -3,30 +3,32 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use meter::{Count, Histogram, QueueReading};
 use virtio::CounterSet;
 
 /// The average that stands for "no transfer yet". The reference keeps averages times 10000 and starts from all ones.
 const NO_AVERAGE: u64 = u64::MAX / 10_000;
 
+/// Bounds of the histograms, in microseconds: from the host's page cache to a disk that hangs.
+static BOUNDS_US: [u64; 14] =
+    [10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 100_000, 1_000_000, 10_000_000];
+
 /// Transfers in one direction on one queue. Written by the queue's thread only. Times in microseconds.
 #[derive(Debug)]
 struct Direction {
-    bytes: AtomicU64,
-    ops: AtomicU64,
-    total_us: AtomicU64,
+    bytes: Count,
+    latency: Histogram<14>,
     min_us: AtomicU64,
     max_us: AtomicU64,
 }
 
 impl Default for Direction {
     fn default() -> Self {
-        let zero = || AtomicU64::new(0);
         Self {
-            bytes: zero(),
-            ops: zero(),
-            total_us: zero(),
+            bytes: Count::default(),
+            latency: Histogram::new(&BOUNDS_US),
             min_us: AtomicU64::new(u64::MAX),
-            max_us: zero(),
+            max_us: AtomicU64::new(0),
         }
     }
 }
@@ -34,10 +36,8 @@ impl Default for Direction {
 impl Direction {
     fn count(&self, bytes: u64, latency: Duration) {
         let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        let add = |counter: &AtomicU64, n| counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
-        add(&self.bytes, bytes);
-        add(&self.ops, 1);
-        add(&self.total_us, latency_us);
+        self.bytes.add(bytes);
+        self.latency.record_alone(latency);
         self.min_us.store(self.min_us.load(Relaxed).min(latency_us), Relaxed);
         self.max_us.store(self.max_us.load(Relaxed).max(latency_us), Relaxed);
     }
@@ -84,6 +84,18 @@ impl CounterSet for DiskCounters {
             ("write_latency_avg", write.average_us),
         ]
     }
+
+    fn queues(&self) -> Vec<QueueReading> {
+        let reading = |(queue, counters): (u16, &Counters)| {
+            let (read, write) = (&counters.read, &counters.write);
+            QueueReading {
+                queue,
+                counts: vec![("read_bytes", read.bytes.read()), ("write_bytes", write.bytes.read())],
+                latencies: vec![("read", read.latency.read()), ("write", write.latency.read())],
+            }
+        };
+        (0u16..).zip(&self.0).map(reading).collect()
+    }
 }
 
 struct Sum {
@@ -99,11 +111,12 @@ impl Sum {
         let mut sum = Self { bytes: 0, ops: 0, min_us: u64::MAX, max_us: 0, average_us: NO_AVERAGE };
         let mut total_us = 0u64;
         for queue in queues {
-            sum.bytes = sum.bytes.wrapping_add(queue.bytes.load(Relaxed));
-            sum.ops = sum.ops.wrapping_add(queue.ops.load(Relaxed));
+            let latency = queue.latency.read();
+            sum.bytes = sum.bytes.wrapping_add(queue.bytes.read());
+            sum.ops = sum.ops.wrapping_add(latency.count);
             sum.min_us = sum.min_us.min(queue.min_us.load(Relaxed));
             sum.max_us = sum.max_us.max(queue.max_us.load(Relaxed));
-            total_us = total_us.wrapping_add(queue.total_us.load(Relaxed));
+            total_us = total_us.wrapping_add(u64::try_from(latency.total.as_micros()).unwrap_or(u64::MAX));
         }
         match total_us.checked_div(sum.ops) {
             Some(average) => sum.average_us = average,
@@ -128,5 +141,9 @@ mod tests {
         assert_eq!(latency, [10, 30, 20]);
         let none = ["write_latency_min", "write_latency_max", "write_latency_avg"].map(|name| total[name]);
         assert_eq!(none, [u64::MAX, u64::MAX, 1_844_674_407_370_955]);
+        let second = queues.queues().remove(1);
+        assert_eq!((second.queue, second.counts[0]), (1, ("read_bytes", 1024)));
+        let (kind, latency) = &second.latencies[0];
+        assert_eq!((*kind, latency.count, latency.total), ("read", 1, Duration::from_micros(30)));
     }
 }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use block::{OpenError, OpenOptions};
 use rustix::thread::CpuSet;
+use sandbox::Kind;
 use thiserror::Error;
 use virtio::{Worker, Workers};
 
@@ -87,7 +88,7 @@ pub fn build(config: &Config) -> Result<Blk, Error> {
     let worker = |index: u16| {
         let cpus = cpu_set(config, index)?;
         let handler = QueueHandler::new(disk.clone(), index, config.queue_size, cpus);
-        let worker = Worker::spawn(&format!("{}_q{index}", config.id), handler)
+        let worker = Worker::spawn(Kind::Block, &format!("{}_q{index}", config.id), handler)
             .map_err(|source| Error::Thread { id: id(), source })?;
         Ok((worker, vec![index]))
     };

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use device::{Persist, RestoreError, Saved};
+use sandbox::Kind;
 use stream::Stream;
 use virtio::{Activation, Info, VirtioDevice, Worker, Workers};
 
@@ -41,7 +42,7 @@ impl Front {
     pub(super) fn new(config: Config) -> io::Result<Self> {
         let Config { id, stream } = config;
         let shared = Arc::new(Shared::new(stream));
-        let worker = Worker::spawn(&id, Console::new(shared.clone()))?;
+        let worker = Worker::spawn(Kind::Console, &id, Console::new(shared.clone()))?;
         let info = Info {
             id,
             device_type: DEVICE_TYPE,

@@ -5,6 +5,7 @@ use std::sync::{Arc, MutexGuard};
 
 use ::net::TapQueue;
 use device::{Persist, RestoreError, Saved};
+use sandbox::Kind;
 use virtio::{Activation, ActiveQueue, CounterSet, Info, VirtioDevice, Worker, Workers, feature};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net as spec;
@@ -57,18 +58,20 @@ pub struct Net {
 impl Net {
     pub(super) fn assemble(config: &Config, host: Host) -> Result<Self, Error> {
         let Host { queues, link, name, mtu } = host;
-        let shared = Arc::new(Shared::new(config.id.clone(), config.mac, link));
+        let shared = Arc::new(Shared::new(config.id.clone(), config.mac, link, config.queue_pairs));
         let mut workers = Vec::with_capacity(queues.len() + 1);
         for (number, tap) in (0u16..).zip(queues) {
             let name = format!("{}_qp{number}", config.id);
-            let worker = Pair::new(number, tap, shared.clone()).and_then(|pair| Worker::spawn(&name, pair));
+            let worker =
+                Pair::new(number, tap, shared.clone()).and_then(|pair| Worker::spawn(Kind::Net, &name, pair));
             let worker = worker.map_err(|source| Error::Thread { name, source })?;
             workers.push((worker, vec![2 * number, 2 * number + 1]));
         }
         let max_pairs = config.queue_pairs;
         let name_of_control = format!("{}_ctrl", config.id);
-        let control = Worker::spawn(&name_of_control, Control::new(max_pairs, shared.clone()))
-            .map_err(|source| Error::Thread { name: name_of_control, source })?;
+        let control =
+            Worker::spawn(Kind::NetControl, &name_of_control, Control::new(max_pairs, shared.clone()))
+                .map_err(|source| Error::Thread { name: name_of_control, source })?;
         workers.push((control, vec![2 * max_pairs]));
         let info = Info {
             id: config.id.clone(),

@@ -17,7 +17,7 @@ use virtio::{ActiveQueue, Fault, Handler, Signals, Watch};
 
 use super::announce::Announcer;
 use super::receive::{self, receive};
-use super::shared::Shared;
+use super::shared::{PairCounters, Shared};
 use super::transmit::{self, transmit};
 use super::watch::TapWatch;
 
@@ -54,7 +54,9 @@ impl Pair {
     }
 
     fn receive(&mut self, queue: &mut ActiveQueue, ram: &GuestRam) -> Result<(), Fault> {
-        let traffic = &self.shared.counters.rx;
+        let Some(PairCounters { rx: traffic, .. }) = self.shared.counters.pair(self.number) else {
+            return Ok(());
+        };
         match receive(&self.tap, &mut self.scatter, queue, ram.map(), traffic)? {
             receive::Pause::Dry | receive::Pause::Turn => self.watch.set(&self.tap, EventSet::IN, true)?,
             receive::Pause::NoBuffers => self.watch.set(&self.tap, EventSet::IN, false)?,
@@ -64,7 +66,9 @@ impl Pair {
     }
 
     fn transmit(&mut self, queue: &mut ActiveQueue, ram: &GuestRam) -> Result<(), Fault> {
-        let traffic = &self.shared.counters.tx;
+        let Some(PairCounters { tx: traffic, .. }) = self.shared.counters.pair(self.number) else {
+            return Ok(());
+        };
         let pause = transmit(&self.tap, &mut self.scatter, queue, ram.map(), traffic)?;
         self.watch.set(&self.tap, EventSet::OUT, pause == transmit::Pause::Full)?;
         if pause == transmit::Pause::Turn {

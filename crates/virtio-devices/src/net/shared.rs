@@ -1,10 +1,11 @@
 //! The leaf objects that the front and the workers of a network card share.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::net::{Mac, Offloads, Tap};
+use meter::{Count, QueueReading};
 use virtio::CounterSet;
 use virtio_bindings::virtio_net as spec;
 
@@ -43,7 +44,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(id: String, mac: Mac, link: Box<dyn Link>) -> Self {
+    pub(super) fn new(id: String, mac: Mac, link: Box<dyn Link>, pairs: u16) -> Self {
         Self {
             id,
             mac,
@@ -51,7 +52,7 @@ impl Shared {
             driver: Mutex::default(),
             fresh: AtomicBool::new(false),
             moved: AtomicBool::new(false),
-            counters: Arc::default(),
+            counters: Arc::new(Counters((0..pairs).map(|_| PairCounters::default()).collect())),
         }
     }
 
@@ -83,42 +84,65 @@ impl Shared {
     }
 }
 
-/// Frames and bytes since the device was built, without virtio-net headers.
+/// Frames and bytes of each queue pair since the device was built, without virtio-net headers.
+pub(super) struct Counters(Box<[PairCounters]>);
+
+/// Written by the pair's thread only; on cache lines of its own.
 #[derive(Default)]
-pub(super) struct Counters {
+#[repr(align(64))]
+pub(super) struct PairCounters {
     pub(super) rx: Traffic,
     pub(super) tx: Traffic,
+}
+
+impl Counters {
+    pub(super) fn pair(&self, number: u16) -> Option<&PairCounters> {
+        self.0.get(usize::from(number))
+    }
+
+    fn sum(&self, count: impl Fn(&PairCounters) -> u64) -> u64 {
+        self.0.iter().map(count).fold(0, u64::wrapping_add)
+    }
 }
 
 impl CounterSet for Counters {
     fn read(&self) -> Vec<(&'static str, u64)> {
         vec![
-            ("rx_bytes", self.rx.bytes()),
-            ("rx_frames", self.rx.frames()),
-            ("tx_bytes", self.tx.bytes()),
-            ("tx_frames", self.tx.frames()),
+            ("rx_bytes", self.sum(|pair| pair.rx.bytes.read())),
+            ("rx_frames", self.sum(|pair| pair.rx.frames.read())),
+            ("tx_bytes", self.sum(|pair| pair.tx.bytes.read())),
+            ("tx_frames", self.sum(|pair| pair.tx.frames.read())),
         ]
+    }
+
+    fn queues(&self) -> Vec<QueueReading> {
+        let reading = |queue, bytes, frames, traffic: &Traffic| QueueReading {
+            queue,
+            counts: vec![(bytes, traffic.bytes.read()), (frames, traffic.frames.read())],
+            latencies: Vec::new(),
+        };
+        let pairs = (0u16..).zip(&self.0);
+        pairs
+            .flat_map(|(number, pair)| {
+                let first = number.saturating_mul(2);
+                let rx = reading(first, "rx_bytes", "rx_frames", &pair.rx);
+                [rx, reading(first.saturating_add(1), "tx_bytes", "tx_frames", &pair.tx)]
+            })
+            .collect()
     }
 }
 
+/// What went through one queue.
 #[derive(Default)]
 pub(super) struct Traffic {
-    bytes: AtomicU64,
-    frames: AtomicU64,
+    bytes: Count,
+    frames: Count,
 }
 
 impl Traffic {
     pub(super) fn add(&self, frames: u64, bytes: u64) {
-        self.frames.fetch_add(frames, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn frames(&self) -> u64 {
-        self.frames.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.frames.add(frames);
+        self.bytes.add(bytes);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 
+use sandbox::Kind;
 use virtio::{Info, VirtioDevice, Worker, Workers};
 
 use super::worker::Source;
@@ -18,7 +19,7 @@ pub struct Front {
 
 impl Front {
     pub(super) fn new(id: String, file: File) -> io::Result<Self> {
-        let workers = Workers::new(vec![(Worker::spawn(&id, Source(file))?, vec![0])]);
+        let workers = Workers::new(vec![(Worker::spawn(Kind::Rng, &id, Source(file))?, vec![0])]);
         let info =
             Info { id, device_type: DEVICE_TYPE, queue_sizes: vec![QUEUE_SIZE], features: 0, config_len: 0 };
         Ok(Self { info, workers })

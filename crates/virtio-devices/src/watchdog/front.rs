@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use device::{Events, Persist, RestoreError, Saved};
+use sandbox::Kind;
 use serde::{Deserialize, Serialize};
 use virtio::{Info, VirtioDevice, Worker, Workers};
 
@@ -31,7 +32,7 @@ pub struct Front {
 impl Front {
     pub(super) fn new(id: String, events: Events, timing: Timing) -> io::Result<Self> {
         let armed = Arc::<AtomicBool>::default();
-        let worker = Worker::spawn(&id, Vigil::new(events, timing, armed.clone())?)?;
+        let worker = Worker::spawn(Kind::Watchdog, &id, Vigil::new(events, timing, armed.clone())?)?;
         let workers = Workers::new(vec![(worker, vec![0])]);
         let info =
             Info { id, device_type: DEVICE_TYPE, queue_sizes: vec![QUEUE_SIZE], features: 0, config_len: 0 };

@@ -39,7 +39,8 @@ impl VirtioDevice for Device0 {
 fn function(ram: &GuestRam) -> VirtioPci {
     let info =
         Info { id: "d".into(), device_type: 2, queue_sizes: vec![16, 16], features: 1 << 9, config_len: 8 };
-    let workers = Workers::new(vec![(Worker::spawn("d", Nothing).unwrap(), vec![0, 1])]);
+    let workers =
+        Workers::new(vec![(Worker::spawn(sandbox::Kind::Block, "d", Nothing).unwrap(), vec![0, 1])]);
     let device = Device0 { info, workers, config: Arc::new(Mutex::new([1, 2, 3, 4, 5, 6, 7, 8])) };
     let place = Place {
         address: Address { segment: 0, slot: 2 },

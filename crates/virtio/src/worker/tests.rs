@@ -15,8 +15,8 @@ impl Handler for Echo {
 
 fn echo() -> Workers {
     Workers::new(vec![
-        (Worker::spawn("echo", Echo).unwrap(), vec![0]),
-        (Worker::spawn("echo1", Echo).unwrap(), vec![1]),
+        (Worker::spawn(Kind::Block, "echo", Echo).unwrap(), vec![0]),
+        (Worker::spawn(Kind::Block, "echo1", Echo).unwrap(), vec![1]),
     ])
 }
 

@@ -8,7 +8,7 @@ use vmtest::wait;
 
 vmtest::tests![
     block: two_disks_in_order, checksums_agree_across_a_reboot, read_only, serial_number, multi_queue, discard,
-    counters, one_writer_only, added_and_removed_before_the_boot,
+    counters, one_writer_only, added_and_removed_before_the_boot, metrics,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -123,7 +123,7 @@ fn added_and_removed_before_the_boot(context: &Context) {
     let (first, second) = (context.path("first"), context.path("second"));
     host::make_full_disk(&first, 8);
     host::make_full_disk(&second, 16);
-    let vm = Builder::new(context).disk(&first).start();
+    let vm = Builder::new(context).disk(&first).grant(&second).start();
     vm.create();
     let section = json!({"path": second, "image_type": "Raw", "id": "later"});
     vm.api().put_json("vm.add-disk", &section).expect(204);
@@ -137,4 +137,32 @@ fn added_and_removed_before_the_boot(context: &Context) {
     vm.wait_ready();
     assert_eq!(vm.ok("sha256sum </dev/vda").split(' ').next(), Some(host::sha256(&second).as_str()));
     assert_eq!(vm.run("test -e /dev/vdb").status, 1);
+}
+
+/// Queue by queue, and the vCPUs besides.
+fn metrics(context: &Context) {
+    let disk = context.path("disk");
+    host::make_full_disk(&disk, 8);
+    let vm = Builder::new(context).cpus(2).disk_with(&disk, json!({"id": "d", "num_queues": 2})).boot();
+    let value = |sample: &str| -> f64 {
+        let text = vm.api().get("metrics").expect(200).body;
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("cloud_hypervisor_{sample} ")));
+        line.unwrap_or_else(|| panic!("no {sample} in {text}")).parse().unwrap()
+    };
+    let count = |queue: u32| {
+        value(&format!(r#"queue_request_duration_seconds_count{{device="d",queue="{queue}",op="read"}}"#))
+    };
+    // Each CPU has a queue of its own.
+    for queue in [0, 1] {
+        let before = count(queue);
+        vm.ok(&format!("taskset {} dd if=/dev/vda of=/dev/null bs=4k count=64 iflag=direct", 1 << queue));
+        assert!(count(queue) >= before + 64.0);
+        let bucket = format!(
+            r#"queue_request_duration_seconds_bucket{{device="d",queue="{queue}",op="read",le="+Inf"}}"#
+        );
+        assert_eq!(value(&bucket), count(queue));
+    }
+    for vcpu in [0, 1] {
+        assert!(value(&format!(r#"vcpu_exits_total{{vcpu="{vcpu}",reason="mmio_write"}}"#)) > 0.0);
+    }
 }

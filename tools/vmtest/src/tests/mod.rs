@@ -8,6 +8,7 @@ mod events;
 mod fuzzing;
 mod lifecycle;
 mod net;
+mod sandbox;
 
 use vmtest::runner::Test;
 
@@ -22,6 +23,7 @@ pub(crate) fn all() -> Vec<Test> {
         events::TESTS,
         clients::TESTS,
         fuzzing::TESTS,
+        sandbox::TESTS,
     ]
     .concat()
 }

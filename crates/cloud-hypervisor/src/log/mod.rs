@@ -1,0 +1,142 @@
+//! The log: one line per event, as `spec/cli.md` §1 "Logging" has it, to standard error or a file. Any thread writes to it.
+//!
+//! Its level can be changed while the program runs (SIGUSR1 for more, SIGUSR2 for less); lines below the level cost one load.
+
+mod line;
+mod template;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Instant, SystemTime};
+
+use thiserror::Error;
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
+
+use line::{Line, Message};
+pub(crate) use template::DEFAULT as DEFAULT_FORMAT;
+use template::{Template, TemplateError};
+
+/// Levels by verbosity; each step shows more.
+const LEVELS: [LevelFilter; 4] =
+    [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE];
+
+/// An index into [`LEVELS`].
+static VERBOSITY: AtomicU8 = AtomicU8::new(0);
+
+/// Why there is no log.
+#[derive(Debug, Error)]
+pub(crate) enum LogError {
+    /// The file cannot be created.
+    #[error("Error creating log file")]
+    File(#[source] io::Error),
+    /// The template makes no sense.
+    #[error("Error parsing logger format")]
+    Format(#[from] TemplateError),
+}
+
+/// Writes events; spans are not used in this program.
+struct Logger {
+    start: Instant,
+    format: Format,
+    output: Mutex<Box<dyn Write + Send>>,
+}
+
+enum Format {
+    Text(Template),
+    Json,
+}
+
+/// Starts logging to `file`, or to standard error: `verbosity` 0 shows warnings, 1 information, 2 debugging, 3 everything. `format` is
+/// `json` or a template.
+///
+/// # Errors
+/// [`LogError`].
+pub(crate) fn install(file: Option<&Path>, format: Option<&str>, verbosity: u8) -> Result<(), LogError> {
+    host::calendar::read_time_zone();
+    let format = match format {
+        Some("json") => Format::Json,
+        Some(template) => Format::Text(template.parse()?),
+        None => Format::Text(DEFAULT_FORMAT.parse()?),
+    };
+    let output: Box<dyn Write + Send> = match file {
+        Some(path) => {
+            let file = File::create(path).map_err(LogError::File)?;
+            sandbox::report_violations_to(file.try_clone().map_err(LogError::File)?.into());
+            Box::new(file)
+        }
+        None => Box::new(io::stderr()),
+    };
+    VERBOSITY.store(verbosity.min(LEVELS.len() as u8 - 1), Relaxed);
+    let logger = Logger { start: Instant::now(), format, output: Mutex::new(output) };
+    // Called once, so no subscriber is there yet.
+    let _ = tracing::subscriber::set_global_default(logger);
+    Ok(())
+}
+
+/// Shows more, or less, from now on.
+pub(crate) fn adjust(more: bool) {
+    let step = |old: u8| if more { (old + 1).min(LEVELS.len() as u8 - 1) } else { old.saturating_sub(1) };
+    // The update cannot fail: the step is always there.
+    let _ = VERBOSITY.fetch_update(Relaxed, Relaxed, |old| Some(step(old)));
+    tracing::callsite::rebuild_interest_cache();
+    tracing::warn!("The log shows {} and worse from now on", level());
+}
+
+fn level() -> LevelFilter {
+    LEVELS.get(usize::from(VERBOSITY.load(Relaxed))).copied().unwrap_or(LevelFilter::TRACE)
+}
+
+impl Subscriber for Logger {
+    /// Asked once for each place in the program, and again after [`adjust`].
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= level()
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(level())
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut message = Message::default();
+        event.record(&mut message);
+        let (metadata, thread) = (event.metadata(), thread::current());
+        let line = Line {
+            boot_time: self.start.elapsed(),
+            time: SystemTime::now(),
+            thread: thread.name().unwrap_or("anonymous"),
+            level: *metadata.level(),
+            file: metadata.file().unwrap_or("unknown"),
+            line: metadata.line().unwrap_or(0),
+            message: message.0,
+        };
+        let text = match &self.format {
+            Format::Text(template) => template.render(&line) + "\r\n",
+            Format::Json => line.to_json() + "\n",
+        };
+        // A log that cannot be written has nowhere to complain.
+        let _ = self.output.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes());
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}

@@ -1,0 +1,44 @@
+//! Landlock for a VM: from its creation on, the control thread and the threads it starts use the VM's files only (`spec/lifecycle.md` §12).
+//! This lasts as long as the process: a second VM gets what both configurations name.
+
+use api::{ApiError, Code};
+use config::Plan;
+use config::plan;
+use sandbox::{Access, Confinement, FilesError, Grant};
+
+use crate::Control;
+
+impl Control {
+    /// Confines this thread, if the plan asks for it. Its consoles are open, and the hypervisor is opened here: no rule names its device.
+    pub(crate) fn confine(&mut self, plan: &Plan) -> Result<(), ApiError> {
+        let Some(grants) = plan.grants() else { return Ok(()) };
+        let grants: Vec<Grant> = grants.into_iter().map(grant).collect();
+        // The same once more changes nothing, and the kernel counts how often a thread is confined.
+        if self.confined.contains(&grants) {
+            return Ok(());
+        }
+        self.hypervisor()?;
+        let confined = Confinement::new(&grants).and_then(Confinement::enter);
+        confined.map_err(|e| refused(&e).within("Failed to apply landlock config during vm_create"))?;
+        self.confined.push(grants);
+        Ok(())
+    }
+}
+
+fn grant(of_plan: plan::Grant) -> Grant {
+    let access = match of_plan.access {
+        plan::Access::Read => Access::Read,
+        plan::Access::Write => Access::Write,
+        plan::Access::ReadWrite => Access::ReadWrite,
+        plan::Access::Bind => Access::Bind,
+    };
+    Grant { path: of_plan.path, access }
+}
+
+fn refused(error: &FilesError) -> ApiError {
+    let code = match error {
+        FilesError::Path { .. } | FilesError::Rule { .. } => Code::InvalidConfig,
+        FilesError::Unsupported(_) | FilesError::Apply(_) => Code::Internal,
+    };
+    ApiError::from_error(code, error)
+}
