@@ -3,8 +3,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -34,16 +34,17 @@ impl Reads for NoVm {
     }
 }
 
-/// The socket of a server that lives as long as the process.
-static SOCKET: LazyLock<PathBuf> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().unwrap().keep();
-    let path = dir.join("api.sock");
+/// The socket of a server that lives as long as the process. An abstract one, because nobody would remove its file.
+static SOCKET: LazyLock<SocketAddr> = LazyLock::new(|| {
+    let address =
+        SocketAddr::from_abstract_name(format!("fuzz-http-requests-{}", std::process::id())).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
     let (client, inbox): (Client, Inbox) = api::channel(Arc::new(NoVm(EventLog::new()))).unwrap();
-    let bound = http::bind(http::Listen::Path(path.clone())).unwrap();
+    let bound = http::bind(http::Listen::Fd(listener.into())).unwrap();
     // Dropped servers go on serving.
     drop(http::serve(bound, client).unwrap());
     std::thread::spawn(move || refuse_all(&inbox));
-    path
+    address
 });
 
 /// A control loop whose every command fails, some for longer reasons than others.
@@ -62,7 +63,7 @@ fn refuse_all(inbox: &Inbox) {
 }
 
 pub(crate) fn run(data: &[u8]) {
-    let mut socket = UnixStream::connect(&*SOCKET).unwrap();
+    let mut socket = UnixStream::connect_addr(&SOCKET).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_write_timeout(Some(PATIENCE)).unwrap();
     match socket.write_all(data).and_then(|()| socket.shutdown(Shutdown::Write)) {
