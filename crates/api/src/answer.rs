@@ -6,7 +6,7 @@ use serde::Serialize;
 
 #[cfg(feature = "schema")]
 use crate::schema::Successes;
-use crate::{ApiError, Code, Counters, PciDeviceInfo, VmInfo, VmmPing};
+use crate::{ApiError, Code, Counters, PciDeviceInfo, Verb, VmInfo, VmmPing};
 
 /// A successful reply as doors send it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,29 @@ pub struct Outcome {
     pub unknown_fields: Vec<String>,
 }
 
+/// Unknown fields that are told one by one; of others only that there are some.
+pub const WARNED_FIELDS: usize = 4;
+/// Characters of a client's text in a log line.
+const LOGGED_LENGTH: usize = 512;
+
+impl Outcome {
+    /// What the log says of fields that nobody knows.
+    pub fn warnings(&self, verb: &Verb) -> impl Iterator<Item = String> {
+        let fields = self.unknown_fields.iter().take(WARNED_FIELDS);
+        fields.map(|field| format!("{}: unknown field: {}", verb.name, log_text(field)))
+    }
+}
+
+/// A client's text as the log may hold it: short, and on one line.
+pub fn log_text(text: &str) -> String {
+    text.chars().take(LOGGED_LENGTH).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// What a verb may reply with.
 pub trait Reply: Send + 'static {
+    /// Whether some replies hold JSON.
+    const HAS_JSON: bool = true;
+
     /// The reply as doors send it.
     ///
     /// # Errors
@@ -42,6 +63,8 @@ pub trait Reply: Send + 'static {
 }
 
 impl Reply for () {
+    const HAS_JSON: bool = false;
+
     fn into_answer(self) -> Result<Answer, ApiError> {
         Ok(Answer::Nothing)
     }
@@ -57,6 +80,8 @@ impl Reply for () {
 pub struct Stopped;
 
 impl Reply for Stopped {
+    const HAS_JSON: bool = false;
+
     fn into_answer(self) -> Result<Answer, ApiError> {
         Ok(Answer::Empty)
     }

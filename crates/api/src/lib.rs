@@ -12,6 +12,7 @@
 mod answer;
 mod calls;
 mod channel;
+pub mod dbus;
 mod error;
 mod events;
 mod info;
@@ -21,17 +22,21 @@ mod request;
 #[cfg(feature = "schema")]
 mod schema;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod verb;
 
-pub use answer::{Answer, Outcome, Reply, Stopped};
+pub use answer::{Answer, Outcome, Reply, Stopped, WARNED_FIELDS, log_text};
 pub use calls::Calls;
 pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
 pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};
 pub use info::{Counters, DeviceNode, Meters, PciDeviceInfo, VmInfo, VmState, VmmPing};
-pub use request::{MAX_DESCRIPTORS, Request, WantsDescriptors, With};
+pub use request::{MAX_BODY, MAX_DESCRIPTORS, Request, WantsDescriptors, With};
 pub use table::{Command, Reads, VERBS};
-pub use verb::{Body, CREATED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb};
+pub use verb::{
+    Body, CREATED, FAILED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb,
+};
 
 /// Where all paths start.
 pub const ROOT: &str = "/api/v1/";

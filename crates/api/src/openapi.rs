@@ -9,6 +9,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::dbus::pascal_case;
 use crate::error::Problem;
 use crate::schema::Shape;
 use crate::table::SHAPES;
@@ -158,17 +159,9 @@ fn deprecated(mut operation: Value, id: &str) -> Value {
 
 /// `vm.add-disk` as `vmAddDisk`.
 fn operation_id(name: &str) -> String {
-    let mut id = String::new();
-    let mut at_word = false;
-    for c in name.chars() {
-        match c {
-            '.' | '-' => at_word = true,
-            c if at_word => {
-                id.extend(c.to_uppercase());
-                at_word = false;
-            }
-            c => id.push(c),
-        }
+    let mut id = pascal_case(name);
+    if let Some(first) = id.get_mut(..1) {
+        first.make_ascii_lowercase();
     }
     id
 }

@@ -10,6 +10,8 @@ use schemars::{Schema, SchemaGenerator};
 use crate::verb::{Body, Json};
 use crate::{ApiError, Code};
 
+/// The most bytes a body has.
+pub const MAX_BODY: usize = 4 << 20;
 /// The most descriptors that come with one call: what the kernel lets one message carry.
 pub const MAX_DESCRIPTORS: usize = 253;
 

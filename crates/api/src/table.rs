@@ -97,6 +97,7 @@ macro_rules! commands {
                 when: $rwhen,
                 has_body: NoBody::EXPECTED,
                 takes_descriptors: NoBody::DESCRIPTORS,
+                has_reply: <$RReply as Reply>::HAS_JSON,
                 may: &[],
                 start: |client, request, done| {
                     let result = NoBody::parse(request).and_then(|_| $read(client.reads()).into_result());
@@ -112,6 +113,7 @@ macro_rules! commands {
                 when: $when,
                 has_body: <$Body as Body>::EXPECTED,
                 takes_descriptors: <$Body as Body>::DESCRIPTORS,
+                has_reply: <$Reply as Reply>::HAS_JSON,
                 may: &[$($(Code::$code),+)?],
                 start: |client, request, done| start(client, request, done, &$Name, |body, reply| Command::$Name { body, reply }),
             }; )+
@@ -123,6 +125,7 @@ macro_rules! commands {
                 when: $uwhen,
                 has_body: <$UBody as Body>::EXPECTED,
                 takes_descriptors: <$UBody as Body>::DESCRIPTORS,
+                has_reply: <$UReply as Reply>::HAS_JSON,
                 may: &[Code::NotImplemented $($(, Code::$ucode)+)?],
                 start: |client, request, done| {
                     start(client, request, done, &$UName, |_: $UBody, reply| Command::Unbuilt { verb: &$UName, reply });

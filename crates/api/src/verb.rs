@@ -154,11 +154,16 @@ pub struct Verb {
     pub has_body: bool,
     /// Whether descriptors may come with it.
     pub takes_descriptors: bool,
+    /// Whether a reply may hold JSON.
+    pub has_reply: bool,
     /// What it may fail with besides what [`Verb::codes`] can tell from the rest of the line.
     pub(crate) may: &'static [Code],
     /// Starts the call: see [`Verb::call`].
     pub(crate) start: fn(&Client, Request<'_>, Done),
 }
+
+/// What stands before everything that verbs say of their failures.
+pub const FAILED: &str = "Error from API";
 
 /// Takes the outcome of a call, on any thread.
 pub(crate) type Done = Box<dyn FnOnce(Outcome) + Send>;
@@ -228,7 +233,7 @@ impl Verb {
     /// Puts what the verb says of its failures in front of why.
     #[must_use]
     pub fn failure(&self, error: ApiError) -> ApiError {
-        error.within(self.fails).within("Error from API")
+        error.within(self.fails).within(FAILED)
     }
 }
 

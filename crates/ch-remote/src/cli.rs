@@ -15,6 +15,15 @@ use crate::table::{Flag, Input, SUBCOMMANDS, Subcommand, VALUE};
 
 /// Where the VMM listens.
 pub(crate) const API_SOCKET: &str = "api-socket";
+/// The VMM's name on a bus.
+#[cfg(feature = "dbus_api")]
+const DBUS_SERVICE_NAME: &str = "dbus-service-name";
+/// The VMM's object on a bus.
+#[cfg(feature = "dbus_api")]
+const DBUS_OBJECT_PATH: &str = "dbus-object-path";
+/// Which bus.
+#[cfg(feature = "dbus_api")]
+const DBUS_SYSTEM_BUS: &str = "dbus-system-bus";
 /// How replies are printed.
 pub(crate) const OUTPUT: &str = "output";
 /// The subcommand that prints a shell's completions.
@@ -38,6 +47,69 @@ const STATES: [(&str, VmState); 5] = [
     ("breakpoint", VmState::BreakPoint),
 ];
 
+/// Where the VMM is to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At a socket.
+    Socket(PathBuf),
+    /// On a bus.
+    #[cfg(feature = "dbus_api")]
+    Bus(crate::bus::Place),
+}
+
+/// Where the options say that the VMM is.
+///
+/// # Errors
+/// What is missing or too much.
+#[cfg(not(feature = "dbus_api"))]
+pub(crate) fn place(matches: &ArgMatches) -> Result<Place, (ErrorKind, &'static str)> {
+    let socket = matches.get_one::<PathBuf>(API_SOCKET).cloned();
+    socket.map(Place::Socket).ok_or((ErrorKind::MissingRequiredArgument, "--api-socket is needed"))
+}
+
+/// Where the options say that the VMM is.
+///
+/// # Errors
+/// What is missing or too much.
+#[cfg(feature = "dbus_api")]
+pub(crate) fn place(matches: &ArgMatches) -> Result<Place, (ErrorKind, &'static str)> {
+    let socket = matches.get_one::<PathBuf>(API_SOCKET).cloned();
+    let text = |name| matches.get_one::<String>(name).cloned();
+    let system_bus = matches.get_flag(DBUS_SYSTEM_BUS);
+    match (socket, text(DBUS_SERVICE_NAME), text(DBUS_OBJECT_PATH)) {
+        (Some(socket), None, None) if !system_bus => Ok(Place::Socket(socket)),
+        (Some(_), ..) => {
+            Err((ErrorKind::ArgumentConflict, "--api-socket and the options of D-Bus exclude each other"))
+        }
+        (None, Some(service_name), Some(object_path)) => {
+            Ok(Place::Bus(crate::bus::Place { service_name, object_path, system_bus }))
+        }
+        (None, ..) => Err((
+            ErrorKind::MissingRequiredArgument,
+            "--api-socket is needed, or both --dbus-service-name and --dbus-object-path",
+        )),
+    }
+}
+
+#[cfg(not(feature = "dbus_api"))]
+fn dbus_options() -> [Arg; 0] {
+    []
+}
+
+#[cfg(feature = "dbus_api")]
+fn dbus_options() -> [Arg; 3] {
+    let value = |name, value| Arg::new(name).long(name).global(true).value_name(value);
+    [
+        value(DBUS_SERVICE_NAME, "NAME").help("Name of the VMM's D-Bus API"),
+        value(DBUS_OBJECT_PATH, "PATH").help("Object path of the VMM's D-Bus API"),
+        Arg::new(DBUS_SYSTEM_BUS)
+            .long(DBUS_SYSTEM_BUS)
+            .global(true)
+            .action(ArgAction::SetTrue)
+            .help("Look on the system bus instead of the session bus"),
+    ]
+}
+
 /// The whole command line.
 pub(crate) fn command() -> Command {
     Command::new("ch-remote")
@@ -53,6 +125,7 @@ pub(crate) fn command() -> Command {
                 .help("Socket of the VMM's REST API")
                 .value_parser(value_parser!(PathBuf)),
         )
+        .args(dbus_options())
         .arg(
             Arg::new(OUTPUT)
                 .long(OUTPUT)
@@ -167,6 +240,7 @@ mod tests {
 
     /// Compared with the file checked in; `UPDATE_DOCS=1` writes it.
     #[test]
+    #[cfg_attr(feature = "dbus_api", ignore = "dist/ describes the default build")]
     fn the_manual_page_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dist/man/ch-remote.1");
         let mut page = Vec::new();
@@ -190,6 +264,35 @@ mod tests {
         for arguments in [["x", "--api-socket", "/s", "ping"], ["x", "ping", "--api-socket", "/s"]] {
             let matches = command().try_get_matches_from(arguments).unwrap();
             assert_eq!(matches.get_one::<PathBuf>(API_SOCKET).unwrap().to_str(), Some("/s"));
+        }
+    }
+
+    fn placed(arguments: &[&str]) -> Result<Place, ErrorKind> {
+        let matches = command().try_get_matches_from([&["x"], arguments].concat()).map_err(|e| e.kind())?;
+        place(&matches).map_err(|(kind, _)| kind)
+    }
+
+    #[test]
+    fn a_place_is_needed() {
+        assert_eq!(placed(&["ping"]), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(placed(&["--api-socket", "/s", "ping"]), Ok(Place::Socket("/s".into())));
+    }
+
+    #[cfg(feature = "dbus_api")]
+    #[test]
+    fn the_two_families_exclude_each_other() {
+        let (name, path) = (["--dbus-service-name", "a.b"], ["--dbus-object-path", "/a"]);
+        let both = [name, path].concat();
+        let place = |system_bus| {
+            let (service_name, object_path) = ("a.b".into(), "/a".into());
+            Ok(Place::Bus(crate::bus::Place { service_name, object_path, system_bus }))
+        };
+        assert_eq!(placed(&[&both[..], &["ping"]].concat()), place(false));
+        assert_eq!(placed(&[&["info", "--dbus-system-bus"], &both[..]].concat()), place(true));
+        for incomplete in [&name[..], &path, &["--dbus-system-bus"]] {
+            assert_eq!(placed(&[&["ping"], incomplete].concat()), Err(ErrorKind::MissingRequiredArgument));
+            let with_socket = [&["ping", "--api-socket", "/s"], incomplete].concat();
+            assert_eq!(placed(&with_socket), Err(ErrorKind::ArgumentConflict));
         }
     }
 

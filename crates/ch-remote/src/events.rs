@@ -1,11 +1,11 @@
-//! `events`: prints what happens to the VM as it happens (`GET /api/v1/events`, server-sent events; `spec/events.md`).
+//! `events`: prints what happens to the VM as it happens (`spec/events.md`): `GET /api/v1/events`, server-sent events, or the signals of D-Bus.
 
 use std::io::{self, BufRead, Write};
 
 use serde_json::Value;
 
 use crate::output::{Format, plain};
-use crate::remote::RemoteError;
+use crate::remote::{Each, RemoteError};
 use crate::report::printable;
 
 /// Why the events end.
@@ -22,15 +22,11 @@ pub(crate) enum EventsError {
 /// Bytes of one line of the stream: far above the largest event.
 const LINE_LIMIT: u64 = 1 << 20;
 
-/// Prints the events of `stream` until it ends.
+/// Hands the data of a stream of server-sent events to `each` until it ends.
 ///
 /// # Errors
 /// [`EventsError`].
-pub(crate) fn follow(
-    mut stream: impl BufRead,
-    format: Format,
-    mut to: impl Write,
-) -> Result<(), EventsError> {
+pub(crate) fn follow(mut stream: impl BufRead, each: &mut Each<'_>) -> Result<(), EventsError> {
     loop {
         let mut line = Vec::new();
         io::Read::take(&mut stream, LINE_LIMIT).read_until(b'\n', &mut line).map_err(RemoteError::Receive)?;
@@ -38,13 +34,22 @@ pub(crate) fn follow(
             return Ok(());
         }
         // What is no data numbers the events, or shows that the connection is alive.
-        let Some(data) = line.strip_prefix(b"data: ") else { continue };
-        let text = match format {
-            Format::Json => [data, b"\n"].concat(),
-            Format::Table => serde_json::from_slice(data).map_or_else(|_| data.to_vec(), |event| row(&event)),
-        };
-        to.write_all(&text).and_then(|()| to.flush()).map_err(EventsError::Output)?;
+        if let Some(data) = line.strip_prefix(b"data: ") {
+            each(data)?;
+        }
     }
+}
+
+/// Prints an event.
+///
+/// # Errors
+/// [`EventsError::Output`].
+pub(crate) fn print(data: &[u8], format: Format, to: &mut impl Write) -> Result<(), EventsError> {
+    let text = match format {
+        Format::Json => [data, b"\n"].concat(),
+        Format::Table => serde_json::from_slice(data).map_or_else(|_| data.to_vec(), |event| row(&event)),
+    };
+    to.write_all(&text).and_then(|()| to.flush()).map_err(EventsError::Output)
 }
 
 /// `    1.234567  vm     booted  key=value`, as one line of a table without end.
@@ -74,15 +79,15 @@ mod tests {
         "data: cut o",
     );
 
-    fn print(format: Format) -> String {
+    fn printed(format: Format) -> String {
         let mut text = Vec::new();
-        follow(STREAM.as_bytes(), format, &mut text).unwrap();
+        follow(STREAM.as_bytes(), &mut |data| print(data, format, &mut text)).unwrap();
         String::from_utf8(text).unwrap()
     }
 
     #[test]
     fn a_row_for_people() {
-        let lines = print(Format::Table);
+        let lines = printed(Format::Table);
         let lines: Vec<_> = lines.lines().collect();
         assert_eq!(lines[0], "     1.002500  vm             booted");
         assert_eq!(lines[1], "(3 events were lost: this terminal was too slow)");
@@ -95,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_line_of_json_for_programs() {
-        let text = print(Format::Json);
+        let text = printed(Format::Json);
         let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((&events[0]["event"], &events[1]["lost"], events.len()), (&"booted".into(), &3.into(), 3));
     }

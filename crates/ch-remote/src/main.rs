@@ -2,11 +2,13 @@
 //! it (`wait`, `console`, `events`, tables, completions). One thread.
 //!
 //! ```text
-//!  arguments --cli, table--> Payload --Remote (rest)--> reply --output--> stdout
+//!  arguments --cli, table--> Payload --Remote (rest, bus)--> reply --output--> stdout
 //!                                          |
 //!                                          +--failure--> report --> stderr, exit 1
 //! ```
 
+#[cfg(feature = "dbus_api")]
+mod bus;
 mod cli;
 mod console;
 mod events;
@@ -19,7 +21,6 @@ mod table;
 mod wait;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use clap::ArgMatches;
 use clap::error::ErrorKind;
 
+use cli::Place;
 use console::ConsoleError;
 use events::EventsError;
 use output::Format;
@@ -44,7 +46,7 @@ const WAIT_INTERVAL: Duration = Duration::from_millis(100);
 enum Failure {
     #[error("Error in the arguments of {0}")]
     Arguments(&'static str, #[source] PayloadError),
-    #[error("http client error")]
+    #[error("{}", .0.client())]
     Remote(#[from] RemoteError),
     #[error("Error waiting for the VM")]
     Wait(#[from] WaitError),
@@ -75,19 +77,16 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
     if name == cli::COMPLETIONS {
         return print(&cli::completions(arguments));
     }
-    let Some(socket) = matches.get_one::<PathBuf>(cli::API_SOCKET) else {
-        cli::usage_error(ErrorKind::MissingRequiredArgument, "--api-socket is needed");
-    };
-    let socket = socket.clone();
+    let place = cli::place(matches).unwrap_or_else(|(kind, text)| cli::usage_error(kind, text));
     let format = matches.get_one::<Format>(cli::OUTPUT).copied();
     match name {
-        cli::WAIT => wait(socket, arguments),
+        cli::WAIT => wait(place, arguments),
         cli::CONSOLE => {
-            let info = Rest::new(socket).call(wait::VM_INFO, &Payload::default())?;
+            let info = remote(place, None).call(wait::VM_INFO, &Payload::default())?;
             Ok(console::attach(&info.unwrap_or_default(), cli::console_device(arguments))?)
         }
-        cli::EVENTS => events(&Rest::new(socket), arguments, format),
-        _ => table::find(name).map_or(Ok(()), |sub| call(&Rest::new(socket), sub, arguments, format)),
+        cli::EVENTS => events(&*remote(place, None), arguments, format),
+        _ => table::find(name).map_or(Ok(()), |sub| call(&*remote(place, None), sub, arguments, format)),
     }
 }
 
@@ -105,24 +104,34 @@ fn call(
     }
 }
 
-fn wait(socket: PathBuf, arguments: &ArgMatches) -> Result<(), Failure> {
+/// The way to the VMM at `place`. No call waits beyond `deadline`.
+fn remote(place: Place, deadline: Option<Instant>) -> Box<dyn Remote> {
+    match place {
+        Place::Socket(path) => Box::new(Rest::new(path, deadline)),
+        #[cfg(feature = "dbus_api")]
+        Place::Bus(place) => Box::new(bus::Bus::new(place, deadline)),
+    }
+}
+
+fn wait(place: Place, arguments: &ArgMatches) -> Result<(), Failure> {
     let (state, patience) = cli::wait_arguments(arguments);
     let deadline = Instant::now().checked_add(patience);
-    let remote = Rest::until(socket, deadline);
+    let remote = remote(place, deadline);
     let again = || {
         let left =
             deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         thread::sleep(left.min(WAIT_INTERVAL));
         !left.is_zero()
     };
-    Ok(wait::wait(&remote, state, again)?)
+    Ok(wait::wait(&*remote, state, again)?)
 }
 
-fn events(remote: &Rest, arguments: &ArgMatches, format: Option<Format>) -> Result<(), Failure> {
+fn events(remote: &dyn Remote, arguments: &ArgMatches, format: Option<Format>) -> Result<(), Failure> {
     let people = io::stdout().is_terminal();
     let format = format.unwrap_or(if people { Format::Table } else { Format::Json });
-    let stream = remote.events(cli::all_events(arguments)).map_err(EventsError::from)?;
-    Ok(events::follow(stream, format, io::stdout().lock())?)
+    let mut stdout = io::stdout().lock();
+    let mut each = |data: &[u8]| events::print(data, format, &mut stdout);
+    Ok(remote.events(cli::all_events(arguments), &mut each)?)
 }
 
 fn print(bytes: &[u8]) -> Result<(), Failure> {

@@ -1,10 +1,14 @@
-//! A VMM elsewhere, as subcommands see it. REST ([`crate::rest`]) is one way there; every other door's client implements the same
-//! trait.
+//! A VMM elsewhere, as subcommands see it. REST ([`crate::rest`]) is one way there, D-Bus (`crate::bus`, cargo feature
+//! `dbus_api`) the other.
 
 use std::io;
 use std::path::PathBuf;
 
+use crate::events::EventsError;
 use crate::payload::Payload;
+
+/// Takes an event.
+pub(crate) type Each<'a> = dyn FnMut(&[u8]) -> Result<(), EventsError> + 'a;
 
 /// A way to a VMM.
 pub(crate) trait Remote {
@@ -13,11 +17,52 @@ pub(crate) trait Remote {
     /// # Errors
     /// [`RemoteError`].
     fn call(&self, verb: &str, payload: &Payload) -> Result<Option<Vec<u8>>, RemoteError>;
+
+    /// Hands every event to `each`, as JSON in one piece, until the VMM ends; with `all`, what has been comes first.
+    ///
+    /// # Errors
+    /// Those of `each`, and [`RemoteError`]: the VMM may be older than its events.
+    fn events(&self, all: bool, each: &mut Each<'_>) -> Result<(), EventsError>;
+}
+
+impl RemoteError {
+    /// What the client is called in error chains.
+    pub(crate) fn client(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "dbus_api")]
+            Self::Bus(_) => "dbus api client error",
+            _ => "http client error",
+        }
+    }
+
+    /// The HTTP status of a refusal, or what it would be.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            #[cfg(feature = "dbus_api")]
+            Self::Bus(error) => error.status(),
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether a VMM that is only being started explains it.
+    pub(crate) fn is_silence(&self) -> bool {
+        match self {
+            #[cfg(feature = "dbus_api")]
+            Self::Bus(error) => error.is_silence(),
+            Self::Connect { .. } | Self::Send(_) | Self::Receive(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Why there is no reply, or what it refuses.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RemoteError {
+    /// Over D-Bus.
+    #[cfg(feature = "dbus_api")]
+    #[error(transparent)]
+    Bus(#[from] crate::bus::BusError),
     /// Nobody listens.
     #[error("Error opening HTTP socket {}", path.display())]
     Connect {

@@ -12,6 +12,12 @@ pub(crate) fn text(error: &(dyn Error + 'static)) -> String {
     while let Some(error) = next {
         match error.downcast_ref::<RemoteError>() {
             Some(RemoteError::Refused { status, body }) => lines.extend(refusal(*status, body, lines.len())),
+            #[cfg(feature = "dbus_api")]
+            Some(error @ RemoteError::Bus(_)) => {
+                for line in error.to_string().lines() {
+                    lines.push((lines.len().to_string(), line.to_owned()));
+                }
+            }
             _ => lines.push((lines.len().to_string(), error.to_string())),
         }
         next = error.source();

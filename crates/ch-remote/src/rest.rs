@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use api::{Method, Verb};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
+use crate::events::{self, EventsError};
 use crate::payload::Payload;
-use crate::remote::{Remote, RemoteError};
+use crate::remote::{Each, Remote, RemoteError};
 
 /// Bytes of status line and headers together.
 const HEAD_LIMIT: u64 = 64 << 10;
@@ -29,13 +30,9 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// The VMM that listens at `path`. Calls last as long as the VMM needs: a migration may take hours.
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, deadline: None }
-    }
-
-    /// As [`Rest::new`]; no call waits for the VMM beyond `deadline`.
-    pub(crate) fn until(path: PathBuf, deadline: Option<Instant>) -> Self {
+    /// The VMM that listens at `path`. No call waits for it beyond `deadline`; without one, calls last as long as the VMM needs: a
+    /// migration may take hours.
+    pub(crate) fn new(path: PathBuf, deadline: Option<Instant>) -> Self {
         Self { path, deadline }
     }
 
@@ -49,14 +46,9 @@ impl Rest {
         }
         Ok(stream)
     }
-}
 
-impl Rest {
-    /// The VMM's events, as lines of text; with `all`, those that it still remembers come first.
-    ///
-    /// # Errors
-    /// [`RemoteError`]; the VMM may be older than its events.
-    pub(crate) fn events(&self, all: bool) -> Result<impl BufRead, RemoteError> {
+    /// The stream of events (`GET /api/v1/events`).
+    fn stream(&self, all: bool) -> Result<impl BufRead, RemoteError> {
         let stream =
             self.connect().map_err(|source| RemoteError::Connect { path: self.path.clone(), source })?;
         // A reply to HTTP/1.0 comes without chunks.
@@ -75,6 +67,10 @@ impl Rest {
 }
 
 impl Remote for Rest {
+    fn events(&self, all: bool, each: &mut Each<'_>) -> Result<(), EventsError> {
+        events::follow(self.stream(all)?, each)
+    }
+
     fn call(&self, verb: &str, payload: &Payload) -> Result<Option<Vec<u8>>, RemoteError> {
         let stream =
             self.connect().map_err(|source| RemoteError::Connect { path: self.path.clone(), source })?;

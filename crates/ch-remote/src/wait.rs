@@ -58,13 +58,11 @@ pub(crate) fn wait(
 
 /// What to say of a failure that may pass.
 fn excuse(error: RemoteError) -> Result<String, WaitError> {
-    match error {
-        RemoteError::Refused { status: 404, .. } => Ok("there is no VM".into()),
-        RemoteError::Refused { status: 429 | 503, .. } => Ok("the VMM is busy".into()),
-        RemoteError::Connect { .. } | RemoteError::Send(_) | RemoteError::Receive(_) => {
-            Ok("the VMM does not answer".into())
-        }
-        error => Err(error.into()),
+    match error.status() {
+        Some(404) => Ok("there is no VM".into()),
+        Some(429 | 503) => Ok("the VMM is busy".into()),
+        _ if error.is_silence() => Ok("the VMM does not answer".into()),
+        _ => Err(error.into()),
     }
 }
 
@@ -74,11 +72,17 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::events::EventsError;
+    use crate::remote::Each;
 
     /// Gives its replies one by one.
     struct Script(RefCell<Vec<Result<&'static str, RemoteError>>>);
 
     impl Remote for Script {
+        fn events(&self, _: bool, _: &mut Each<'_>) -> Result<(), EventsError> {
+            Ok(())
+        }
+
         fn call(&self, verb: &str, _: &Payload) -> Result<Option<Vec<u8>>, RemoteError> {
             assert_eq!(verb, "vm.info");
             self.0.borrow_mut().remove(0).map(|body| Some(body.into()))

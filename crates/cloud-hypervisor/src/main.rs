@@ -2,6 +2,7 @@
 
 mod check;
 mod cli;
+mod doors;
 mod endpoint;
 mod file;
 mod log;
@@ -29,8 +30,8 @@ use endpoint::Endpoint;
 /// What ends the process with code 1.
 #[derive(Debug, ThisError)]
 enum Fatal {
-    #[error("Error parsing --api-socket")]
-    ApiSocket(#[source] endpoint::EndpointError),
+    #[error(transparent)]
+    Door(#[from] doors::DoorError),
     #[error("Error parsing --event-monitor: path or fd required")]
     MonitorSyntax,
     #[error("Error doing event monitor I/O")]
@@ -47,12 +48,6 @@ enum Fatal {
     File(#[source] file::FileError),
     #[error("Cannot print")]
     Print(#[source] std::io::Error),
-    #[error("Error creating the API socket")]
-    Bind(#[source] http::BindError),
-    #[error("Error starting the API")]
-    Serve(#[source] http::ServeError),
-    #[error(transparent)]
-    Stop(http::StopError),
     #[error("Error starting the VMM's threads")]
     Threads(#[source] std::io::Error),
     #[error("Error parsing restore")]
@@ -105,7 +100,8 @@ fn version() -> String {
     format!("v{}", env!("CARGO_PKG_VERSION"))
 }
 
-const FEATURES: [&str; 2] = ["io_uring", "kvm"];
+const FEATURES: &[&str] =
+    if cfg!(feature = "dbus_api") { &["dbus_api", "io_uring", "kvm"] } else { &["io_uring", "kvm"] };
 
 fn print_version(verbosity: u8) -> ExitCode {
     let mut text = format!("cloud-hypervisor {}\nMigration Protocol Versions: 0\n", version());
@@ -152,7 +148,7 @@ fn configuration(cli: Cli) -> Result<(VmConfig, Vec<String>), Fatal> {
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Fatal> {
-    let socket = cli.api_socket.as_deref().map(Endpoint::parse).transpose().map_err(Fatal::ApiSocket)?;
+    let doors = doors::Wanted::read(&cli)?;
     log::install(cli.log_file.as_deref(), cli.log_format.as_deref(), cli.verbosity)?;
     // Before the first thread, so that all inherit the blocked signals.
     let signals = Signals::take().map_err(Fatal::Threads)?;
@@ -168,13 +164,14 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     sandbox::start(Policy { seccomp, files }).map_err(Fatal::Sandbox)?;
     let file = open_monitor(event_monitor.as_deref())?;
     let monitor = Monitor::new(file, log.clone()).map_err(Fatal::Monitor)?;
-    // The doors' socket listens before anything else is made, so that clients may connect meanwhile.
-    let bound = socket.map(listen).transpose()?.map(|on| http::bind(on).map_err(Fatal::Bind)).transpose()?;
+    let doors = doors.prepare()?;
     tracing::info!("cloud-hypervisor {} starting", version());
     monitor.record(Record { source: "vmm", event: "starting", properties: Vec::new() });
     let events = Events::new(Arc::new(monitor)).map_err(Fatal::Threads)?;
     let (client, mut control) = control(events, log, options).map_err(Fatal::Threads)?;
-    let server = bound.map(|bound| http::serve(bound, client)).transpose().map_err(Fatal::Serve)?;
+    let doors = doors.open(&client)?;
+    // Doors hold clones as long as they are open.
+    drop(client);
     sandbox::enter(Kind::Vmm).map_err(Fatal::Sandbox)?;
     if let Some((config, unknown_fields)) = config {
         for field in unknown_fields {
@@ -186,21 +183,9 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
         control.restore_given(&restore).map_err(|e| Fatal::Restore(Chain::from(&e)))?;
     }
     control.run(&signals).map_err(Fatal::Control)?;
-    if let Some(server) = server {
-        server.stop().map_err(Fatal::Stop)?;
-    }
+    doors.close()?;
     tracing::info!("Cloud Hypervisor exited successfully");
     Ok(ExitCode::SUCCESS)
-}
-
-fn listen(endpoint: Endpoint) -> Result<http::Listen, Fatal> {
-    Ok(match endpoint {
-        Endpoint::Path(path) => http::Listen::Path(path),
-        Endpoint::Fd(number) => {
-            let fd = host::inherit::take(number);
-            http::Listen::Fd(fd.map_err(|e| Fatal::ApiSocket(endpoint::EndpointError::Closed(number, e)))?)
-        }
-    })
 }
 
 fn open_monitor(flag: Option<&str>) -> Result<Option<File>, Fatal> {
@@ -218,7 +203,7 @@ fn control(events: Events, log: Arc<EventLog>, options: Options) -> std::io::Res
         build_version: version(),
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id().into(),
-        features: FEATURES.map(String::from).to_vec(),
+        features: FEATURES.iter().copied().map(String::from).collect(),
     };
     let published = Published::new(ping, log);
     let (client, inbox) = api::channel(published.clone())?;

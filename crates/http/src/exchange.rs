@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use api::{ApiError, Client, Code, Outcome, Verb};
+use api::{ApiError, Client, Code, Outcome, Verb, log_text};
 use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, header};
 use tokio::sync::oneshot;
@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::body;
 use crate::pages::Page;
-use crate::reply::{self, Reply, log_text};
+use crate::reply::{self, Reply};
 use crate::server::Shared;
 use crate::stream::Arrived;
 
@@ -39,12 +39,10 @@ pub(crate) async fn answer(shared: &Shared, request: Request<Incoming>, arrived:
         Ok(body) => body,
         Err(error) => return reply::failure(&error.into(), as_problem, None, true),
     };
-    let Outcome { result, unknown_fields } = call(verb, &shared.client, &body, arrived.take()).await;
-    for field in unknown_fields.iter().take(reply::WARNED_FIELDS) {
-        warn!("{}: unknown field: {}", verb.name, log_text(field));
-    }
-    match result {
-        Ok(answer) => reply::success(answer, &unknown_fields),
+    let outcome = call(verb, &shared.client, &body, arrived.take()).await;
+    outcome.warnings(verb).for_each(|text| warn!("{text}"));
+    match outcome.result {
+        Ok(answer) => reply::success(answer, &outcome.unknown_fields),
         Err(error) => reply::failure(&error, as_problem, Some(allowed(verb)), false),
     }
 }

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use api::{Answer, ApiError};
+use api::{Answer, ApiError, WARNED_FIELDS, log_text};
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -56,13 +56,8 @@ impl Body for ReplyBody {
     }
 }
 
-/// Unknown fields that are told one by one; of others only that there are some.
-pub(crate) const WARNED_FIELDS: usize = 4;
 /// Characters of a field's path that are told.
 const WARNED_LENGTH: usize = 64;
-
-/// Characters of a client's text in a log line.
-const LOGGED_LENGTH: usize = 512;
 
 const SERVER: &str = "Cloud Hypervisor API";
 const JSON: &str = "application/json";
@@ -156,11 +151,6 @@ pub(crate) fn last_word(status: StatusCode, error: &ApiError) -> Vec<u8> {
 
 fn log(error: &ApiError) {
     tracing::info!("HTTP API error response: {}", log_text(&error.to_string()));
-}
-
-/// A client's text as the log may hold it: short, and on one line.
-pub(crate) fn log_text(text: &str) -> String {
-    text.chars().take(LOGGED_LENGTH).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Whether a request asks for errors in RFC 9457's form.

@@ -60,7 +60,7 @@ impl Default for Limits {
             connections: 256,
             refusals: 32,
             head: 16 << 10,
-            body: 4 << 20,
+            body: api::MAX_BODY,
             followers: 64,
             keep_alive: Duration::from_secs(15),
             head_time: Duration::from_secs(30),

@@ -38,10 +38,14 @@ fn the_table_of_codes() {
          Generated from `crates/api/src/error.rs`; a test compares. Every failed call carries its code in the header `X-Error-Code`\n\
          and, for requests that accept `application/problem+json`, in the member `code` of the body. Codes never change their meaning;\n\
          new versions may add some.\n\n\
-         | status | code | meaning |\n|---|---|---|\n",
+         Over D-Bus, a failed call is an error whose name is `{errors}` and the name below; its text is the chain, a line each.\n\n\
+         | status | code | D-Bus | meaning |\n|---|---|---|---|\n",
     );
+    text = text.replace("{errors}", api::dbus::ERRORS);
     for code in Code::ALL {
-        text += &format!("| {} | `{code}` | {} |\n", code.status(), code.meaning());
+        let name = code.dbus_name();
+        let name = name.strip_prefix(api::dbus::ERRORS).unwrap();
+        text += &format!("| {} | `{code}` | `{name}` | {} |\n", code.status(), code.meaning());
     }
     compare("errors.md", &text);
 }

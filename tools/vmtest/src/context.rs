@@ -39,6 +39,11 @@ impl Context {
         &self.vmm
     }
 
+    /// The address of the message bus that VMMs of this test find, if it starts one: see [`crate::bus`].
+    pub fn bus_address(&self) -> String {
+        format!("unix:path={}", self.path("bus").display())
+    }
+
     /// An image made by `cargo xtask`: `bzImage`, `vmlinux`, `initramfs`, `debian.img`.
     pub fn image(&self, name: &str) -> PathBuf {
         self.images.join(name)

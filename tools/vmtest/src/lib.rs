@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod bridge;
+pub mod bus;
 pub mod config;
 pub mod console;
 pub mod context;

@@ -65,6 +65,7 @@ impl Vmm {
         // A configuration may name files by relative paths, also one that a fuzzer made up.
         command.current_dir(&context.dir);
         let output_file = File::create(&output).unwrap();
+        command.env("DBUS_SESSION_BUS_ADDRESS", context.bus_address());
         command.stderr(output_file.try_clone().unwrap());
         match terminal {
             Some(terminal) => command.stdin(terminal.try_clone().unwrap()).stdout(terminal),

@@ -12,6 +12,9 @@ use std::process::Command;
 pub(crate) fn run(places: &Places) -> Result<()> {
     let mut deny_clippy = cargo();
     deny_clippy.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let mut on_demand = cargo();
+    on_demand.args(["clippy", "--quiet", "-p", "cloud-hypervisor", "-p", "ch-remote", "--all-targets"]);
+    on_demand.args(["--features", "cloud-hypervisor/dbus_api,ch-remote/dbus_api", "--", "-D", "warnings"]);
     let mut doc = cargo();
     doc.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
     // Private items are documented too, for whoever works on them: links to them are no mistake.
@@ -20,8 +23,13 @@ pub(crate) fn run(places: &Places) -> Result<()> {
     tidy.args(["test", "--quiet", "-p", "tidy"]);
     let mut format = cargo();
     format.args(["fmt", "--all", "--check"]);
-    let mut lints: Vec<(&str, Command)> =
-        vec![("format", format), ("tidy", tidy), ("clippy", deny_clippy), ("documentation", doc)];
+    let mut lints: Vec<(&str, Command)> = vec![
+        ("format", format),
+        ("tidy", tidy),
+        ("clippy", deny_clippy),
+        ("clippy with dbus_api", on_demand),
+        ("documentation", doc),
+    ];
     if quiet(cargo().args(["deny", "--version"])).is_ok() {
         let mut deny = cargo();
         deny.args(["deny", "--log-level", "error", "check", "licenses"]);

@@ -5,6 +5,7 @@ use crate::clients;
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::lab;
+use crate::packages;
 use crate::places::Places;
 use crate::step::{cargo, headline, loud, step};
 use std::io::{self, Write};
@@ -15,6 +16,9 @@ use std::thread;
 
 /// A lab has one CPU; two of them fill a small machine.
 const LABS: usize = 2;
+
+/// Tests talk to message buses with other people's tools.
+const PACKAGES: [&str; 3] = ["dbus-daemon", "libglib2.0-bin", "systemd"];
 
 /// What to test.
 #[derive(Debug)]
@@ -39,15 +43,19 @@ struct Count {
 /// # Errors
 /// A test fails, or something cannot be built.
 pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
+    packages::install(&PACKAGES)?;
     let mut total = Count::default();
     if options.unit {
         headline("unit tests");
-        let mut unit = cargo();
-        unit.args(["test", "--workspace", "--no-fail-fast"]).current_dir(&places.root);
-        if !options.filter.is_empty() {
-            unit.arg("--").arg(&options.filter);
+        // Twice: once as it ships, and what is only there on demand.
+        for what in [&["--workspace"][..], &["-p", "ch-remote", "--features", "dbus_api"]] {
+            let mut unit = cargo();
+            unit.args(["test", "--no-fail-fast"]).args(what).current_dir(&places.root);
+            if !options.filter.is_empty() {
+                unit.arg("--").arg(&options.filter);
+            }
+            total.add(&run_unit(&mut unit)?);
         }
-        total.add(&run_unit(&mut unit)?);
     }
     if options.guest {
         headline("guest tests");
@@ -122,7 +130,7 @@ fn vmm(places: &Places) -> PathBuf {
     std::env::var_os("VMTEST_VMM").map_or_else(|| places.lab_binary("cloud-hypervisor"), PathBuf::from)
 }
 
-/// Builds the VMM as it ships and the test program.
+/// Builds the VMM as it ships, but with the D-Bus API too, its remote, and the test program.
 ///
 /// # Errors
 /// It does not build.
@@ -130,7 +138,8 @@ pub(crate) fn build(places: &Places) -> Result<()> {
     if vmm(places) == places.lab_binary("cloud-hypervisor") {
         step("building the VMM", || {
             let mut vmm = cargo();
-            vmm.args(["build", "--quiet", "--profile", "lab", "-p", "cloud-hypervisor"]);
+            vmm.args(["build", "--quiet", "--profile", "lab", "-p", "cloud-hypervisor", "-p", "ch-remote"]);
+            vmm.args(["--features", "cloud-hypervisor/dbus_api,ch-remote/dbus_api"]);
             loud(vmm.current_dir(&places.root))
         })?;
     }
@@ -143,7 +152,11 @@ pub(crate) fn build(places: &Places) -> Result<()> {
 /// The environment `vmtest` reads.
 pub(crate) fn environment(places: &Places, images: &Path) -> Vec<(String, String)> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    vec![("VMTEST_IMAGES".to_owned(), text(images)), ("VMTEST_VMM".to_owned(), text(&vmm(places)))]
+    vec![
+        ("VMTEST_IMAGES".to_owned(), text(images)),
+        ("VMTEST_VMM".to_owned(), text(&vmm(places))),
+        ("VMTEST_REMOTE".to_owned(), text(&places.lab_binary("ch-remote"))),
+    ]
 }
 
 fn run_guest(places: &Places, filter: &str) -> Result<Count> {

@@ -9,87 +9,19 @@ mod pages;
 mod socket;
 mod transport;
 
-use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use api::{ApiError, Client, Code, Command, Counters, EventLog, Inbox, Reads, VmInfo, VmmPing};
-use host::{ControlOperation, Epoll, EpollEvent, EventFd, EventSet};
+use api::testing::FakeLoop;
+pub(crate) use api::testing::{fake_api, succeed};
+use api::{Command, EventLog};
 
 use crate::server::{Limits, Server, serve_within};
 use crate::{Listen, bind};
 
 pub(crate) const PING: &str = "GET /api/v1/vmm.ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
-
-struct NoVm(Arc<EventLog>);
-
-impl Reads for NoVm {
-    fn vmm_ping(&self) -> VmmPing {
-        VmmPing {
-            build_version: "v54.0.0".into(),
-            version: "54.0.0".into(),
-            pid: 7,
-            features: vec!["kvm".into()],
-        }
-    }
-
-    fn vm_info(&self) -> Result<VmInfo, ApiError> {
-        Err(ApiError::new(Code::VmNotCreated, ["VM is not created".into()]))
-    }
-
-    /// Larger than what a client reads at once.
-    fn vm_counters(&self) -> Result<Counters, ApiError> {
-        let counters: BTreeMap<_, _> = (0..100).map(|i| (format!("counter_{i}"), u64::MAX)).collect();
-        Ok(Counters::from([("_disk0".into(), counters)]))
-    }
-
-    fn events(&self) -> &Arc<EventLog> {
-        &self.0
-    }
-}
-
-const QUIT: u64 = 1;
-
-/// A control loop that answers every command through a function of the test's.
-struct FakeLoop {
-    thread: Option<JoinHandle<()>>,
-    quit: Arc<EventFd>,
-}
-
-impl FakeLoop {
-    fn new(inbox: Inbox, mut answer: impl FnMut(Command) + Send + 'static) -> Self {
-        let quit = Arc::new(host::event_fd().unwrap());
-        let epoll = Epoll::new().unwrap();
-        for (fd, token) in [(inbox.wake_fd().as_raw_fd(), 0), (quit.as_raw_fd(), QUIT)] {
-            epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token)).unwrap();
-        }
-        let thread = std::thread::spawn(move || {
-            loop {
-                let mut events = [EpollEvent::default(); 2];
-                let count = epoll.wait(-1, &mut events).unwrap();
-                if events[..count].iter().any(|event| event.data() == QUIT) {
-                    return;
-                }
-                inbox.clear_wake();
-                while let Some(command) = inbox.next() {
-                    answer(command);
-                }
-            }
-        });
-        Self { thread: Some(thread), quit }
-    }
-}
-
-impl Drop for FakeLoop {
-    fn drop(&mut self) {
-        self.quit.write(1).unwrap();
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
 
 /// A server, what is behind it, and where it listens.
 pub(crate) struct House {
@@ -133,25 +65,6 @@ impl House {
     /// The control loop goes away, and every command it still has.
     pub(crate) fn end_loop(&mut self) {
         self.fake = None;
-    }
-}
-
-pub(crate) fn fake_api() -> (Client, Inbox) {
-    api::channel(Arc::new(NoVm(EventLog::new()))).unwrap()
-}
-
-pub(crate) fn succeed(command: Command) {
-    match command {
-        Command::VmmShutdown { reply, .. } => reply.send(Ok(api::Stopped)),
-        Command::VmCreate { reply, .. }
-        | Command::VmBoot { reply, .. }
-        | Command::VmDelete { reply, .. }
-        | Command::VmShutdown { reply, .. }
-        | Command::VmPause { reply, .. } => reply.send(Ok(())),
-        other => {
-            let what = other.verb().name;
-            other.refuse(Command::not_implemented(what));
-        }
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Kind {
     Vcpu,
     /// The REST API.
     HttpServer,
+    /// The API over D-Bus.
+    Dbus,
     /// The writer of the event file.
     EventMonitor,
     /// What reads input for the serial port.
@@ -56,10 +58,11 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Vmm,
         Self::Vcpu,
         Self::HttpServer,
+        Self::Dbus,
         Self::EventMonitor,
         Self::SerialManager,
         Self::PayloadLoader,

@@ -3,15 +3,15 @@
 
 use libc::{
     SYS_accept4, SYS_bind, SYS_brk, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close,
-    SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_eventfd2, SYS_exit,
+    SYS_connect, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_eventfd2, SYS_exit,
     SYS_exit_group, SYS_fallocate, SYS_fcntl, SYS_fdatasync, SYS_fstat, SYS_fsync, SYS_ftruncate, SYS_futex,
-    SYS_getpid, SYS_getrandom, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday,
-    SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_landlock_add_rule,
-    SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_listen, SYS_lseek, SYS_madvise,
-    SYS_membarrier, SYS_memfd_create, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep,
-    SYS_newfstatat, SYS_open, SYS_openat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv,
-    SYS_preadv2, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readv, SYS_recvfrom, SYS_recvmsg,
-    SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
+    SYS_geteuid, SYS_getpid, SYS_getrandom, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday,
+    SYS_getuid, SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl,
+    SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_listen, SYS_lseek,
+    SYS_madvise, SYS_membarrier, SYS_memfd_create, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap,
+    SYS_nanosleep, SYS_newfstatat, SYS_open, SYS_openat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64,
+    SYS_preadv, SYS_preadv2, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readv, SYS_recvfrom,
+    SYS_recvmsg, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
     SYS_sched_getaffinity, SYS_sched_setaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto,
     SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_statx, SYS_tgkill,
     SYS_timerfd_create, SYS_timerfd_gettime, SYS_timerfd_settime, SYS_unlink, SYS_unlinkat, SYS_write,
@@ -184,6 +184,31 @@ const HTTP_SERVER: &[Call] = &[
     any(SYS_unlinkat),
 ];
 
+/// Connecting to a message bus, and talking there.
+const DBUS: &[Call] = &[
+    any(SYS_connect),
+    any(SYS_epoll_create1),
+    any(SYS_eventfd2),
+    equal(SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
+    equal(SYS_fcntl, 1, libc::F_GETFL),
+    equal(SYS_fcntl, 1, libc::F_SETFL),
+    any(SYS_fstat),
+    // Who we are is part of the greeting.
+    any(SYS_geteuid),
+    any(SYS_getsockname),
+    any(SYS_getsockopt),
+    any(SYS_getuid),
+    // Anybody may ask for the machine's id, which is in a file.
+    bits(SYS_openat, 2, (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC).cast_unsigned(), 0),
+    any(SYS_recvfrom),
+    any(SYS_recvmsg),
+    any(SYS_sendmsg),
+    any(SYS_sendto),
+    any(SYS_shutdown),
+    equal(SYS_socket, 0, libc::AF_UNIX),
+    any(SYS_statx),
+];
+
 /// Opening and reading files.
 const READ_FILES: &[Call] = &[
     any(SYS_fstat),
@@ -296,6 +321,7 @@ pub(super) fn tables(kind: Kind) -> Vec<&'static [Call]> {
         Kind::Vmm => &[VMM, EPOLL, STREAM, AFFINITY, VCPU, HTTP_SERVER, READ_FILES, BLOCK, NET, SPAWN],
         Kind::Vcpu => &[EPOLL, STREAM, AFFINITY, VCPU],
         Kind::HttpServer => &[EPOLL, HTTP_SERVER],
+        Kind::Dbus => &[EPOLL, DBUS],
         Kind::EventMonitor => &[],
         Kind::SerialManager => &[EPOLL, STREAM, PIN],
         Kind::PayloadLoader => &[READ_FILES],

@@ -4,6 +4,7 @@ mod block;
 mod boot;
 mod clients;
 mod console;
+mod dbus;
 mod events;
 mod fuzzing;
 mod lifecycle;
@@ -19,6 +20,7 @@ pub(crate) fn all() -> Vec<Test> {
         block::TESTS,
         net::TESTS,
         console::TESTS,
+        dbus::TESTS,
         lifecycle::TESTS,
         events::TESTS,
         clients::TESTS,
