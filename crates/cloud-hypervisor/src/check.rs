@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use config::VmConfig;
+use serde_json::Value;
 
 /// Prints the whole effective configuration as JSON, or every problem with its place and a next step. Warnings go to standard error.
 ///
@@ -23,9 +24,9 @@ pub(crate) fn run(config: VmConfig, unknown_fields: &[String]) -> io::Result<Exi
                 notes.push_str(&format!("warning: {section}: not implemented in this version\n"));
             }
             io::stderr().write_all(notes.as_bytes())?;
-            let mut json = serde_json::to_string_pretty(plan.config())?;
-            json.push('\n');
-            io::stdout().write_all(json.as_bytes())?;
+            // By way of the form that vm.info has, so that there is one writer of configurations in the program.
+            let config: Value = serde_json::from_str(&serde_json::to_string(plan.config())?)?;
+            writeln!(io::stdout(), "{config:#}")?;
             Ok(ExitCode::SUCCESS)
         }
         Err(problems) => {

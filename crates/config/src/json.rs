@@ -14,11 +14,13 @@ const REPORT_LIMIT: usize = 64;
 pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), serde_json::Error> {
     let mut unknown = Vec::new();
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let body = serde_ignored::deserialize(&mut json, |path| {
+    // One type for all bodies, so that the readers of their common parts are compiled once.
+    let report: &mut dyn FnMut(Path<'_>) = &mut |path| {
         if unknown.len() < REPORT_LIMIT {
             unknown.push(render(&path));
         }
-    })?;
+    };
+    let body = serde_ignored::deserialize(&mut json, report)?;
     json.end()?;
     Ok((body, unknown))
 }

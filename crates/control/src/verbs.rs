@@ -153,6 +153,9 @@ impl Control {
         machine.start();
         vm.machine = Some(machine);
         self.publish();
+        // Reading flags and building machines take far more memory than running one.
+        host::heap::give_back();
+        host::code::give_back();
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod calendar;
+pub mod code;
 pub mod heap;
 pub mod inherit;
 pub mod kick;

@@ -62,7 +62,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("vmtest", 7),
     ("clients", 7),
     ("tidy", 7),
-    ("fuzz", 7),
+    ("fuzz-targets", 7),
 ];
 
 /// Dependencies the layer numbers would allow and the design does not: (crate, may not use, why).

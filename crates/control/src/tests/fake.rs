@@ -16,7 +16,7 @@ use memory::RamRegion;
 
 use crate::{Control, Ended, Options, Published};
 
-struct FakeHypervisor;
+pub(super) struct FakeHypervisor;
 
 impl Hypervisor for FakeHypervisor {
     fn supported_cpuid(&self) -> Result<Vec<Leaf>, Error> {
@@ -184,6 +184,14 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(options: Options) -> Self {
+        Self::opening(options, || Ok(Arc::new(FakeHypervisor)))
+    }
+
+    /// With a hypervisor that is opened by `open`, on the loop's thread.
+    pub(super) fn opening(
+        options: Options,
+        open: impl Fn() -> Result<Arc<dyn Hypervisor>, Error> + Send + 'static,
+    ) -> Self {
         let ping =
             VmmPing { build_version: String::new(), version: String::new(), pid: 1, features: Vec::new() };
         let published = Published::new(ping, EventLog::new());
@@ -192,7 +200,6 @@ impl Rig {
         let events = Events::new(names.clone()).unwrap();
         let mine = events.clone();
         let thread = std::thread::spawn(move || {
-            let open = || Ok(Arc::new(FakeHypervisor) as Arc<dyn Hypervisor>);
             let control = Control::new(inbox, mine, published, Box::new(open), options);
             control.run(&Signals::take().unwrap())
         });
@@ -201,10 +208,15 @@ impl Rig {
 
     /// Calls a verb as a door does.
     pub(super) fn call(&self, verb: &str, body: &str) -> Result<Answer, ApiError> {
+        self.start(verb, body).recv().unwrap()
+    }
+
+    /// As [`Rig::call`], without waiting.
+    pub(super) fn start(&self, verb: &str, body: &str) -> mpsc::Receiver<Result<Answer, ApiError>> {
         let (sender, outcome) = mpsc::channel();
-        let done = move |outcome: Outcome| sender.send(outcome).unwrap();
+        let done = move |outcome: Outcome| sender.send(outcome.result).unwrap();
         Verb::find(verb).unwrap().call(&self.client, body.as_bytes(), done);
-        outcome.recv().unwrap().result
+        outcome
     }
 
     pub(super) fn ok(&self, verb: &str, body: &str) {

@@ -2,11 +2,13 @@ mod confine;
 mod fake;
 mod sections;
 
-use api::{Code, VmState};
+use std::sync::{Arc, mpsc};
+
+use api::{Answer, Code, VmState};
 use device::Event;
 
 use crate::{Ended, Options};
-use fake::{Rig, kernel};
+use fake::{FakeHypervisor, Rig, kernel};
 
 fn config(kernel: &tempfile::NamedTempFile) -> String {
     let path = kernel.path().display();
@@ -167,4 +169,29 @@ fn verbs_out_of_season_are_refused_and_change_nothing() {
     );
     assert_eq!(rig.state(), Some(VmState::Running));
     assert_eq!(rig.records().iter().filter(|r| *r == "vm/resuming" || *r == "vm/snapshotting").count(), 2);
+}
+
+/// Reads are answered from what was published last. The boot is provably still under way: it waits for this test.
+#[test]
+fn reads_are_answered_while_a_boot_hangs() {
+    let (entered, inside) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let rig = Rig::opening(Options::default(), move || {
+        entered.send(()).unwrap();
+        released.recv().unwrap();
+        Ok(Arc::new(FakeHypervisor))
+    });
+    let kernel = kernel();
+    rig.ok("vm.create", &config(&kernel));
+    let boot = rig.start("vm.boot", "");
+    inside.recv().unwrap();
+    let answers: Vec<_> = ["vmm.ping", "vm.info", "vm.counters"].map(|verb| rig.call(verb, "")).into();
+    assert!(matches!(&answers[0], Ok(Answer::Json(_))));
+    assert!(matches!(&answers[1], Ok(Answer::Json(info)) if info.contains(r#""state":"Created""#)));
+    assert!(matches!(&answers[2], Err(error) if error.code == Code::IllegalState));
+    assert_eq!(rig.records(), ["vm/booting"]);
+    assert!(boot.try_recv().is_err(), "the boot has ended already");
+    release.send(()).unwrap();
+    assert!(boot.recv().unwrap().is_ok());
+    assert_eq!(rig.state(), Some(VmState::Running));
 }

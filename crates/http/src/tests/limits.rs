@@ -1,6 +1,10 @@
 //! What clients may not do, and how they are told.
 
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{House, PING, put};
 use crate::server::Limits;
@@ -172,4 +176,57 @@ fn refusals_are_limited_too() {
     assert_eq!(only.ask(PING).status, 200);
     assert!(house.connect().is_over());
     assert_eq!(only.ask(PING).status, 200);
+}
+
+/// All at once, on threads of their own: as many as there is room for are served, and the others are told or turned away.
+#[test]
+fn a_thousand_clients_at_once() {
+    const CLIENTS: usize = 1000;
+    raise_descriptor_limit(3 * CLIENTS as u64);
+    let house = House::new();
+    let mut first = house.connect();
+    assert_eq!(first.ask(PING).status, 200);
+    // Nobody leaves before everybody has come.
+    let everybody = Barrier::new(CLIENTS);
+    let served = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            std::thread::Builder::new()
+                .stack_size(256 << 10)
+                .spawn_scoped(scope, || {
+                    let mut peer = house.connect();
+                    let status = peer.try_ask(PING).map(|reply| reply.status);
+                    served.fetch_add(usize::from(status == Some(200)), Ordering::Relaxed);
+                    everybody.wait();
+                    assert!(matches!(status, None | Some(200 | 503)), "{status:?}");
+                })
+                .unwrap();
+        }
+    });
+    assert_eq!(served.into_inner(), Limits::default().connections as usize - 1);
+    assert_eq!(first.ask(PING).status, 200);
+    while house.connect().try_ask(PING).is_none_or(|reply| reply.status != 200) {}
+}
+
+/// The 257th, exactly, and its neighbours.
+#[test]
+fn there_is_room_for_256() {
+    raise_descriptor_limit(1000);
+    let house = House::new();
+    let mut served: Vec<_> = (0..256).map(|_| house.connect()).collect();
+    for peer in &mut served {
+        assert_eq!(peer.ask(PING).status, 200);
+    }
+    let mut refused = house.connect();
+    refused.send(PING);
+    expect_refusal(&mut refused, 503, "unavailable");
+    for peer in &mut served {
+        assert_eq!(peer.ask(PING).status, 200);
+    }
+}
+
+fn raise_descriptor_limit(least: u64) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.current.map(|current| current.max(least));
+    setrlimit(Resource::Nofile, limit).unwrap();
 }

@@ -108,6 +108,14 @@ impl Peer {
         self.reply()
     }
 
+    /// As [`Peer::ask`], of a server that may turn its clients away without a word.
+    pub(crate) fn try_ask(&mut self, request: &str) -> Option<Reply> {
+        // Sent in vain if the server has gone already; what it said before can still be read.
+        let _ = self.socket.write_all(request.as_bytes());
+        let is_there = !self.unread.is_empty() || self.read_more();
+        is_there.then(|| self.reply())
+    }
+
     /// The next reply to a request other than HEAD.
     pub(crate) fn reply(&mut self) -> Reply {
         let mut reply = self.head();

@@ -1,4 +1,30 @@
-//! Row by row of the transport table, `spec/rest-api.md` §1, and of the keep list, `spec/README.md`.
+//! Row by row of the transport table, `spec/rest-api.md` §1, and of what the keep list, `spec/README.md`, says of the socket.
+//!
+//! | row | tests, here if without a file |
+//! |---|---|
+//! | socket, path | `socket.rs`; `a_path_with_its_key_and_without` in the program's `tests/api_socket.rs` |
+//! | descriptor | `socket.rs`: `a_listening_descriptor_is_used_as_it_is`; `api_socket.rs`: `a_descriptor_that_listens_already` |
+//! | no option, file mode | `api_socket.rs`: `without_the_option_there_is_no_socket`, `nobody_else_may_connect` |
+//! | versions | `close_is_honoured_and_http_1_0_closes_by_itself`, `limits.rs`: `what_is_not_http` |
+//! | root | `paths_in_every_form` |
+//! | methods | `calls.rs`: `wrong_methods_are_told_the_right_ones`, `head_on_reads_is_get_without_its_body` |
+//! | keep-alive | `a_connection_is_kept_and_used_again`, `close_is_honoured_and_http_1_0_closes_by_itself` |
+//! | concurrent connections | `limits.rs`: `there_is_room_for_256`, `a_thousand_clients_at_once`, `refusals_are_limited_too` |
+//! | concurrency | `calls.rs`: `a_long_command_holds_nobody_up`; control's `reads_are_answered_while_a_boot_hangs` |
+//! | pipelining | `pipelined_requests_are_answered_in_order` |
+//! | header area | `limits.rs`: `heads_are_limited` |
+//! | body | `ping_may_be_put_and_put_may_have_no_length`, `requests_may_come_byte_by_byte`, `chunked_bodies` |
+//! | body limit, large bodies | `limits.rs`: `four_mebibytes_are_welcome`, `a_byte_more_is_not`; `api_socket.rs`: `large_bodies_pass_the_sandbox` |
+//! | `Expect` | `expect_100_continue` |
+//! | `Content-Type`, `Accept` | `unsupported_media_types_do_not_matter`, `calls.rs`: `errors_in_both_forms` |
+//! | parse error aftermath | `one_mistake_gets_one_reply`, `limits.rs`: `what_is_not_http` |
+//! | descriptors | `descriptors.rs`; `head_body_and_descriptors_may_come_in_one_message` |
+//! | response layout | `one_read_of_1023_bytes_gets_the_whole_small_reply`, `a_204_has_no_body_and_says_so_by_leaving_headers_out`, `an_empty_200_says_its_length` |
+//! | error body | `calls.rs`: `every_code_reaches_the_client`, `unknown_paths` |
+//! | keep: unknown fields | `calls.rs`: `unknown_fields_are_accepted_with_a_warning`; `tests/log.rs` |
+//! | keep: 1023 bytes, once | `one_read_of_1023_bytes_gets_the_whole_small_reply`, `the_status_line_of_a_large_reply_comes_at_once`, `descriptors.rs`: `one_message_one_read` |
+//! | keep: event monitor, version | `api_socket.rs`: `events_into_a_fifo`, `events_into_a_descriptor`, `the_version_comes_first` |
+//! | keep: life cycle | control's tests; the guest tests `lifecycle` and `clients` |
 
 use std::io::Read;
 use std::net::Shutdown;
@@ -200,4 +226,39 @@ fn upgrades_are_not_taken_up() {
     let request = "GET /api/v1/vmm.ping HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
     assert_eq!(peer.ask(request).status, 200);
     assert_eq!(peer.ask(PING).status, 200);
+}
+
+#[test]
+fn unsupported_media_types_do_not_matter() {
+    let house = House::new();
+    let mut peer = house.connect();
+    for field in [
+        "Content-Type: text/plain",
+        "Content-Type: ",
+        "Content-Type: application/x-www-form-urlencoded",
+        "Accept: text/html",
+        "Accept: ;;,",
+        "Accept-Encoding: gzip",
+        "Accept-Encoding: identity;q=0",
+    ] {
+        let request =
+            put("vm.create", r#"{"payload":{"kernel":"/k"}}"#).replace("Host", &format!("{field}\r\nHost"));
+        assert_eq!(peer.ask(&request).status, 204, "{field}");
+        let reply = peer.ask(&PING.replace("Host", &format!("{field}\r\nHost")));
+        assert_eq!((reply.status, reply.header("Content-Type")), (200, Some("application/json")), "{field}");
+        assert_eq!(reply.header("Content-Encoding"), None);
+    }
+}
+
+/// Nothing behind a mistake is taken for a request: who knows where the next one would begin.
+#[test]
+fn one_mistake_gets_one_reply() {
+    let house = House::new();
+    let over_long = format!("GET /api/v1/vmm.ping HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(20 << 10));
+    for mistake in [over_long.as_str(), "garbage\r\n\r\n", "GET / HTTP/1.1\r\nno colon\r\n\r\n"] {
+        let mut peer = house.connect();
+        peer.send([mistake, PING, PING].concat());
+        assert!((400..500).contains(&peer.reply().status));
+        assert!(peer.is_over());
+    }
 }

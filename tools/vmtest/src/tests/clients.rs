@@ -1,14 +1,19 @@
 //! Clients that others wrote or generated lead a VM through its life.
 
-use serde_json::Value;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
+use std::io::{BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use vmtest::context::Context;
 use vmtest::foreign::{Caller, Curl, Process, Told, tool};
 use vmtest::host;
+use vmtest::rest::{read_reply, request_text};
 use vmtest::vm::{Builder, Vm};
+use vmtest::wait;
 
-vmtest::tests![clients: published_crate, progenitor, openapi_python_client, curl];
+vmtest::tests![clients: published_crate, progenitor, openapi_python_client, curl, a_thousand_at_once];
 
 /// The crate `cloud-hypervisor-client`, made from the reference's document.
 fn published_crate(context: &Context) {
@@ -98,4 +103,42 @@ fn life<C: Caller>(context: &Context, connect: impl FnOnce(&Path) -> C) {
     assert_eq!(client.call("vm.info", None), Told::Refusal(404));
     done(client, "vmm.shutdown");
     assert_eq!(vm.vmm.wait_exit().code(), Some(0));
+}
+
+/// There is room for 256 clients; the next one is told, the others may be turned away, and the guest counts on.
+fn a_thousand_at_once(context: &Context) {
+    const ROOM: usize = 256;
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.current.map(|current| current.max(2048));
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let path = context.path("counter");
+    let vm = Builder::new(context).with("console", json!({"mode": "File", "file": path})).boot();
+    let counted = || std::fs::metadata(&path).map(|meta| meta.len()).unwrap_or(0);
+    vm.ok("(while true; do echo tick >/dev/hvc0; usleep 10000; done) >/dev/null 2>&1 &");
+
+    let ping = request_text("GET", "vmm.ping", None);
+    let mut clients: Vec<_> = (0..1000)
+        .map(|_| {
+            let mut client = UnixStream::connect(vm.vmm.socket()).unwrap();
+            client.set_read_timeout(Some(wait::COMMAND)).unwrap();
+            // In vain for a client that is turned away.
+            let _ = client.write_all(ping.as_bytes());
+            client
+        })
+        .collect();
+    let replies = clients.iter_mut().map(|client| read_reply(&mut BufReader::new(client)));
+    for (number, reply) in replies.enumerate() {
+        match (number < ROOM, reply.map(|reply| reply.status)) {
+            (true, status) => assert_eq!(status.unwrap(), 200, "client {number}"),
+            (false, Ok(status)) => assert_eq!(status, 503, "client {number}"),
+            (false, Err(error)) => assert_ne!(number, ROOM, "{error}"),
+        }
+    }
+
+    let so_far = counted();
+    wait::until_true(wait::COMMAND, "the guest to count on", || counted() > so_far);
+    assert_eq!(vm.ok("echo unharmed"), "unharmed");
+    drop(clients);
+    wait::until_true(wait::COMMAND, "room again", || vm.api().answers());
+    assert_eq!(vm.api().info()["state"], "Running");
 }

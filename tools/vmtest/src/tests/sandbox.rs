@@ -9,7 +9,7 @@ use vmtest::vm::{Builder, Vm};
 
 vmtest::tests![
     sandbox: every_thread_is_filtered, no_filters_on_demand, a_file_outside_the_rules, confined_by_flag,
-    files_are_the_owner_s,
+    consoles_after_a_reboot, files_are_the_owner_s,
 ];
 
 /// Name, `Seccomp` and `NoNewPrivs` of each thread, as `proc(5)` shows them.
@@ -78,6 +78,18 @@ fn confined_by_flag(context: &Context) {
     vm.api().put("vmm.shutdown").expect(200);
     assert!(vm.vmm.wait_exit().success());
     assert!(!vm.vmm.has_socket());
+}
+
+/// A reboot opens the consoles anew, by then confined.
+fn consoles_after_a_reboot(context: &Context) {
+    let builder = Builder::new(context).with("serial", json!({"mode": "Tty"}));
+    let vm = builder.with("console", json!({"mode": "Pty"})).boot();
+    let before = vm.api().pty("console");
+    vm.api().put("vm.reboot").expect(204);
+    vm.wait_ready();
+    assert_eq!(vm.ok("echo hello"), "hello");
+    vm.ok("seq 100 >/dev/hvc0");
+    assert!(before.is_some() && vm.api().pty("console").is_some());
 }
 
 fn files_are_the_owner_s(context: &Context) {

@@ -1,0 +1,200 @@
+//! The program's sockets as clients find them: `--api-socket` and `--event-monitor` in all their forms (`spec/rest-api.md` §1, the keep list of
+//! `spec/README.md`). What is said on the socket is tested with the door, in `crates/http/src/tests/`.
+
+#![cfg(test)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::FdFlags;
+
+const PING: &str = "GET /api/v1/vmm.ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const SHUTDOWN: &str = "PUT /api/v1/vmm.shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running program and a directory of its own.
+struct Vmm {
+    process: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Vmm {
+    /// `arguments` makes the command line from the directory.
+    fn start(arguments: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cloud-hypervisor"));
+        command.args(arguments(dir.path())).stdin(Stdio::null()).current_dir(&dir);
+        Self { process: command.spawn().unwrap(), dir }
+    }
+
+    fn on_socket() -> Self {
+        Self::start(|dir| vec![format!("--api-socket={}", dir.join("api").display())])
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("api")
+    }
+
+    /// Ends it over its socket, and well.
+    fn end(mut self, socket: &Path) {
+        assert_eq!(ask(connect(socket), SHUTDOWN).0, 200);
+        assert_eq!(self.process.wait().unwrap().code(), Some(0));
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Connects as soon as somebody listens.
+fn connect(path: &Path) -> UnixStream {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match UnixStream::connect(path) {
+            Ok(socket) => {
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                return socket;
+            }
+            Err(error) => assert!(Instant::now() < deadline, "{}: {error}", path.display()),
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// One request; the status and the rest of the reply.
+fn ask(mut socket: UnixStream, request: &str) -> (u16, String) {
+    socket.write_all(request.as_bytes()).unwrap();
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut reply = String::new();
+    socket.read_to_string(&mut reply).unwrap();
+    let status = reply.split(' ').nth(1).unwrap_or_else(|| panic!("{reply}")).parse().unwrap();
+    (status, reply)
+}
+
+#[test]
+fn a_path_with_its_key_and_without() {
+    for key in ["", "path="] {
+        let vmm = Vmm::start(|dir| vec![format!("--api-socket={key}{}", dir.join("api").display())]);
+        let socket = vmm.socket();
+        assert_eq!(ask(connect(&socket), PING).0, 200);
+        let dir = vmm.dir.path().to_owned();
+        assert!(dir.join("api.lock").exists());
+        assert_eq!(ask(connect(&socket), SHUTDOWN).0, 200);
+        let mut vmm = vmm;
+        assert_eq!(vmm.process.wait().unwrap().code(), Some(0));
+        assert!(!socket.exists() && dir.join("api.lock").exists());
+    }
+}
+
+#[test]
+fn a_descriptor_that_listens_already() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine");
+    let listener = UnixListener::bind(&path).unwrap();
+    rustix::io::fcntl_setfd(&listener, FdFlags::empty()).unwrap();
+    let vmm = Vmm::start(|_| vec![format!("--api-socket=fd={}", listener.as_raw_fd())]);
+    assert_eq!(ask(connect(&path), PING).0, 200);
+    vmm.end(&path);
+    assert!(path.exists() && !dir.path().join("mine.lock").exists());
+}
+
+#[test]
+fn without_the_option_there_is_no_socket() {
+    let vmm =
+        Vmm::start(|dir| vec![format!("--event-monitor=path={}", dir.join("events").display()), "-v".into()]);
+    let deadline = Instant::now() + PATIENCE;
+    // The first record comes after the socket would have been bound.
+    let events = vmm.dir.path().join("events");
+    while !std::fs::read_to_string(&events).is_ok_and(|text| text.contains("starting")) {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    let names: Vec<_> =
+        std::fs::read_dir(&vmm.dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["events"]);
+}
+
+#[test]
+fn nobody_else_may_connect() {
+    let vmm = Vmm::on_socket();
+    connect(&vmm.socket());
+    let mode = |path: PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(vmm.socket()), 0o700);
+    assert_eq!(mode(vmm.dir.path().join("api.lock")) & 0o077, 0);
+    let socket = vmm.socket();
+    vmm.end(&socket);
+}
+
+/// The reference's sandbox kills it at 300 kB.
+#[test]
+fn large_bodies_pass_the_sandbox() {
+    let vmm = Vmm::on_socket();
+    for length in [300_000, 4 << 20] {
+        let config = r#"{"payload":{"kernel":"/no/such/kernel"},"console":{"mode":"Null"}}"#;
+        let body = format!("{config}{}", " ".repeat(length - config.len()));
+        let head =
+            format!("PUT /api/v1/vm.create HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+        let (status, reply) = ask(connect(&vmm.socket()), &(head + &body));
+        assert_eq!(status, 204, "{reply}");
+        let delete = "PUT /api/v1/vm.delete HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        assert_eq!(ask(connect(&vmm.socket()), delete).0, 204);
+    }
+    let socket = vmm.socket();
+    vmm.end(&socket);
+}
+
+/// Reads records up to the one that says that the VMM ends.
+fn expect_records(events: impl Read) {
+    let mut text = String::new();
+    for line in BufReader::new(events).lines() {
+        text.push_str(&line.unwrap());
+        if text.contains(r#""event": "shutdown""#) {
+            break;
+        }
+    }
+    assert!(text.contains(r#""event": "starting""#) && text.contains(r#""source": "vmm""#), "{text}");
+}
+
+/// A FIFO is opened for writing, so the program waits for its reader and only then goes on.
+#[test]
+fn events_into_a_fifo() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("events");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let vmm = Vmm::start(|dir| {
+        let socket = format!("--api-socket={}", dir.join("api").display());
+        vec![socket, format!("--event-monitor=path={}", fifo.display())]
+    });
+    let reader = std::fs::File::open(&fifo).unwrap();
+    let socket = vmm.socket();
+    vmm.end(&socket);
+    expect_records(reader);
+}
+
+#[test]
+fn events_into_a_descriptor() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::io::fcntl_setfd(writer.as_fd(), FdFlags::empty()).unwrap();
+    let vmm = Vmm::start(|dir| {
+        let socket = format!("--api-socket={}", dir.join("api").display());
+        vec![socket, format!("--event-monitor=fd={}", writer.as_raw_fd())]
+    });
+    drop(writer);
+    let socket = vmm.socket();
+    vmm.end(&socket);
+    expect_records(reader);
+}
+
+#[test]
+fn the_version_comes_first() {
+    let output = Command::new(env!("CARGO_BIN_EXE_cloud-hypervisor")).arg("--version").output().unwrap();
+    assert!(output.stdout.starts_with(b"cloud-hypervisor v54.0.0"), "{output:?}");
+}
