@@ -38,7 +38,9 @@ fn grant(of_plan: plan::Grant) -> Grant {
 fn refused(error: &FilesError) -> ApiError {
     let code = match error {
         FilesError::Path { .. } | FilesError::Rule { .. } => Code::InvalidConfig,
-        FilesError::Unsupported(_) | FilesError::Apply(_) => Code::Internal,
+        // What earlier VMs left behind.
+        FilesError::Apply(_) => Code::IllegalState,
+        FilesError::Unsupported(_) => Code::Internal,
     };
     ApiError::from_error(code, error)
 }

@@ -67,3 +67,21 @@ fn a_file_that_is_not_there_is_the_caller_s_fault() {
     assert!(error.to_string().contains("/no/such/disk"), "{error}");
     assert_eq!(rig.state(), None);
 }
+
+#[test]
+fn the_kernel_s_limit_is_no_failure_of_ours() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let directories: Vec<_> = (0..17).map(|_| tempfile::tempdir().unwrap()).collect();
+    let create = |directory: &tempfile::TempDir| {
+        let path = directory.path().display();
+        let more = format!(r#","landlock_rules":[{{"path":"{path}","access":"r"}}]"#);
+        rig.call("vm.create", &config(&kernel, &more))
+    };
+    for directory in &directories[..16] {
+        create(directory).unwrap_or_else(|e| panic!("{e}"));
+        rig.ok("vm.delete", "");
+    }
+    let error = create(&directories[16]).err().unwrap();
+    assert_eq!(error.code, Code::IllegalState, "{error}");
+    assert!(error.to_string().contains("start a new one"), "{error}");
+}
