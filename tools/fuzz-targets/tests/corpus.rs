@@ -92,11 +92,13 @@ impl Drop for Shown<'_> {
     }
 }
 
+/// `FUZZ_FACTOR` times as many `mutations` as given: `cargo xtask test` asks for some minutes of them.
 fn check(target: &str, mutations: usize) {
+    let factor = std::env::var("FUZZ_FACTOR").map_or(1, |factor| factor.parse().unwrap());
     let seeds = corpus(target);
     assert!(!seeds.is_empty(), "{target} has no corpus");
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    let mutated = (0..mutations).map(|_| mutate(&seeds, &mut dice));
+    let mutated = (0..mutations * factor).map(|_| mutate(&seeds, &mut dice));
     for data in seeds.iter().cloned().chain(mutated) {
         let _shown = Shown(&data);
         run(target, &data);
