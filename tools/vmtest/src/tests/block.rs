@@ -109,7 +109,7 @@ fn one_writer_only(context: &Context) {
     let first = Builder::new(context).disk(&disk).boot();
     let second = Builder::new(context).disk(&disk).start();
     second.create();
-    let refusal = second.api().put("vm.boot").expect(500);
+    let refusal = second.api().put("vm.boot").expect(400);
     assert!(refusal.body.to_lowercase().contains("lock"), "{}", refusal.body);
     // When the first is gone the second may have it.
     first.api().put("vm.delete").expect(204);
