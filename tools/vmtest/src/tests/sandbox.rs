@@ -60,7 +60,7 @@ fn a_file_outside_the_rules(context: &Context) {
     vm.create();
     let section = json!({"path": second, "image_type": "Raw", "id": "later"});
     vm.api().put_json("vm.add-disk", &section).expect(204);
-    let refusal = vm.api().put("vm.boot").expect(500);
+    let refusal = vm.api().put("vm.boot").expect(400);
     assert!(refusal.body.contains("Permission denied"), "{}", refusal.body);
     // Without it everything else is there, also a second time.
     vm.api().put_json("vm.remove-device", &json!({"id": "later"})).expect(204);
