@@ -68,6 +68,28 @@ impl Connection {
         success(read_reply(&mut self.stream)?)
     }
 
+    /// A PUT without a body; this VMM only.
+    ///
+    /// # Errors
+    /// The connection breaks or the request is refused.
+    pub(crate) fn put_nothing(&mut self, action: &str) -> io::Result<()> {
+        self.send(&request_text("PUT", action, None))?;
+        success(read_reply(&mut self.stream)?)
+    }
+
+    /// Whether something has arrived that was not read yet.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub(crate) fn has_reply(&mut self) -> io::Result<bool> {
+        self.stream.get_ref().set_nonblocking(true)?;
+        match self.stream.fill_buf() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Sends a request without waiting for its reply.
     ///
     /// # Errors

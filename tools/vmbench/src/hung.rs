@@ -1,11 +1,12 @@
-//! How soon `vm.info` answers while a boot hangs: its kernel is a FIFO into which nobody writes.
+//! How soon `vm.info` answers while a boot hangs: a reboot opens the serial port's FIFO anew, and nobody reads from it.
 
 use crate::call::Connection;
 use crate::contestant::Process;
 use crate::error::{Error, Result};
 use crate::places::Places;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use serde_json::json;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -20,41 +21,49 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Adds the slowest of many calls to `results`.
 ///
 /// # Errors
-/// The VMM does not come as far as reading its kernel, or does not answer.
+/// The VMM does not boot, does not answer, or the reboot does not hang.
 pub(crate) fn measure(places: &Places, results: &mut Results) -> Result<()> {
     let who = Contestant::CloudHypervisor;
-    let failed = |source| Error::Call { who: who.name(), source };
-    let (socket, kernel) = (places.scratch.join("api"), places.scratch.join("kernel"));
-    let _ = std::fs::remove_file(&socket);
-    let _ = std::fs::remove_file(&kernel);
-    let made = rustix::fs::mknodat(rustix::fs::CWD, &kernel, rustix::fs::FileType::Fifo, Mode::RWXU, 0);
-    made.map_err(|e| failed(e.into()))?;
-    let mut command = Command::new(&places.vmm);
-    command.arg("--api-socket").arg(&socket);
-    let _process = Process::start(command, &places.scratch.join("log"))?;
-    let mut asking = until(|| Connection::open(who, &socket)).map_err(failed)?;
-    let config = json!({"payload": {"kernel": kernel}, "console": {"mode": "Off"}});
-    asking.put("vm.create", &config).map_err(failed)?;
-    let mut booting = Connection::open(who, &socket).map_err(failed)?;
-    booting.send(&request_text("PUT", "vm.boot", None)).map_err(failed)?;
-    // Opening succeeds once the boot has opened the other end, and from then on it waits for what is never written.
-    let _held = until(|| open_writer(&kernel)).map_err(failed)?;
-    let mut slowest = 0.0_f64;
-    for _ in 0..CALLS {
-        let begin = Instant::now();
-        asking.get("vm.info").map_err(failed)?;
-        slowest = slowest.max(begin.elapsed().as_secs_f64() * 1e3);
-    }
+    let slowest = slowest(places, who).map_err(|source| Error::Call { who: who.name(), source })?;
     results.push(Quantity::InfoWhileHung, who, slowest);
     Ok(())
 }
 
-fn open_writer(path: &Path) -> std::io::Result<std::os::fd::OwnedFd> {
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+fn slowest(places: &Places, who: Contestant) -> io::Result<f64> {
+    let (socket, serial) = (places.scratch.join("api"), places.scratch.join("hung"));
+    let _ = std::fs::remove_file(&socket);
+    let _ = std::fs::remove_file(&serial);
+    rustix::fs::mknodat(rustix::fs::CWD, &serial, FileType::Fifo, Mode::RWXU, 0)?;
+    let mut command = Command::new(&places.vmm);
+    command.arg("--api-socket").arg(&socket);
+    let _process = Process::start(command, &places.scratch.join("log")).map_err(io::Error::other)?;
+    let mut asking = until(|| Connection::open(who, &socket))?;
+    let config = json!({
+        "payload": {"kernel": places.image("vmlinux"), "initramfs": places.image("initramfs")},
+        "serial": {"mode": "File", "file": serial},
+        "console": {"mode": "Off"},
+    });
+    let reader = open_reader(&serial)?;
+    asking.put("vm.create", &config)?;
+    asking.put_nothing("vm.boot")?;
+    drop(reader);
+    let mut booting = Connection::open(who, &socket)?;
+    booting.send(&request_text("PUT", "vm.reboot", None))?;
+    let mut slowest = 0.0_f64;
+    for _ in 0..CALLS {
+        let begin = Instant::now();
+        asking.get("vm.info")?;
+        slowest = slowest.max(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    if booting.has_reply()? { Err(io::Error::other("the reboot did not hang")) } else { Ok(slowest) }
+}
+
+fn open_reader(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-fn until<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+fn until<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let deadline = Instant::now() + LIMIT;
     loop {
         match attempt() {
