@@ -77,7 +77,9 @@ impl Control {
 
     fn create(&mut self, mut config: VmConfig) -> Done {
         sections::forget_descriptors(&mut config);
-        self.take_up(check(config)?, Descriptors::new())
+        self.take_up(check(config)?, Descriptors::new())?;
+        give_back();
+        Ok(())
     }
 
     fn take_up(&mut self, plan: Plan, descriptors: Descriptors) -> Done {
@@ -153,9 +155,7 @@ impl Control {
         machine.start();
         vm.machine = Some(machine);
         self.publish();
-        // Reading flags and building machines take far more memory than running one.
-        host::heap::give_back();
-        host::code::give_back();
+        give_back();
         Ok(())
     }
 
@@ -222,6 +222,12 @@ impl Control {
         self.tell(after);
         Ok(())
     }
+}
+
+/// Starting up, reading configurations and building machines take far more memory than what comes after.
+fn give_back() {
+    host::heap::give_back();
+    host::code::give_back();
 }
 
 /// What the verb says of failures, in front of why.
