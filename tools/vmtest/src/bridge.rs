@@ -1,6 +1,6 @@
 //! The REST socket on a TCP port of the loopback interface, for clients that know no UNIX sockets.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -36,11 +36,16 @@ impl Bridge {
 
 /// Carries bytes between a client and the socket at `path` until both have said all they had to say.
 pub fn carry(client: TcpStream, path: &Path) {
-    let server = UnixStream::connect(path);
-    thread::spawn(move || both_ways(&client, &server?));
+    carry_and(client, path, || ());
 }
 
-fn both_ways(client: &TcpStream, server: &UnixStream) -> io::Result<()> {
+/// As [`carry`]; `then` is called once the reply has begun.
+pub fn carry_and(client: TcpStream, path: &Path, then: impl FnOnce() + Send + 'static) {
+    let server = UnixStream::connect(path);
+    thread::spawn(move || both_ways(&client, &server?, then));
+}
+
+fn both_ways(client: &TcpStream, server: &UnixStream, then: impl FnOnce()) -> io::Result<()> {
     client.set_nonblocking(false)?;
     // Requests are small, and each waits for its reply.
     client.set_nodelay(true)?;
@@ -49,6 +54,10 @@ fn both_ways(client: &TcpStream, server: &UnixStream) -> io::Result<()> {
             let carried = io::copy(&mut &*client, &mut &*server);
             server.shutdown(Shutdown::Write).and(carried)
         });
+        let mut first = [0; 4096];
+        let read = (&*server).read(&mut first)?;
+        (&*client).write_all(&first[..read])?;
+        then();
         let carried = io::copy(&mut &*server, &mut &*client);
         client.shutdown(Shutdown::Both).and(carried).map(drop)
     })
