@@ -54,11 +54,16 @@ fn both_ways(client: &TcpStream, server: &UnixStream, then: impl FnOnce()) -> io
             let carried = io::copy(&mut &*client, &mut &*server);
             server.shutdown(Shutdown::Write).and(carried)
         });
-        let mut first = [0; 4096];
-        let read = (&*server).read(&mut first)?;
-        (&*client).write_all(&first[..read])?;
+        let begun = carry_first(client, server);
         then();
-        let carried = io::copy(&mut &*server, &mut &*client);
+        let carried = begun.and_then(|()| io::copy(&mut &*server, &mut &*client));
         client.shutdown(Shutdown::Both).and(carried).map(drop)
     })
+}
+
+/// The reply's first bytes, or its absence.
+fn carry_first(mut client: &TcpStream, mut server: &UnixStream) -> io::Result<()> {
+    let mut first = [0; 4096];
+    let read = server.read(&mut first)?;
+    client.write_all(&first[..read])
 }
