@@ -22,7 +22,7 @@ mod request;
 #[cfg(feature = "schema")]
 mod schema;
 mod table;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod verb;
 

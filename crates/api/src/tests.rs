@@ -1,30 +1,7 @@
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Mutex, mpsc};
 
+use super::testing::fake_api;
 use super::*;
-
-struct NoVm(Arc<EventLog>);
-
-fn no_vm() -> Arc<NoVm> {
-    Arc::new(NoVm(EventLog::new()))
-}
-
-impl Reads for NoVm {
-    fn vmm_ping(&self) -> VmmPing {
-        VmmPing { build_version: "v".into(), version: "1".into(), pid: 7, features: vec!["kvm".into()] }
-    }
-
-    fn vm_info(&self) -> Result<VmInfo, ApiError> {
-        Err(ApiError::new(Code::VmNotCreated, ["VM is not created".into()]))
-    }
-
-    fn vm_counters(&self) -> Result<Counters, ApiError> {
-        Ok(Counters::new())
-    }
-
-    fn events(&self) -> &Arc<EventLog> {
-        &self.0
-    }
-}
 
 fn call(client: &Client, name: &str, body: &str) -> mpsc::Receiver<Outcome> {
     let (sender, outcome) = mpsc::channel();
@@ -34,9 +11,9 @@ fn call(client: &Client, name: &str, body: &str) -> mpsc::Receiver<Outcome> {
 
 #[test]
 fn reads_are_answered_without_the_loop() {
-    let (client, _inbox) = channel(no_vm()).unwrap();
+    let (client, _inbox) = fake_api();
     let outcome = call(&client, "vmm.ping", "").recv().unwrap();
-    let ping = r#"{"build_version":"v","version":"1","pid":7,"features":["kvm"]}"#;
+    let ping = r#"{"build_version":"v54.0.0","version":"54.0.0","pid":7,"features":["kvm"]}"#;
     assert_eq!(outcome.result, Ok(Answer::Json(ping.into())));
     let error = call(&client, "vm.info", "").recv().unwrap().result.unwrap_err();
     assert_eq!(error.to_json(), r#"["Error from API","The VM info is not available","VM is not created"]"#);
@@ -44,7 +21,7 @@ fn reads_are_answered_without_the_loop() {
 
 #[test]
 fn commands_reach_the_loop_with_body_and_typed_reply() {
-    let (client, inbox) = channel(no_vm()).unwrap();
+    let (client, inbox) = fake_api();
     let outcome = call(&client, "vm.create", r#"{"payload":{"kernel":"/k","kernal":1},"pvpanic":true}"#);
     match inbox.next() {
         Some(Command::VmCreate { body, reply }) => {
@@ -62,7 +39,7 @@ fn commands_reach_the_loop_with_body_and_typed_reply() {
 
 #[test]
 fn broken_bodies_never_reach_the_loop() {
-    let (client, inbox) = channel(no_vm()).unwrap();
+    let (client, inbox) = fake_api();
     for (verb, body, code) in [
         ("vm.create", "", Code::BadRequest),
         ("vm.create", "{", Code::MalformedJson),
@@ -78,7 +55,7 @@ fn broken_bodies_never_reach_the_loop() {
 
 #[test]
 fn a_dropped_reply_and_a_gone_loop_answer_unavailable() {
-    let (client, inbox) = channel(no_vm()).unwrap();
+    let (client, inbox) = fake_api();
     let outcome = call(&client, "vm.boot", "");
     drop(inbox.next());
     assert_eq!(outcome.recv().unwrap().result.unwrap_err().code, Code::Unavailable);
@@ -146,7 +123,7 @@ fn all_problems_are_told_and_the_first_stays_first() {
 
 #[test]
 fn replies_may_come_from_any_thread() {
-    let (client, inbox) = channel(no_vm()).unwrap();
+    let (client, inbox) = fake_api();
     let inbox = Mutex::new(inbox);
     std::thread::scope(|scope| {
         let asked = scope.spawn(|| client.ask(|reply| Command::VmPause { body: NoBody, reply }));

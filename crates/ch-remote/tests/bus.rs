@@ -3,6 +3,8 @@
 #![cfg(test)]
 #![cfg(feature = "dbus_api")]
 
+mod feed;
+
 use std::io::{BufRead, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Output, Stdio};
@@ -12,21 +14,12 @@ use api::testing::succeed;
 use api::{ApiError, Code, Command, EventRecord, PciDeviceInfo, Timestamp};
 use dbus::testing::{Daemon, House, NAME, PATH};
 
+use feed::feed;
+
 const PLACE: [&str; 4] = ["--dbus-service-name", NAME, "--dbus-object-path", PATH];
 
 fn run_on(daemon: &Daemon, arguments: &[&str], stdin: &str) -> Output {
-    let mut child = daemon
-        .program(env!("CARGO_BIN_EXE_ch-remote"))
-        .args(PLACE)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Subcommands that read no input may be gone already.
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-    child.wait_with_output().unwrap()
+    feed(daemon.program(env!("CARGO_BIN_EXE_ch-remote")).args(PLACE).args(arguments), stdin)
 }
 
 /// Standard output, standard error and exit code.

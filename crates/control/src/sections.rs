@@ -20,16 +20,19 @@ impl Control {
     }
 
     pub(crate) fn add_net(&mut self, With { mut body, descriptors }: With<NetConfig>) -> Added {
-        forget_net(&mut body);
-        if !descriptors.is_empty() {
+        if descriptors.is_empty() {
+            forget_net(&mut body);
+        } else {
             body.fds = Some(descriptors.iter().map(AsRawFd::as_raw_fd).collect());
         }
         self.add_with(Extra::Net(body), descriptors)
     }
 
     pub(crate) fn add_device(&mut self, With { mut body, descriptors }: With<DeviceConfig>) -> Added {
-        forget_device(&mut body);
-        body.fd = descriptors.first().map(AsRawFd::as_raw_fd);
+        match descriptors.first() {
+            Some(descriptor) => body.fd = Some(descriptor.as_raw_fd()),
+            None => forget_device(&mut body),
+        }
         self.add_with(Extra::Device(body), descriptors)
     }
 

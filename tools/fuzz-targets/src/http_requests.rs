@@ -2,65 +2,33 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use api::{ApiError, Client, Code, Command, Counters, EventLog, Inbox, Reads, VmInfo, VmmPing};
-use host::{ControlOperation, Epoll, EpollEvent, EventSet};
+use api::Command;
+use api::testing::{FakeLoop, fake_api};
 
 /// A server that does not answer for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-struct NoVm(Arc<EventLog>);
-
-impl Reads for NoVm {
-    fn vmm_ping(&self) -> VmmPing {
-        VmmPing { build_version: "v1".into(), version: "1".into(), pid: 1, features: Vec::new() }
-    }
-
-    fn vm_info(&self) -> Result<VmInfo, ApiError> {
-        Err(ApiError::new(Code::VmNotCreated, ["VM is not created".into()]))
-    }
-
-    fn vm_counters(&self) -> Result<Counters, ApiError> {
-        Ok(Counters::new())
-    }
-
-    fn events(&self) -> &Arc<EventLog> {
-        &self.0
-    }
-}
 
 /// The socket of a server that lives as long as the process. An abstract one, because nobody would remove its file.
 static SOCKET: LazyLock<SocketAddr> = LazyLock::new(|| {
     let address =
         SocketAddr::from_abstract_name(format!("fuzz-http-requests-{}", std::process::id())).unwrap();
     let listener = UnixListener::bind_addr(&address).unwrap();
-    let (client, inbox): (Client, Inbox) = api::channel(Arc::new(NoVm(EventLog::new()))).unwrap();
+    let (client, inbox) = fake_api();
     let bound = http::bind(http::Listen::Fd(listener.into())).unwrap();
     // Dropped servers go on serving.
     drop(http::serve(bound, client).unwrap());
-    std::thread::spawn(move || refuse_all(&inbox));
+    // Every command fails, some for longer reasons than others; the loop is to last as well.
+    std::mem::forget(FakeLoop::new(inbox, |command| {
+        let name = command.verb().name;
+        command.refuse(Command::not_implemented(name));
+    }));
     address
 });
-
-/// A control loop whose every command fails, some for longer reasons than others.
-fn refuse_all(inbox: &Inbox) {
-    let epoll = Epoll::new().unwrap();
-    let wake = EpollEvent::new(EventSet::IN, 0);
-    epoll.ctl(ControlOperation::Add, inbox.wake_fd().as_raw_fd(), wake).unwrap();
-    loop {
-        epoll.wait(-1, &mut [EpollEvent::default()]).unwrap();
-        inbox.clear_wake();
-        while let Some(command) = inbox.next() {
-            let name = command.verb().name;
-            command.refuse(Command::not_implemented(name));
-        }
-    }
-}
 
 pub(crate) fn run(data: &[u8]) {
     let mut socket = UnixStream::connect_addr(&SOCKET).unwrap();
