@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Saved, Space};
+use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Space};
 use serde::{Deserialize, Serialize};
 
 /// What the guest should look at. The guest's ACPI code knows the bits.
@@ -78,14 +78,6 @@ impl Device for Ged {
 
     fn reset(&mut self) {
         self.notifier.pending.store(0, Ordering::SeqCst);
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 

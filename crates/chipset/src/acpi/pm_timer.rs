@@ -1,6 +1,6 @@
 //! The power management timer: a 32-bit counter at 3.579545 MHz (ACPI 6.4 §4.8.2.1).
 
-use device::{Access, Device, Effect, Persist, Region, RestoreError, Saved, Space};
+use device::{Access, Device, Effect, Persist, Region, RestoreError, Space};
 use serde::{Deserialize, Serialize};
 
 use crate::Clock;
@@ -60,14 +60,6 @@ impl Device for PmTimer {
 
     fn reset(&mut self) {
         self.set(0);
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 

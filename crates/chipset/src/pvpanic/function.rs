@@ -1,6 +1,6 @@
 //! Pvpanic's PCI function: one small BAR with the register.
 
-use device::{Access, Device, Effect, Events, Persist, Region, RestoreError, Saved};
+use device::{Access, Device, Effect, Events, Persist, Region, RestoreError};
 use pci::{Address, BarKind, ConfigSpace, ConfigState, Identity, REGION_CONFIG};
 
 use super::Pvpanic;
@@ -61,14 +61,6 @@ impl Device for PvpanicFunction {
 
     fn undo_remap(&mut self) {
         self.config.undo_remap();
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 
