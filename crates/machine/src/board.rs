@@ -7,9 +7,9 @@ use chipset::cmos::Cmos;
 use chipset::debug::{BootLog, TextPort};
 use chipset::i8042::I8042;
 use chipset::serial::Serial;
-use device::{AddressSpaces, Device, InterruptLine, Msi, Slot};
+use device::{AddressSpaces, Device, InterruptLine, Slot};
 use hv::IrqChip;
-use irqchip::{IoApic, MsiSend, Pins};
+use irqchip::{IoApic, Pins};
 use memory::layout;
 use pci::HostBridge;
 use stream::Stream;
@@ -20,20 +20,6 @@ use crate::DeviceError;
 const SERIAL_PIN: u8 = 4;
 /// The generic event device's pin.
 pub(crate) const GED_PIN: u8 = 13;
-
-/// The IOAPIC's way to the local APICs.
-struct ToLocalApics(Arc<dyn IrqChip>);
-
-impl MsiSend for ToLocalApics {
-    fn send(&self, msi: Msi) {
-        self.0.send(msi);
-    }
-
-    fn route(&self, pin: u8, entry: Option<(Msi, bool)>) {
-        let level = entry.and_then(|(msi, level)| level.then_some(msi));
-        self.0.watch_level_pin(pin, level);
-    }
-}
 
 /// The parts of the board that others talk to.
 pub(crate) struct Board {
@@ -52,7 +38,7 @@ pub(crate) fn attach(
     let put = |id: &str, slot: Slot| {
         spaces.attach(&slot).map_err(|source| DeviceError::Attach { id: id.into(), source })
     };
-    let ioapic = IoApic::new(Arc::new(ToLocalApics(irqchip)));
+    let ioapic = IoApic::new(irqchip);
     let pins = ioapic.pins();
     put("__ioapic", slot(ioapic))?;
     if let Some(stream) = serial {
