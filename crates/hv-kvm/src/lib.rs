@@ -8,6 +8,9 @@
 mod convert;
 mod cpuid;
 mod irq;
+mod slots;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 mod vm;
 

@@ -13,6 +13,7 @@ use hv::{
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
 
+use crate::slots::Slots;
 use crate::{convert, cpuid};
 
 pub(crate) struct KvmVcpu {
@@ -23,13 +24,20 @@ pub(crate) struct KvmVcpu {
     target: kick::Target,
     msrs: Arc<[u32]>,
     exits: Arc<Exits>,
+    /// What the guest can reach stays mapped as long as it can run.
+    _memory: Arc<Slots>,
 }
 
 // SAFETY: `run` points into a mapping that `fd` owns and moves with it; only the thread that owns the vCPU uses either.
 unsafe impl Send for KvmVcpu {}
 
 impl KvmVcpu {
-    pub(crate) fn new(mut fd: VcpuFd, leaves: &[Leaf], msrs: Arc<[u32]>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        mut fd: VcpuFd,
+        leaves: &[Leaf],
+        msrs: Arc<[u32]>,
+        memory: Arc<Slots>,
+    ) -> Result<Self, Error> {
         let table = cpuid::to_kvm(leaves).map_err(|e| {
             Error::operation("hold so many CPUID leaves", std::io::Error::other(format!("{e:?}")))
         })?;
@@ -42,6 +50,7 @@ impl KvmVcpu {
             target: kick::Target::default(),
             msrs,
             exits: Arc::new(Exits::new(&EXIT_REASONS)),
+            _memory: memory,
         })
     }
 

@@ -7,9 +7,9 @@ use boot::{Loaded, Payload};
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
 use hv::cpuid::{self, Leaf, Model};
-use hv::{Hypervisor, Vcpu, VcpuIo, Vm};
+use hv::{Hypervisor, Mapping, MappingKind, Vcpu, VcpuIo, Vm};
 use memory::layout::{self, DeviceArea};
-use memory::{Backing, GuestMemoryBackend, GuestRam, Pages, Zone};
+use memory::{Backing, GuestRam, Pages, Zone};
 use pci::ConfigPorts;
 use sandbox::Kind;
 
@@ -76,7 +76,9 @@ fn assemble(
     let area = layout::device_area(ram.total(), phys_bits)
         .ok_or(BuildError::AddressSpace { ram: ram.total(), phys_bits })?;
     let vm = hypervisor.create_vm()?;
-    ram.map().iter().try_for_each(|region| vm.map(region).map(drop))?;
+    for (start, memory) in ram.host_memory() {
+        vm.map(Mapping { guest: start.0, memory, kind: MappingKind::Ram })?;
+    }
     let vcpus = create_vcpus(&plan.cpus, vm.as_ref(), &supported, phys_bits)?;
     let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
     let spaces = Arc::new(AddressSpaces::new(doorbells));

@@ -8,6 +8,7 @@
 
 mod backing;
 mod hook;
+mod host;
 pub mod layout;
 mod mapping;
 mod testing;
@@ -18,6 +19,7 @@ use mapping::Mapping;
 
 pub use backing::{Backing, Pages, RamError, Zone};
 pub use hook::{HookSlice, WriteHook};
+pub use host::HostMemory;
 pub use testing::test_ram;
 pub use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
@@ -38,7 +40,8 @@ pub struct GuestRam(Arc<Ram>);
 #[derive(Debug)]
 struct Ram {
     map: RamMap,
-    _mappings: Vec<Mapping>,
+    /// One per region, in their order.
+    mappings: Vec<Arc<Mapping>>,
 }
 
 impl GuestRam {
@@ -47,12 +50,20 @@ impl GuestRam {
     /// # Errors
     /// [`RamError`] names the zone that could not be backed.
     pub fn allocate(zones: &[Zone]) -> Result<Self, RamError> {
-        backing::allocate(zones).map(|(map, mappings)| Self(Arc::new(Ram { map, _mappings: mappings })))
+        let (map, mappings) = backing::allocate(zones)?;
+        let mappings = mappings.into_iter().map(Arc::new).collect();
+        Ok(Self(Arc::new(Ram { map, mappings })))
     }
 
     /// RAM as it is now.
     pub fn map(&self) -> &RamMap {
         &self.0.map
+    }
+
+    /// Each region's first address and the memory behind it, for whoever maps it into a guest.
+    pub fn host_memory(&self) -> impl Iterator<Item = (GuestAddress, Arc<dyn HostMemory>)> + '_ {
+        let starts = self.0.map.iter().map(GuestMemoryRegion::start_addr);
+        starts.zip(&self.0.mappings).map(|(start, memory)| (start, memory.clone() as Arc<dyn HostMemory>))
     }
 
     /// Bytes of RAM.
