@@ -23,9 +23,10 @@ use kvm_ioctls::{Cap, Kvm};
 const DEVICE: &str = "/dev/kvm";
 
 /// What the machine cannot do without.
-const REQUIRED: [(Cap, &str); 5] = [
+const REQUIRED: [(Cap, &str); 6] = [
     (Cap::UserMemory, "user memory"),
     (Cap::SplitIrqchip, "split irqchip"),
+    (Cap::IrqRouting, "interrupt routing"),
     (Cap::Irqfd, "irqfd"),
     (Cap::Ioeventfd, "ioeventfd"),
     (Cap::ImmediateExit, "immediate exit"),

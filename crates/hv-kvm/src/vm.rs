@@ -18,7 +18,7 @@ use crate::slots::Slots;
 use crate::vcpu::KvmVcpu;
 
 pub(crate) struct KvmVm {
-    fd: Arc<VmFd>,
+    pub(crate) fd: Arc<VmFd>,
     irqchip: Arc<KvmIrqChip>,
     doorbells: Arc<KvmDoorbells>,
     slots: Arc<Slots>,

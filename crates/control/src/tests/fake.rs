@@ -83,7 +83,8 @@ impl Interrupt for FakeVector {
 }
 
 impl MsiVector for FakeVector {
-    fn route(&self, _: Msi) {}
+    fn unmask(&self, _: Msi) {}
+    fn mask(&self) {}
 }
 
 type Kicked = Arc<(Mutex<bool>, Condvar)>;

@@ -88,12 +88,12 @@ impl VirtioPci {
     /// Puts `device` behind PCI registers.
     ///
     /// # Errors
-    /// The kernel's, if there is no descriptor left for the queues' bells.
+    /// The kernel's, if there is no descriptor left for the queues' bells, and of kind `InvalidInput` if there are too many queues.
     pub fn new(device: Box<dyn VirtioDevice>, place: &Place<'_>) -> std::io::Result<Self> {
         let info = device.info();
         let queues = info.queue_sizes.len();
         let kicks = (0..queues).map(|_| host::event_fd().map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
-        let msix = Msix::new(queues as u16 + 1, place.msi);
+        let msix = Msix::new(queues + 1, place.msi)?;
         let mut config = ConfigSpace::new(place.address, &identity(info.device_type));
         config.add_bar(0, place.bar.1, BAR_SIZE, place.bar.0);
         let (window, msix_at) = window::add_capabilities(&mut config, info, &msix);
