@@ -7,7 +7,7 @@ use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
 use config::{Plan, RestoreConfig, VmConfig};
 use hv::Hypervisor;
-use machine::{Consoles, Descriptors, Machine};
+use machine::{Consoles, Descriptors, Machine, VcpuError};
 
 use crate::control::Vm;
 use crate::{Control, blame, sections};
@@ -36,7 +36,10 @@ impl Control {
             })),
             Command::VmPause { reply, .. } => reply.send(self.between("pausing", "paused", Machine::pause)),
             Command::VmResume { reply, .. } => {
-                reply.send(self.between("resuming", "resumed", Machine::resume));
+                reply.send(self.between("resuming", "resumed", |machine| {
+                    machine.resume();
+                    Ok(())
+                }));
             }
             Command::VmNmi { reply, .. } => reply.send(self.with_machine(|m| m.nmi())),
             Command::VmAddDisk { body, reply } => reply.send(self.add(Extra::Disk(body))),
@@ -204,7 +207,7 @@ impl Control {
         self.events.record("vmm", "shutdown", &[]);
     }
 
-    fn with_machine(&mut self, act: impl FnOnce(&mut Machine) -> Result<(), hv::Error>) -> Done {
+    fn with_machine(&mut self, act: impl FnOnce(&mut Machine) -> Result<(), VcpuError>) -> Done {
         let missing = || ApiError::new(Code::IllegalState, ["VM is not running".into()]);
         act(self.machine().ok_or_else(missing)?).map_err(|e| internal(&e))
     }
@@ -214,7 +217,7 @@ impl Control {
         &mut self,
         before: &'static str,
         after: &'static str,
-        act: impl FnOnce(&mut Machine) -> Result<(), hv::Error>,
+        act: impl FnOnce(&mut Machine) -> Result<(), VcpuError>,
     ) -> Done {
         self.tell(before);
         self.with_machine(act)?;

@@ -5,6 +5,7 @@
 // Guest RAM is handed to the kernel by address, and `kvm_run` is shared with it.
 #![allow(unsafe_code)]
 
+mod clock;
 mod convert;
 mod cpuid;
 mod irq;

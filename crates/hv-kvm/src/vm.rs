@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use device::{Doorbells, Space};
 use host::EventFd;
-use hv::{ClockReading, DirtyLog, Error, GuestClock, IrqChip, Mapping, RegionId, Vcpu, Vm};
+use hv::{DirtyLog, Error, GuestClock, IrqChip, Mapping, RegionId, Vcpu, Vm};
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
-    KVM_X2APIC_API_USE_32BIT_IDS, kvm_clock_data, kvm_enable_cap, kvm_userspace_memory_region,
+    KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VmFd};
 use memory::layout;
 
+use crate::clock::KvmClock;
 use crate::irq::{KvmIrqChip, PINS};
 use crate::slots::Slots;
 use crate::vcpu::KvmVcpu;
@@ -21,6 +22,7 @@ pub(crate) struct KvmVm {
     pub(crate) fd: Arc<VmFd>,
     irqchip: Arc<KvmIrqChip>,
     doorbells: Arc<KvmDoorbells>,
+    clock: Option<KvmClock>,
     slots: Arc<Slots>,
     msrs: Arc<[u32]>,
 }
@@ -47,6 +49,7 @@ impl KvmVm {
         Ok(Self {
             irqchip: Arc::new(KvmIrqChip::new(fd.clone())),
             doorbells: Arc::new(KvmDoorbells(fd.clone())),
+            clock: KvmClock::new(&fd),
             slots: Arc::default(),
             fd,
             msrs,
@@ -87,7 +90,7 @@ impl Vm for KvmVm {
     }
 
     fn clock(&self) -> Option<&dyn GuestClock> {
-        self.fd.check_extension(Cap::AdjustClock).then_some(self as &dyn GuestClock)
+        self.clock.as_ref().map(|clock| clock as &dyn GuestClock)
     }
 }
 
@@ -104,18 +107,6 @@ impl DirtyLog for KvmVm {
         let size = self.slots.logged_size(id);
         let size = size.ok_or_else(|| Error::operation("read the dirty log", ErrorKind::NotFound))?;
         self.fd.get_dirty_log(id.0, size).map_err(|e| Error::operation("read the dirty log", e))
-    }
-}
-
-impl GuestClock for KvmVm {
-    fn read(&self) -> Result<ClockReading, Error> {
-        let data = self.fd.get_clock().map_err(|e| Error::operation("read the guest's clock", e))?;
-        Ok(ClockReading { nanoseconds: data.clock })
-    }
-
-    fn set(&self, reading: ClockReading) -> Result<(), Error> {
-        let data = kvm_clock_data { clock: reading.nanoseconds, ..kvm_clock_data::default() };
-        self.fd.set_clock(&data).map_err(|e| Error::operation("set the guest's clock", e))
     }
 }
 

@@ -3,6 +3,7 @@
 //! A back end (KVM; later a software CPU) implements these traits, and nothing of its own types leaves its crate. What a back end may
 //! lack is an `Option`, never a method that answers "unsupported".
 
+mod clock;
 mod cpu;
 pub mod cpuid;
 
@@ -11,9 +12,9 @@ use std::sync::Arc;
 use device::{Doorbells, Msi, MsiSource};
 use memory::HostMemory;
 use meter::Tally;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use clock::{ClockReading, GuestClock};
 pub use cpu::{
     CpuState, DebugRegisters, DescriptorTable, PendingEvents, Registers, RunState, Segment, SystemRegisters,
 };
@@ -152,28 +153,6 @@ pub trait DirtyLog {
     /// # Errors
     /// [`Error::Operation`], also if the region is not logged.
     fn take(&self, id: RegionId) -> Result<Vec<u64>, Error>;
-}
-
-/// A reading of the guest's paravirtual clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClockReading {
-    /// Nanoseconds since the guest's boot.
-    pub nanoseconds: u64,
-}
-
-/// The guest's paravirtual clock.
-pub trait GuestClock {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// [`Error::Operation`].
-    fn read(&self) -> Result<ClockReading, Error>;
-
-    /// Sets it.
-    ///
-    /// # Errors
-    /// [`Error::Operation`].
-    fn set(&self, reading: ClockReading) -> Result<(), Error>;
 }
 
 /// Exits of a vCPU to the VMM. What a hypervisor handles by itself is not among them.

@@ -115,8 +115,11 @@ impl Parts {
             pins: self.board.pins,
             events: events.clone(),
         });
-        let vcpus =
-            Vcpus::spawn(self.vcpus, &plan.cpus.affinity, &io, events).map_err(BuildError::Threads)?;
+        let mut vcpus = Vcpus::new(io, events.clone());
+        for (number, vcpu) in (0u32..).zip(self.vcpus) {
+            let hosts = plan.cpus.affinity.iter().find(|(vcpu, _)| *vcpu == number);
+            vcpus.add(vcpu, hosts.map(|(_, hosts)| hosts.as_slice())).map_err(BuildError::Threads)?;
+        }
         let serial = self.consoles.serial.as_ref().map(|_| "__serial");
         Ok(Machine {
             vcpus,
@@ -124,8 +127,7 @@ impl Parts {
             board: std::iter::once("__ioapic").chain(serial).collect(),
             notifier: self.board.notifier,
             consoles: self.consoles,
-            vm: self.vm,
-            clock: None,
+            _vm: self.vm,
             paused: false,
             ram: self.ram,
         })

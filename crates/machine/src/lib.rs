@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use api::DeviceNode;
 use chipset::acpi::{Cause, Notifier};
-use hv::{ClockReading, Vm};
+use hv::Vm;
 use memory::GuestRam;
 
 use functions::Functions;
@@ -32,6 +32,7 @@ pub use build::build;
 pub use consoles::Consoles;
 pub use error::{BuildError, DeviceError};
 pub use readings::Readings;
+pub use vcpus::VcpuError;
 
 /// A machine. Its parts are dropped in this order: CPUs first, RAM last.
 pub struct Machine {
@@ -40,8 +41,8 @@ pub struct Machine {
     board: DeviceNodes,
     notifier: Notifier,
     consoles: Consoles,
-    vm: Arc<dyn Vm>,
-    clock: Option<ClockReading>,
+    /// Keeps what the CPUs and devices were made from.
+    _vm: Arc<dyn Vm>,
     paused: bool,
     ram: GuestRam,
 }
@@ -63,18 +64,14 @@ impl Machine {
         self.paused
     }
 
-    /// Holds the CPUs, then the devices. In-flight requests are finished; the guest's clock stands still.
+    /// Holds the CPUs, then the devices. In-flight requests are finished; the guest's clocks run on ([`hv::GuestClock`]).
     ///
     /// # Errors
-    /// The hypervisor's, if the clock cannot be read; the machine runs on then.
-    pub fn pause(&mut self) -> Result<(), hv::Error> {
-        self.vcpus.pause();
-        match self.vm.clock().map(hv::GuestClock::read).transpose() {
-            Ok(clock) => self.clock = clock,
-            Err(error) => {
-                self.vcpus.run();
-                return Err(error);
-            }
+    /// [`VcpuError`] names the CPU that could not be held; the machine runs on then.
+    pub fn pause(&mut self) -> Result<(), VcpuError> {
+        if let Err(error) = self.vcpus.pause() {
+            self.vcpus.run();
+            return Err(error);
         }
         self.functions.pause();
         self.paused = true;
@@ -82,17 +79,10 @@ impl Machine {
     }
 
     /// Lets a paused machine go on where it was.
-    ///
-    /// # Errors
-    /// The hypervisor's, if the clock cannot be set; the machine stays paused then.
-    pub fn resume(&mut self) -> Result<(), hv::Error> {
-        if let (Some(clock), Some(reading)) = (self.vm.clock(), self.clock) {
-            clock.set(reading)?;
-        }
+    pub fn resume(&mut self) {
         self.functions.resume();
         self.vcpus.run();
         self.paused = false;
-        Ok(())
     }
 
     /// Presses the power button. What follows is the guest's business.
@@ -110,16 +100,16 @@ impl Machine {
     /// Sends a non-maskable interrupt to every vCPU.
     ///
     /// # Errors
-    /// The hypervisor's.
-    pub fn nmi(&self) -> Result<(), hv::Error> {
+    /// [`VcpuError`] names the CPU that did not take it.
+    pub fn nmi(&self) -> Result<(), VcpuError> {
         self.vcpus.nmi()
     }
 
     /// The state of every vCPU. The machine is paused.
     ///
     /// # Errors
-    /// The hypervisor's.
-    pub fn cpu_states(&self) -> Result<Vec<hv::CpuState>, hv::Error> {
+    /// [`VcpuError`] names the CPU that did not answer.
+    pub fn cpu_states(&self) -> Result<Vec<hv::CpuState>, VcpuError> {
         self.vcpus.save()
     }
 

@@ -1,4 +1,8 @@
 //! The power management timer: a 32-bit counter at 3.579545 MHz (ACPI 6.4 §4.8.2.1).
+//!
+//! It runs on while the machine is paused, because the time stamp counter and the paravirtual clock do (the head of `hv`'s module
+//! `clock` has them all): guests hold their clocks against each other, and give up one that stood still meanwhile. A restored timer
+//! goes on from where it was saved, as the time stamp counter does.
 
 use device::{Access, Device, Effect, Persist, Region, RestoreError, Saved, Space};
 use serde::{Deserialize, Serialize};
