@@ -13,6 +13,7 @@ use hv::{
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
 
+use crate::convert::EventAbilities;
 use crate::slots::Slots;
 use crate::{convert, cpuid};
 
@@ -23,6 +24,7 @@ pub(crate) struct KvmVcpu {
     stop: Arc<AtomicBool>,
     target: kick::Target,
     msrs: Arc<[u32]>,
+    events: EventAbilities,
     exits: Arc<Exits>,
     /// What the guest can reach stays mapped as long as it can run.
     _memory: Arc<Slots>,
@@ -36,6 +38,7 @@ impl KvmVcpu {
         mut fd: VcpuFd,
         leaves: &[Leaf],
         msrs: Arc<[u32]>,
+        events: EventAbilities,
         memory: Arc<Slots>,
     ) -> Result<Self, Error> {
         let table = cpuid::to_kvm(leaves).map_err(|e| {
@@ -49,6 +52,7 @@ impl KvmVcpu {
             stop: Arc::default(),
             target: kick::Target::default(),
             msrs,
+            events,
             exits: Arc::new(Exits::new(&EXIT_REASONS)),
             _memory: memory,
         })
@@ -144,7 +148,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
-        convert::write_state(&self.fd, state)
+        convert::write_state(&self.fd, state, self.events)
     }
 
     fn set_boot_registers(&mut self, registers: &Registers, system: &SystemRegisters) -> Result<(), Error> {

@@ -14,6 +14,7 @@ use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VmFd};
 use memory::layout;
 
 use crate::clock::KvmClock;
+use crate::convert::EventAbilities;
 use crate::irq::{KvmIrqChip, PINS};
 use crate::slots::Slots;
 use crate::vcpu::KvmVcpu;
@@ -23,6 +24,7 @@ pub(crate) struct KvmVm {
     irqchip: Arc<KvmIrqChip>,
     doorbells: Arc<KvmDoorbells>,
     clock: Option<KvmClock>,
+    pub(crate) events: EventAbilities,
     slots: Arc<Slots>,
     msrs: Arc<[u32]>,
 }
@@ -50,6 +52,7 @@ impl KvmVm {
             irqchip: Arc::new(KvmIrqChip::new(fd.clone())),
             doorbells: Arc::new(KvmDoorbells(fd.clone())),
             clock: KvmClock::new(&fd),
+            events: EventAbilities::enable(&fd),
             slots: Arc::default(),
             fd,
             msrs,
@@ -74,7 +77,7 @@ impl Vm for KvmVm {
 
     fn create_vcpu(&self, apic_id: u32, cpuid: &[hv::cpuid::Leaf]) -> Result<Box<dyn Vcpu>, Error> {
         let fd = self.fd.create_vcpu(apic_id.into()).map_err(|e| Error::operation("create a vCPU", e))?;
-        Ok(Box::new(KvmVcpu::new(fd, cpuid, self.msrs.clone(), self.slots.clone())?))
+        Ok(Box::new(KvmVcpu::new(fd, cpuid, self.msrs.clone(), self.events, self.slots.clone())?))
     }
 
     fn irqchip(&self) -> Arc<dyn IrqChip> {

@@ -16,7 +16,8 @@ use thiserror::Error;
 
 pub use clock::{ClockReading, GuestClock};
 pub use cpu::{
-    CpuState, DebugRegisters, DescriptorTable, PendingEvents, Registers, RunState, Segment, SystemRegisters,
+    CpuState, DebugRegisters, DescriptorTable, Exception, ExceptionStage, PendingEvents, Registers, RunState,
+    Segment, SystemRegisters,
 };
 
 /// Why a back end refused.
