@@ -72,13 +72,13 @@ pub(super) fn from_kvm(e: &kvm_vcpu_events) -> PendingEvents {
 /// # Errors
 /// [`Error::Operation`] if something is under way that this KVM cannot be told: the guest would miss it.
 pub(super) fn to_kvm(e: &PendingEvents, able: EventAbilities) -> Result<kvm_vcpu_events, Error> {
-    let shadow = u32::from(e.sti_shadow) * KVM_X86_SHADOW_INT_STI
-        | u32::from(e.mov_ss_shadow) * KVM_X86_SHADOW_INT_MOV_SS;
+    let bit = |on: bool, bit: u32| if on { bit as u8 } else { 0 };
+    let shadow = bit(e.sti_shadow, KVM_X86_SHADOW_INT_STI) | bit(e.mov_ss_shadow, KVM_X86_SHADOW_INT_MOV_SS);
     let mut to = kvm_vcpu_events {
         flags: KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM,
         ..kvm_vcpu_events::default()
     };
-    to.interrupt.shadow = shadow as u8;
+    to.interrupt.shadow = shadow;
     if able.payload {
         to.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
     }
