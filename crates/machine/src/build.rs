@@ -88,7 +88,7 @@ fn assemble(
     let around = Surroundings {
         spaces: spaces.clone(),
         irqchip,
-        segment: functions::segment(&area),
+        segments: functions::segments(&area),
         ram: ram.clone(),
         events: events.clone(),
     };

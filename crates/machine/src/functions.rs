@@ -7,7 +7,7 @@ use api::DeviceNode;
 use config::plan::Place;
 use device::{AddressSpaces, Device, Events, Slot};
 use memory::{GuestRam, layout};
-use pci::{Address, BarKind, BarLease, Segment, SlotLease};
+use pci::{Address, BarKind, BarLease, Segment, Segments, SlotLease, Windows};
 use serde_json::json;
 use virtio::{BAR_SIZE, CounterSet, VirtioDevice, VirtioPci};
 use virtio_devices::console::Resizer;
@@ -21,7 +21,7 @@ const BAR_ALIGN: u64 = 8 << 20;
 pub(crate) struct Surroundings {
     pub(crate) spaces: Arc<AddressSpaces>,
     pub(crate) irqchip: Arc<dyn hv::IrqChip>,
-    pub(crate) segment: Segment,
+    pub(crate) segments: Segments,
     pub(crate) ram: GuestRam,
     pub(crate) events: Events,
 }
@@ -40,25 +40,27 @@ struct Function {
 /// All functions, in slot order of their building.
 pub(crate) struct Functions {
     around: Surroundings,
-    /// Slots the user chose, leased before anybody gets the first free one.
-    reserved: BTreeMap<String, SlotLease>,
+    /// Segments the user chose, and slots, leased before anybody gets the first free one.
+    chosen: BTreeMap<String, (Segment, Option<SlotLease>)>,
     functions: Vec<Function>,
     /// Tells the console that its terminal has another size.
     pub(crate) resizer: Option<Resizer>,
 }
 
 impl Functions {
-    /// No functions yet. `wanted` names the devices whose slot the user chose.
+    /// No functions yet. `wanted` says where the user wants them.
     pub(crate) fn new<'a>(
         around: Surroundings,
         wanted: impl Iterator<Item = (&'a str, &'a Place)>,
     ) -> Result<Self, DeviceError> {
-        let mut reserved = BTreeMap::new();
-        for (id, place) in wanted.filter(|(_, place)| place.device.is_some()) {
-            let lease = around.segment.lease_slot(place.device);
-            reserved.insert(id.into(), lease.map_err(|source| DeviceError::Place { id: id.into(), source })?);
+        let mut chosen = BTreeMap::new();
+        for (id, place) in wanted {
+            let misplaced = |source| DeviceError::Place { id: id.into(), source };
+            let segment = around.segments.get(place.segment).map_err(misplaced)?;
+            let slot = place.device.map(|slot| segment.lease_slot(Some(slot))).transpose();
+            chosen.insert(id.into(), (segment.clone(), slot.map_err(misplaced)?));
         }
-        Ok(Self { around, reserved, functions: Vec::new(), resizer: None })
+        Ok(Self { around, chosen, functions: Vec::new(), resizer: None })
     }
 
     /// Guest RAM and events, for devices under construction.
@@ -107,11 +109,11 @@ impl Functions {
         align: u64,
     ) -> Result<(SlotLease, BarLease), DeviceError> {
         let misplaced = |source| DeviceError::Place { id: id.into(), source };
-        let segment = &self.around.segment;
-        let slot = match self.reserved.remove(id) {
-            Some(lease) => lease,
-            None => segment.lease_slot(None).map_err(misplaced)?,
+        let (segment, slot) = match self.chosen.remove(id) {
+            Some(chosen) => chosen,
+            None => (self.around.segments.get(0).map_err(misplaced)?.clone(), None),
         };
+        let slot = slot.map_or_else(|| segment.lease_slot(None), Ok).map_err(misplaced)?;
         Ok((slot, segment.lease_bar(kind, size, align).map_err(misplaced)?))
     }
 
@@ -192,8 +194,11 @@ impl Drop for Functions {
     }
 }
 
-/// Windows of the machine's one segment: 32-bit below the ECAM, 64-bit after RAM.
-pub(crate) fn segment(area: &layout::DeviceArea) -> Segment {
-    let window32 = (layout::HOLE, layout::HOLE + layout::PCI32_SIZE - 1);
-    Segment::new(0, window32, (area.pci64_start, area.pci64_end))
+/// The machine's one segment: its 32-bit window lies below the ECAM, its 64-bit one after RAM.
+pub(crate) fn segments(area: &layout::DeviceArea) -> Segments {
+    let windows = Windows {
+        memory32: (layout::HOLE, layout::HOLE + layout::PCI32_SIZE - 1),
+        memory64: (area.pci64_start, area.pci64_end),
+    };
+    Segments::new(windows, [])
 }

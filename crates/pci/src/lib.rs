@@ -15,4 +15,4 @@ pub use config::{BarKind, ConfigSpace, ConfigState, Identity, REGION_CONFIG};
 #[cfg(any(test, feature = "fake-vectors"))]
 pub use msix::fake::FakeSource;
 pub use msix::{Msix, MsixState, NO_VECTOR, Vector, VectorCountError, Vectors};
-pub use segment::{BarLease, PlaceError, Segment, SlotLease};
+pub use segment::{BarLease, PlaceError, Segment, Segments, SlotLease, Windows};
