@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, ThisError)]
 pub enum VcpuError {
     /// It does not come back from the guest or from a device.
-    #[error("Thread vcpu{vcpu} does not answer within {} s: see the log for what it is doing, or end the VMM", limit.as_secs())]
+    #[error("Thread vcpu{vcpu} does not answer within {} s: a device or the hypervisor holds it; try again, or end the VMM", limit.as_secs())]
     Silent {
         /// Which vCPU.
         vcpu: usize,
