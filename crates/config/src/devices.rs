@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use crate::pci::{PciCommon, Placed};
-use crate::plan::{Device, DeviceKind, Grant, Place};
+use crate::plan::{Device, DeviceKind, Grant, Place, Pvpanic, Watchdog};
 use crate::vm::VmConfig;
 
 /// A device's own part of its section.
@@ -54,12 +54,12 @@ pub(crate) fn shelves(vm: &mut VmConfig) -> Vec<Box<dyn Shelf + '_>> {
         Box::new(&mut vm.pmem),
         Box::new(&mut vm.vsock),
         Box::new(&mut vm.balloon),
-        Box::new(Switch { on: vm.watchdog, id: "__watchdog", kind: DeviceKind::Watchdog }),
+        Box::new(Switch { on: vm.watchdog, id: "__watchdog", kind: DeviceKind::Watchdog(Watchdog) }),
         Box::new(&mut vm.vdpa),
         Box::new(&mut vm.rtc),
         Box::new(&mut vm.devices),
         Box::new(&mut vm.user_devices),
-        Box::new(Switch { on: vm.pvpanic, id: "__pvpanic", kind: DeviceKind::Pvpanic }),
+        Box::new(Switch { on: vm.pvpanic, id: "__pvpanic", kind: DeviceKind::Pvpanic(Pvpanic) }),
         Box::new(&mut vm.ivshmem),
     ]
 }

@@ -102,6 +102,12 @@ impl AddressSpaces {
         }
     }
 
+    /// Takes a device's addresses away for a moment: [`AddressSpaces::attach`] gives it others. No vCPU runs.
+    pub fn withdraw(&self, slot: &Slot) {
+        // Only new regions can collide.
+        let _ = self.edit(slot, |_| Some(Vec::new()));
+    }
+
     /// Reads `data.len()` bytes at `address`; all ones where nobody answers.
     pub fn read(&self, space: Space, address: u64, data: &mut [u8]) {
         data.fill(0xff);

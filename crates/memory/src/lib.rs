@@ -16,6 +16,7 @@
 mod backing;
 mod dma;
 mod hook;
+mod host;
 pub mod layout;
 mod mapping;
 mod testing;
@@ -31,6 +32,7 @@ use mapping::Mapping;
 pub use backing::{Backing, Pages, RamError, Zone};
 pub use dma::{DmaRam, DmaView};
 pub use hook::{HookSlice, WriteHook};
+pub use host::HostMemory;
 pub use testing::test_ram;
 pub use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
@@ -124,6 +126,15 @@ impl GuestRam {
     /// RAM as a device reaches it.
     pub fn dma(&self) -> DmaRam {
         DmaRam::new(self.clone())
+    }
+
+    /// Each region's first address and the memory behind it, for whoever maps it into a guest.
+    pub fn host_memory(&self) -> Vec<(GuestAddress, Arc<dyn HostMemory>)> {
+        let ram = self.0.load();
+        let shared = |(start, memory): (&u64, &Arc<Mapping>)| {
+            (GuestAddress(*start), memory.clone() as Arc<dyn HostMemory>)
+        };
+        ram.mappings.iter().map(shared).collect()
     }
 
     /// Bytes of RAM.

@@ -7,20 +7,22 @@
 mod activation;
 #[cfg(any(test, feature = "fake-driver"))]
 pub mod fake;
+mod function;
 mod queue;
 mod transport;
 mod worker;
 
 pub use activation::{Activation, Signals, SignalsState};
+pub use function::built;
 pub use queue::{ActiveQueue, Chain, Fault};
-pub use transport::{BAR_SIZE, MAX_QUEUES, Place, VirtioPci};
+pub use transport::{MAX_QUEUES, VirtioPci};
 pub use worker::{Context, Handler, Watch, Worker, Workers};
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use device::Stateful;
-use meter::QueueReading;
+use meter::CounterSet;
 
 /// Feature bits of the transport and the queues (§6).
 pub mod feature {
@@ -98,13 +100,4 @@ pub trait QueueServer: Send {
 
     /// The queues by rising index, once all are back; waits for that until `deadline`. None, at once, if none are out.
     fn stopped(&mut self, deadline: Instant) -> Option<Vec<ActiveQueue>>;
-}
-
-/// What a device counts.
-pub trait CounterSet: Send + Sync {
-    /// Name and value of each counter.
-    fn read(&self) -> Vec<(&'static str, u64)>;
-
-    /// The same and more, queue by queue.
-    fn queues(&self) -> Vec<QueueReading>;
 }

@@ -106,6 +106,7 @@ impl Persist for Ged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use device::Stateful;
     use std::sync::atomic::AtomicUsize;
 
     #[derive(Default)]
@@ -144,7 +145,7 @@ mod tests {
         let (old, _) = ged();
         old.notifier().notify(Cause::Memory);
         let (mut new, edges) = ged();
-        Device::restore(&mut new, &Device::save(&old).unwrap()).unwrap();
+        new.restore_saved(&old.to_saved().unwrap()).unwrap();
         assert_eq!(edges.0.load(Ordering::SeqCst), 1);
         assert_eq!(read(&mut new), 2);
         assert!(Persist::restore(&mut new, State { pending: 0x10 }).is_err());

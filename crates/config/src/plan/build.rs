@@ -18,7 +18,7 @@ pub(super) fn cpus(config: &CpusConfig) -> Cpus {
         },
         None => Topology {
             threads_per_core: 1,
-            cores_per_die: u16::try_from(config.boot_vcpus).unwrap_or(u16::MAX),
+            cores_per_die: u16::try_from(config.max_vcpus).unwrap_or(u16::MAX),
             dies_per_package: 1,
             packages: 1,
         },

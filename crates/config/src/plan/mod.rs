@@ -10,8 +10,8 @@ mod parts;
 pub(crate) use grants::directory;
 pub use grants::{Access, Grant};
 pub use parts::{
-    Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Rng, Smbios, Stream,
-    Topology, Zone,
+    Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng, Smbios,
+    Stream, Topology, Watchdog, Zone,
 };
 
 use crate::check::{Problem, ProblemKind, Problems, check_from};
@@ -124,11 +124,13 @@ impl Plan {
         }
     }
 
-    /// The plan with the slots that devices have in `former`.
+    /// The plan with the slots that devices have in `former`, but for those that a user has chosen for another device now.
     fn after(mut self, former: &Self) -> Self {
-        for device in &former.devices {
-            if let Some(slot) = device.place.device {
-                self.settle(&device.id, slot);
+        let chosen: Vec<Place> = self.devices.iter().map(|device| device.place).collect();
+        for Device { id, place, .. } in &former.devices {
+            let Some(slot) = place.device else { continue };
+            if !chosen.iter().any(|other| (other.segment, other.device) == (place.segment, Some(slot))) {
+                self.settle(id, slot);
             }
         }
         self

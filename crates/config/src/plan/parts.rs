@@ -155,8 +155,8 @@ pub enum DeviceKind {
     Disk(Disk),
     Net(Net),
     Rng(Rng),
-    Watchdog,
-    Pvpanic,
+    Watchdog(Watchdog),
+    Pvpanic(Pvpanic),
 }
 
 /// A disk on an image.
@@ -257,6 +257,14 @@ pub struct Rng {
     /// Where the bytes come from.
     pub src: PathBuf,
 }
+
+/// The watchdog. There is nothing to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watchdog;
+
+/// The panic notification device. There is nothing to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pvpanic;
 
 /// Where a console's characters go.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use block::SECTOR;
 use config::plan;
-use virtio::{Activation, CounterSet, Info, QueueServer, VirtioDevice, Workers};
+use meter::CounterSet;
+use virtio::{Activation, Info, QueueServer, VirtioDevice, Workers};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 

@@ -23,14 +23,14 @@ use std::sync::Arc;
 
 use block::{LockRange, OpenError};
 use config::{VmConfig, plan};
+use pci::{BarKind, BuildContext, Built};
 use rustix::thread::CpuSet;
 use sandbox::Kind;
 use thiserror::Error;
+use virtio::built;
 use virtio::{Worker, Workers};
 
 use worker::QueueHandler;
-
-use crate::{BuildContext, Built};
 
 /// Why a block device cannot be built.
 #[derive(Debug, Error)]
@@ -76,7 +76,7 @@ pub fn build(disk: &plan::Disk, context: &BuildContext<'_>) -> Result<Built, Err
             disk.image_type = found;
         }
     };
-    Ok(Built::new(blk).below_4g().handle(shared).learned(learned))
+    Ok(built(blk, BarKind::Memory32, context).handle(shared).learned(learned))
 }
 
 /// What of an image other programs are locked out of.

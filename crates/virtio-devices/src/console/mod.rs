@@ -10,9 +10,9 @@ mod worker;
 use std::io;
 
 use config::plan;
+use pci::{BarKind, BuildContext, Built};
 use thiserror::Error;
-
-use crate::{BuildContext, Built};
+use virtio::built;
 
 pub use front::{Front, Resizer};
 pub use state::State;
@@ -46,7 +46,7 @@ pub fn build(_: &plan::Console, context: &BuildContext<'_>) -> Result<Built, Err
     let stream = context.stream.ok_or_else(|| Error::Closed { id: id.into() })?;
     let front = Front::new(id, stream.clone()).map_err(|source| Error::Thread { id: id.into(), source })?;
     let resizer = front.resizer();
-    Ok(Built::new(front).handle(resizer))
+    Ok(built(front, BarKind::Memory64, context).handle(resizer))
 }
 
 #[cfg(test)]

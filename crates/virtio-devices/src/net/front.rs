@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use ::net::TapQueue;
 use config::plan;
+use meter::CounterSet;
 use sandbox::Kind;
-use virtio::{
-    Activation, ActiveQueue, CounterSet, Info, QueueServer, VirtioDevice, Worker, Workers, feature,
-};
+use virtio::{Activation, ActiveQueue, Info, QueueServer, VirtioDevice, Worker, Workers, feature};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net as spec;
 

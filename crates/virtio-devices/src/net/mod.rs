@@ -25,9 +25,9 @@ use std::os::fd::OwnedFd;
 
 use ::net::{Tap, TapError};
 use config::{VmConfig, plan};
+use pci::{BarKind, BuildContext, Built};
 use thiserror::Error;
-
-use crate::{BuildContext, Built};
+use virtio::built;
 
 pub use front::Net;
 pub use state::{DriverState, State};
@@ -77,7 +77,7 @@ pub fn build(plan: &plan::Net, context: &BuildContext<'_>) -> Result<Built, Erro
             net.tap = Some(name.clone());
         }
     };
-    Ok(Built::new(net).learned(learned))
+    Ok(built(net, BarKind::Memory64, context).learned(learned))
 }
 
 fn connect(plan: &plan::Net, context: &BuildContext<'_>) -> Result<Net, Error> {

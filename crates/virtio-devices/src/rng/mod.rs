@@ -11,10 +11,10 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use config::plan;
+use pci::{BarKind, BuildContext, Built};
 use rustix::fs::OFlags;
 use thiserror::Error;
-
-use crate::{BuildContext, Built};
+use virtio::built;
 
 pub use front::Front;
 
@@ -46,7 +46,7 @@ pub enum Error {
 /// # Errors
 /// [`enum@Error`] names the file, or the thread if there is none left.
 pub fn build(rng: &plan::Rng, context: &BuildContext<'_>) -> Result<Built, Error> {
-    Ok(Built::new(front(rng, context.id)?))
+    Ok(built(front(rng, context.id)?, BarKind::Memory64, context))
 }
 
 fn front(rng: &plan::Rng, id: &str) -> Result<Front, Error> {

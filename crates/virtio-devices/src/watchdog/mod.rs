@@ -12,10 +12,11 @@ mod worker;
 use std::io;
 use std::time::{Duration, Instant};
 
+use config::plan;
 use device::Events;
+use pci::{BarKind, BuildContext, Built};
 use thiserror::Error;
-
-use crate::{BuildContext, Built};
+use virtio::built;
 
 pub use front::{Front, State};
 
@@ -48,10 +49,10 @@ struct Timing {
 ///
 /// # Errors
 /// [`Error::Thread`] if there is no thread or descriptor left.
-pub fn build(context: &BuildContext<'_>) -> Result<Built, Error> {
+pub fn build(_: &plan::Watchdog, context: &BuildContext<'_>) -> Result<Built, Error> {
     let start = Instant::now();
     let timing = Timing { clock: Box::new(move || start.elapsed()), interval: INTERVAL };
-    Ok(Built::new(front(context.id, context.events, timing)?))
+    Ok(built(front(context.id, context.events, timing)?, BarKind::Memory64, context))
 }
 
 fn front(id: &str, events: &Events, timing: Timing) -> Result<Front, Error> {

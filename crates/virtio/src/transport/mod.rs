@@ -22,11 +22,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use device::{Access, Device, Effect, Events, MsiSource, Part, Persist, Region, RestoreError};
+use device::{Access, Device, Effect, Events, Part, Persist, Region, RestoreError};
 use host::EventFd;
 use memory::DmaRam;
 use pci::{
-    Address, BarKind, ConfigSpace, ConfigState, Identity, Msix, MsixState, NO_VECTOR, REGION_CONFIG, Vector,
+    BarKind, ConfigSpace, ConfigState, Identity, Msix, MsixState, NO_VECTOR, Place, REGION_CONFIG, Vector,
 };
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
@@ -35,7 +35,7 @@ use crate::{Activation, ActiveQueue, Signals, SignalsState, VirtioDevice, featur
 use common::{Common, Request};
 
 /// Bytes of BAR 0.
-pub const BAR_SIZE: u64 = 0x8_0000;
+pub(crate) const BAR_SIZE: u64 = 0x8_0000;
 const ISR: u64 = 0x2000;
 const DEVICE: u64 = 0x4000;
 const NOTIFY: u64 = 0x6000;
@@ -96,45 +96,38 @@ struct Bell {
     interrupt: Arc<Vector>,
 }
 
-/// What a function needs besides its device.
-pub struct Place<'a> {
-    /// Its slot.
-    pub address: Address,
-    /// Where BAR 0 starts, and how wide the register is.
-    pub bar: (u64, BarKind),
-    /// Where its vectors come from.
-    pub msi: &'a dyn MsiSource,
-    /// Guest RAM.
-    pub ram: &'a DmaRam,
-    /// Where activations are reported.
-    pub events: &'a Events,
-}
-
 impl VirtioPci {
-    /// Puts `device` behind PCI registers.
+    /// Puts `device` behind PCI registers. Its one BAR is of kind `bar`; it reaches guest RAM through `ram`, and what others must hear
+    /// of goes to `events`.
     ///
     /// # Errors
     /// The kernel's, if there is no descriptor left for the queues' bells; [`io::ErrorKind::InvalidInput`] for more than
     /// [`MAX_QUEUES`].
-    pub fn new(device: Box<dyn VirtioDevice>, place: &Place<'_>) -> io::Result<Self> {
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        bar: BarKind,
+        place: &Place<'_>,
+        ram: DmaRam,
+        events: Events,
+    ) -> io::Result<Self> {
         let info = device.info();
         let queues = info.queue_sizes.len();
         if queues > MAX_QUEUES {
             let text = format!("a function has at most {MAX_QUEUES} queues, not {queues}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let msix = Msix::new(queues as u16 + 1, place.msi);
+        let msix = Msix::new(queues + 1, place.msi)?;
         let bell = |_| {
             let interrupt = Arc::new(Vector::new(msix.vectors(), NO_VECTOR));
             Ok(Bell { kick: Arc::new(host::event_fd()?), interrupt })
         };
         let bells = (0..queues).map(bell).collect::<io::Result<Vec<_>>>()?;
         let mut config = ConfigSpace::new(place.address, &identity(info.device_type));
-        config.add_bar(0, place.bar.1, BAR_SIZE, place.bar.0);
+        config.add_bar(0, bar, BAR_SIZE, place.bars.first().copied().unwrap_or_default());
         let (window, msix_at) = window::add_capabilities(&mut config, info, &msix);
         let config_vector = Arc::new(Vector::new(msix.vectors(), NO_VECTOR));
         let common = Common::new(info);
-        let signals = Arc::new(Signals::new(config_vector.clone(), place.events.clone()));
+        let signals = Arc::new(Signals::new(config_vector.clone(), events.clone()));
         Ok(Self {
             device,
             config,
@@ -146,8 +139,8 @@ impl VirtioPci {
             bells,
             config_vector,
             signals,
-            ram: place.ram.clone(),
-            events: place.events.clone(),
+            ram,
+            events,
         })
     }
 

@@ -3,9 +3,9 @@ use std::time::{Duration, Instant};
 
 use device::{Access, Device, Effect, Events, NoSink, Persist, Stateful, Stateless};
 use memory::GuestRam;
-use pci::{Address, BarKind, FakeSource, REGION_CONFIG};
+use pci::{Address, BarKind, FakeSource, Place, REGION_CONFIG};
 
-use super::{MAX_QUEUES, Phase, Place, Then, VirtioPci};
+use super::{MAX_QUEUES, Phase, Then, VirtioPci};
 use crate::fake::{FakeQueue, WRITE};
 use crate::{Context, Fault, Handler, Info, QueueServer, VirtioDevice, Worker, Workers, feature};
 
@@ -62,14 +62,9 @@ fn function_with(
     let workers =
         Workers::new(vec![(Worker::spawn(sandbox::Kind::Block, "d", handler).unwrap(), vec![0, 1])]);
     let device = Device0 { info, workers, config: Arc::new(Mutex::new([1, 2, 3, 4, 5, 6, 7, 8])) };
-    let place = Place {
-        address: Address { segment: 0, slot: 2 },
-        bar: (0xc000_0000, BarKind::Memory32),
-        msi,
-        ram: &ram.dma(),
-        events: &Events::new(Arc::new(NoSink)).unwrap(),
-    };
-    VirtioPci::new(Box::new(device), &place)
+    let place = Place { address: Address { segment: 0, slot: 2 }, bars: &[0xc000_0000], msi };
+    let events = Events::new(Arc::new(NoSink)).unwrap();
+    VirtioPci::new(Box::new(device), BarKind::Memory32, &place, ram.dma(), events)
 }
 
 fn read<const N: usize>(function: &mut VirtioPci, offset: u64) -> [u8; N] {

@@ -1,5 +1,6 @@
 //! The network device over a tap.
 
+use config::plan::Net;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -110,8 +111,9 @@ fn by_descriptors(context: &Context) {
     let (host, guest) = context.addresses();
     let name = context.tap();
     let ip = Some((host.parse().unwrap(), "255.255.255.0".parse().unwrap()));
-    let settings = net::Settings { name: Some(&name), ip, queue_pairs: 2, ..net::Settings::default() };
-    let tap = net::Tap::open(&settings).unwrap();
+    let guest_mac = config::MacAddr([0x2e, 0, 0, 0, 0, 1]);
+    let wanted = Net { tap: Some(name), ip, queue_pairs: 2, ..Net::new(guest_mac) };
+    let tap = net::Tap::open(&wanted).unwrap();
     let descriptors: Vec<_> = tap.queues().iter().map(|queue| queue.as_fd()).collect();
     let vm = Builder::new(context).cpus(2).start();
     vm.create();
