@@ -9,8 +9,6 @@ pub mod serial;
 
 use std::time::{Duration, SystemTime};
 
-use rustix::time::{ClockId, clock_gettime};
-
 /// A clock a device reads; tests bring their own.
 pub type Clock = Box<dyn Fn() -> Duration + Send>;
 
@@ -21,7 +19,6 @@ pub fn wall_clock() -> Clock {
 
 /// Time since this call. It counts while the host sleeps, as a hypervisor's clocks do.
 pub fn stopwatch() -> Clock {
-    let boot_time = || Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
-    let start = boot_time();
-    Box::new(move || boot_time().saturating_sub(start))
+    let start = host::boot_time();
+    Box::new(move || host::boot_time().saturating_sub(start))
 }

@@ -5,6 +5,7 @@
 // Signals and terminals have no safe binding.
 #![allow(unsafe_code)]
 
+mod boot_time;
 pub mod calendar;
 pub mod code;
 pub mod heap;
@@ -15,6 +16,7 @@ pub mod pty;
 pub mod signals;
 pub mod terminal;
 
+pub use boot_time::boot_time;
 pub use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 pub use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 pub use vmm_sys_util::timerfd::TimerFd;

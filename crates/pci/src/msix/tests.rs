@@ -120,3 +120,25 @@ fn states_with_bits_that_no_guest_can_set_are_refused() {
     assert_eq!(msix.restore(odd_entry), Err("MSI-X vector control"));
     assert_eq!(msix.save(), fresh);
 }
+
+#[test]
+fn what_is_fired_while_the_guest_masks_and_unmasks_is_never_lost() {
+    let source = fake::FakeSource::default();
+    let mut msix = Msix::new(1, &source).unwrap();
+    msix.set_control(ENABLE);
+    unmask(&mut msix, 0, 7);
+    let vectors = msix.vectors().clone();
+    for _ in 0..200 {
+        let before = source.fired().len();
+        std::thread::scope(|scope| {
+            scope.spawn(|| vectors.fire(0));
+            for _ in 0..3 {
+                msix.write_table(12, &1u32.to_le_bytes());
+                msix.set_control(ENABLE | FUNCTION_MASK);
+                msix.write_table(12, &0u32.to_le_bytes());
+                msix.set_control(ENABLE);
+            }
+        });
+        assert_eq!(source.fired().len(), before + 1);
+    }
+}
