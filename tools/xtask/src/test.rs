@@ -189,7 +189,11 @@ fn run_guest(places: &Places, filter: &str) -> Result<Count> {
                 let in_lab = ["--boots", "yes", "--jobs", "1", "--part", part.as_str()].map(str::to_owned);
                 let command =
                     [&[vmtest.to_string_lossy().into_owned()], arguments.as_slice(), &in_lab].concat();
-                let run = lab::Run { environment: environment.clone(), ..lab::Run::new(command) };
+                let run = lab::Run {
+                    environment: environment.clone(),
+                    outside: Some(vmtest.clone()),
+                    ..lab::Run::new(command)
+                };
                 scope.spawn(move || {
                     let tee = Tee::default();
                     lab::run(places, &run, tee.clone()).map(|code| guest_count(&tee.lines(), code == 0))
