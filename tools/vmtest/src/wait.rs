@@ -4,6 +4,7 @@
 //! piece of work takes longer there. It is measured only when a limit is reached, so that it costs nothing while all goes well and tells
 //! of the machine as it is then.
 
+use std::fmt::Write as _;
 use std::hint::black_box;
 use std::io::{self, Read};
 use std::ops::Mul;
@@ -87,32 +88,32 @@ impl Deadline {
     }
 }
 
-/// How many times longer than on a machine at full speed a fixed piece of work takes here; the most that was ever seen by this process,
-/// because what is waited for began in the past.
+/// How many times longer than on a machine at full speed a fixed piece of work takes here, at least 1; the most that was ever seen by
+/// this process, because what is waited for began in the past.
 pub fn slowness() -> f64 {
-    /// What the work takes on a core of some 3 GHz with nothing else to do.
-    const AT_FULL_SPEED: Duration = Duration::from_millis(60);
+    /// What the work takes in a debug build on a core of some 3 GHz with nothing else to do.
+    const AT_FULL_SPEED: Duration = Duration::from_millis(20);
+    /// Beyond this something else is wrong, and a test that hangs is to end some day.
+    const MOST: f64 = 60.0;
     /// In thousandths.
-    static MOST: AtomicU64 = AtomicU64::new(1000);
+    static SEEN: AtomicU64 = AtomicU64::new(1000);
     let begin = Instant::now();
     black_box(work());
-    let now = begin.elapsed().as_millis() * 1000 / AT_FULL_SPEED.as_millis();
-    let now = u64::try_from(now).unwrap_or(u64::MAX);
-    let most = MOST.fetch_max(now, Ordering::Relaxed).max(now);
-    most as f64 / 1000.0
+    let now = (begin.elapsed().as_secs_f64() / AT_FULL_SPEED.as_secs_f64()).min(MOST);
+    let now = (now * 1000.0) as u64;
+    SEEN.fetch_max(now, Ordering::Relaxed).max(now) as f64 / 1000.0
 }
 
-/// Sorts pseudo-random numbers: computing and memory, longer than a scheduler's turn, and as fast in a debug build.
-fn work() -> u64 {
-    let mut state = 0x2545_f491_4f6c_dd1du64;
-    let mut numbers: Vec<u64> = (0..1_000_000)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            state
-        })
-        .collect();
-    numbers.sort_unstable();
-    numbers[numbers.len() / 2]
+/// Longer than a scheduler's turn. Writing numbers is the standard library's work, which is optimised in a debug build too.
+fn work() -> usize {
+    let mut text = String::new();
+    let mut length = 0;
+    for number in 0..100_000u32 {
+        text.clear();
+        let _ = write!(text, "{}", f64::from(number) / 7.0);
+        length += text.len();
+    }
+    length
 }
 
 /// Asks `condition` again and again until it has a value.
