@@ -18,6 +18,7 @@ mod places;
 mod step;
 mod terminal;
 mod test;
+mod tool;
 
 use error::{Error, Result};
 use places::Places;
