@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask check|test|demo|bench|selfcheck|lab`.
+//! The project's tasks: `cargo xtask check|test|fuzz|demo|bench|selfcheck|lab`.
 
 #![allow(clippy::print_stdout)] // a command-line tool: its output is its purpose
 
@@ -9,6 +9,7 @@ mod clients;
 mod cpio;
 mod demo;
 mod error;
+mod fuzz;
 mod guest;
 mod initramfs;
 mod kernel;
@@ -30,6 +31,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
   check                               every lint
   test [--unit | --guest] [FILTER]    unit tests, then guest tests; ends with `N passed, N failed`
+  fuzz [TARGET] [--minutes N]         libFuzzer on one target or all, N minutes each (10)
   demo [--shell]                      shows a whole VM; --shell leaves you at the guest's prompt
   bench [--host | --guest] [--rounds N] [--json]
                                       this VMM beside QEMU; a whole run writes docs/performance.md
@@ -60,6 +62,7 @@ fn dispatch(arguments: &[String]) -> Result<u8> {
     match task.as_str() {
         "check" => check::run(&places).map(|()| 0),
         "test" => test::run(&places, &parse_test(rest)?).map(|()| 0),
+        "fuzz" => fuzz::run(&places, &parse_fuzz(rest)?).map(|()| 0),
         "demo" => demo::run(&places, parse_demo(rest)?),
         "bench" => bench::run(&places, &parse_bench(rest)?).map(|()| 0),
         "selfcheck" => selfcheck(&places),
@@ -81,6 +84,25 @@ fn parse_test(arguments: &[String]) -> Result<test::Options> {
     Ok(options)
 }
 
+fn parse_fuzz(arguments: &[String]) -> Result<fuzz::Options> {
+    let mut options = fuzz::Options { target: None, minutes: 10 };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--minutes" => options.minutes = parse_number(&mut arguments)?,
+            option if option.starts_with('-') => return Err(Error::Usage(format!("no option {option}"))),
+            target => options.target = Some(target.to_owned()),
+        }
+    }
+    Ok(options)
+}
+
+/// A number above 0 behind an option.
+fn parse_number<'a>(arguments: &mut impl Iterator<Item = &'a String>) -> Result<u32> {
+    let number = arguments.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+    number.ok_or_else(|| Error::Usage("a number is missing".to_owned()))
+}
+
 fn parse_demo(arguments: &[String]) -> Result<bool> {
     match arguments {
         [] => Ok(false),
@@ -97,10 +119,7 @@ fn parse_bench(arguments: &[String]) -> Result<bench::Options> {
             "--host" => options.guest = false,
             "--guest" => options.host = false,
             "--json" => options.json = true,
-            "--rounds" => {
-                let number = arguments.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
-                options.rounds = number.ok_or_else(|| Error::Usage("a number is missing".to_owned()))?;
-            }
+            "--rounds" => options.rounds = parse_number(&mut arguments)?,
             other => return Err(Error::Usage(format!("no option {other}"))),
         }
     }
