@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask check|test|fuzz|demo|bench|selfcheck|lab`.
+//! The project's tasks: `cargo xtask check|test|soak|fuzz|demo|bench|selfcheck|lab`.
 
 #![allow(clippy::print_stdout)] // a command-line tool: its output is its purpose
 
@@ -16,6 +16,7 @@ mod kernel;
 mod lab;
 mod packages;
 mod places;
+mod soak;
 mod step;
 mod terminal;
 mod test;
@@ -31,6 +32,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
   check                               every lint
   test [--unit | --guest] [FILTER]    unit tests, then guest tests; ends with `N passed, N failed`
+  soak [--rounds N] [FILTER]          guest tests N times (10); a table of passes, and the failures' logs
   fuzz [TARGET] [--minutes N]         libFuzzer on one target or all, N minutes each (10)
   demo [--shell]                      shows a whole VM; --shell leaves you at the guest's prompt
   bench [--host | --guest] [--rounds N] [--json]
@@ -62,6 +64,7 @@ fn dispatch(arguments: &[String]) -> Result<u8> {
     match task.as_str() {
         "check" => check::run(&places).map(|()| 0),
         "test" => test::run(&places, &parse_test(rest)?).map(|()| 0),
+        "soak" => soak::run(&places, &parse_soak(rest)?).map(|()| 0),
         "fuzz" => fuzz::run(&places, &parse_fuzz(rest)?).map(|()| 0),
         "demo" => demo::run(&places, parse_demo(rest)?),
         "bench" => bench::run(&places, &parse_bench(rest)?).map(|()| 0),
@@ -77,6 +80,19 @@ fn parse_test(arguments: &[String]) -> Result<test::Options> {
         match argument.as_str() {
             "--unit" => options.guest = false,
             "--guest" => options.unit = false,
+            option if option.starts_with('-') => return Err(Error::Usage(format!("no option {option}"))),
+            filter => filter.clone_into(&mut options.filter),
+        }
+    }
+    Ok(options)
+}
+
+fn parse_soak(arguments: &[String]) -> Result<soak::Options> {
+    let mut options = soak::Options { rounds: 10, filter: String::new() };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--rounds" => options.rounds = parse_number(&mut arguments)?,
             option if option.starts_with('-') => return Err(Error::Usage(format!("no option {option}"))),
             filter => filter.clone_into(&mut options.filter),
         }
