@@ -35,8 +35,9 @@ usage: cargo xtask TASK
   soak [--rounds N] [FILTER]          guest tests N times (10); a table of passes, and the failures' logs
   fuzz [TARGET] [--minutes N]         libFuzzer on one target or all, N minutes each (10)
   demo [--shell]                      shows a whole VM; --shell leaves you at the guest's prompt
-  bench [--host | --guest] [--rounds N] [--json]
-                                      this VMM beside QEMU; a whole run writes docs/performance.md
+  bench [--host | --guest] [--rounds N] [--json] [--against REV]
+                                      this VMM beside QEMU; a whole run writes docs/performance.md;
+                                      --against: beside another commit, and fails if anything got worse
   selfcheck                           is the lab sound? boots the guest images there without our VMM
   lab [--memory MIB] [--cpus N] [-t] -- COMMAND...
                                       runs a command on a machine with a true /dev/kvm;
@@ -128,7 +129,7 @@ fn parse_demo(arguments: &[String]) -> Result<bool> {
 }
 
 fn parse_bench(arguments: &[String]) -> Result<bench::Options> {
-    let mut options = bench::Options { host: true, guest: true, rounds: 7, json: false };
+    let mut options = bench::Options { host: true, guest: true, rounds: 7, json: false, against: None };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -136,6 +137,11 @@ fn parse_bench(arguments: &[String]) -> Result<bench::Options> {
             "--guest" => options.host = false,
             "--json" => options.json = true,
             "--rounds" => options.rounds = parse_number(&mut arguments)?,
+            "--against" => {
+                let revision =
+                    arguments.next().ok_or_else(|| Error::Usage("a commit is missing".to_owned()))?;
+                options.against = Some(revision.clone());
+            }
             other => return Err(Error::Usage(format!("no option {other}"))),
         }
     }
