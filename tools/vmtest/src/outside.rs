@@ -3,7 +3,7 @@
 //!
 //! `vmtest outside` runs one program for one test. It reads a request (a line of JSON), then lines for the program's standard input; it
 //! writes the program's lines with `out ` or `err ` in front, and at the end `exit N`. The program ends with the connection. In a
-//! lab the test reaches it by connecting to [`ADDRESS`], which QEMU answers by starting it; on the host the test starts it.
+//! lab the test reaches it by connecting to `LAB_OUTSIDE`, which QEMU answers by starting it; on the host the test starts it.
 
 use crate::context::Context;
 use crate::wait::{self, Limit};

@@ -89,8 +89,8 @@ fn thousands_of_requests(context: &Context) {
 fn booted_states(context: &Context) {
     let kernel = context.path("kernel");
     host::make_idle_kernel(&kernel);
-    let count = fuzz(context, 8, "fuzzing", Some(&kernel));
-    assert!(count > 150, "only {count} cases");
+    let count = fuzz(context, 20, "fuzzing", Some(&kernel));
+    assert!(count > 400, "only {count} cases");
 }
 
 /// A stream ends with its VMM, which is told to end as soon as the reply has begun.
