@@ -10,7 +10,7 @@ use std::process::Command;
 use vmtest::context::Context;
 use vmtest::host;
 use vmtest::vm::{Builder, Vm};
-use vmtest::wait;
+use vmtest::wait::{self, Patient};
 
 vmtest::tests![
     net: ping_both_ways, tcp_to_the_host, tcp_to_the_guest, multi_queue, mac_address, counters, by_descriptors,
@@ -41,8 +41,9 @@ fn send_to_host(context: &Context, vm: &Vm) {
     let port = listener.local_addr().unwrap().port();
     vm.ok(&format!("dd if=/dev/urandom of=/tmp/out bs=1M count={DATA_MIB}"));
     vm.ok(&format!("(nc {host} {port} </tmp/out >/dev/null &) "));
-    let (mut stream, _) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(wait::COMMAND)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (stream, _) = wait::until(wait::COMMAND, "the guest to connect", || listener.accept().ok());
+    let mut stream = Patient::new(stream, wait::COMMAND);
     let mut data = Vec::new();
     stream.read_to_end(&mut data).unwrap();
     let path = context.path("received");
