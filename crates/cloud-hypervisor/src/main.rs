@@ -172,6 +172,23 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     let doors = doors.open(&client)?;
     // Doors hold clones as long as they are open.
     drop(client);
+    if let Err(error) = start(&mut control, config, restore) {
+        drop(control);
+        doors.abandon();
+        return Err(error);
+    }
+    control.run(&signals).map_err(Fatal::Control)?;
+    doors.close()?;
+    tracing::info!("Cloud Hypervisor exited successfully");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Enters the sandbox, and starts the VM that the flags describe, if they do.
+fn start(
+    control: &mut Control,
+    config: Option<(VmConfig, Vec<String>)>,
+    restore: Option<RestoreConfig>,
+) -> Result<(), Fatal> {
     sandbox::enter(Kind::Vmm).map_err(Fatal::Sandbox)?;
     if let Some((config, unknown_fields)) = config {
         for field in unknown_fields {
@@ -182,10 +199,7 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     } else if let Some(restore) = restore {
         control.restore_given(&restore).map_err(|e| Fatal::Restore(Chain::from(&e)))?;
     }
-    control.run(&signals).map_err(Fatal::Control)?;
-    doors.close()?;
-    tracing::info!("Cloud Hypervisor exited successfully");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn open_monitor(flag: Option<&str>) -> Result<Option<File>, Fatal> {
