@@ -10,6 +10,7 @@ mod log;
 use std::error::Error;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use clap::Parser;
 use config::{RestoreConfig, VmConfig};
 use control::{Control, Ended, Monitor, Options, Published};
 use device::{EventSink, Events, Record};
+use host::outlet::Outlet;
 use host::signals::Signals;
 use hv::Hypervisor;
 use hv_kvm::KvmHypervisor;
@@ -130,8 +132,8 @@ fn print_chain(error: &dyn Error) {
             format!("Error: Cloud Hypervisor exited with the following chain of errors:\n{lines}")
         }
     };
-    // Nobody is left to be told that standard error is gone.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    // Nobody is left to be told that standard error is gone, or not read.
+    let _ = Outlet::shared(std::io::stderr().as_fd()).map(|mut stderr| stderr.put(text.as_bytes()));
 }
 
 fn check(cli: Cli) -> Result<ExitCode, Fatal> {
@@ -202,14 +204,14 @@ fn start(
     Ok(())
 }
 
-fn open_monitor(flag: Option<&str>) -> Result<Option<File>, Fatal> {
+fn open_monitor(flag: Option<&str>) -> Result<Option<Outlet>, Fatal> {
     let Some(text) = flag else { return Ok(None) };
     let file = match Endpoint::parse_strict(text).ok_or(Fatal::MonitorSyntax)? {
         // A FIFO's open waits for its reader.
-        Endpoint::Path(path) => File::create(path),
-        Endpoint::Fd(number) => host::inherit::take(number).map(File::from),
+        Endpoint::Path(path) => File::create(path).map(OwnedFd::from),
+        Endpoint::Fd(number) => host::inherit::take(number),
     };
-    file.map(Some).map_err(Fatal::Monitor)
+    file.and_then(|file| Outlet::shared(file.as_fd())).map(Some).map_err(Fatal::Monitor)
 }
 
 fn control(events: Events, log: Arc<EventLog>, options: Options) -> std::io::Result<(Client, Control)> {

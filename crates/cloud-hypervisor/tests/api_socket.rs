@@ -246,6 +246,25 @@ fn events_into_a_fifo() {
     expect_records(reader);
 }
 
+/// As service managers and shells pass them: a listening socket as standard input, events on standard output.
+#[test]
+fn standard_descriptors_may_be_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("listening");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloud-hypervisor"));
+    command.args(["--api-socket=fd=0", "--event-monitor=fd=1"]).current_dir(&dir);
+    command.stdin(std::os::fd::OwnedFd::from(listener)).stdout(writer.try_clone().unwrap());
+    let vmm = Vmm { process: command.spawn().unwrap(), dir };
+    drop(command);
+    vmm.end(&path);
+    // What is shared with others still waits for its reader.
+    assert!(!rustix::fs::fcntl_getfl(&writer).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+    drop(writer);
+    expect_records(reader);
+}
+
 #[test]
 fn events_into_a_descriptor() {
     let (reader, writer) = std::io::pipe().unwrap();
