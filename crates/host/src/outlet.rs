@@ -103,7 +103,10 @@ impl Outlet {
                 self.file.write(piece)
             };
             match result {
-                Ok(count) if count > 0 => written = written.saturating_add(count),
+                Ok(count) if count > 0 => {
+                    written = written.saturating_add(count);
+                    self.is_read = true;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_read = self.is_read && self.has_room(PATIENCE_NS);
@@ -118,7 +121,6 @@ impl Outlet {
                 }
             }
         }
-        self.is_read = true;
         written
     }
 
@@ -152,6 +154,7 @@ mod tests {
     fn fill_and_drain(outlet: &mut Outlet, reader: &mut impl Read) {
         let full = (0..1 << 20).position(|_| !outlet.put(LINE)).unwrap();
         assert!(!outlet.put(LINE) && full > 0);
+        assert!(!outlet.is_read, "the next line would wait, too");
         let mut room = vec![0; 8192];
         assert_eq!(reader.read(&mut room).unwrap(), room.len());
         assert!(outlet.put(LINE));
