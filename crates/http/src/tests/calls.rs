@@ -42,6 +42,18 @@ fn unknown_paths() {
 }
 
 #[test]
+fn a_read_with_a_body_is_a_bad_request() {
+    let house = House::new();
+    for (method, name) in
+        [("GET", "vmm.ping"), ("PUT", "vmm.ping"), ("GET", "vm.info"), ("GET", "vm.counters")]
+    {
+        let reply = house.ask(&put(name, "{}").replace("PUT", method));
+        assert_eq!((reply.status, reply.header("X-Error-Code")), (400, Some("bad_request")), "{name}");
+        assert_eq!(reply.body, r#"["Bad Request","This call takes no body"]"#, "{name}");
+    }
+}
+
+#[test]
 fn errors_in_both_forms() {
     let house = House::new();
     let mut peer = house.connect();
