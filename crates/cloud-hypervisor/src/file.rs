@@ -171,7 +171,7 @@ mod tests {
             ("a.toml", "payload = {kernel = '/k'}\n[vsock]\ncid = 3\n", "Line 2: vsock"),
             ("a.yaml", "payload: 5\n", "Line 1: payload"),
             ("a.yaml", "- 5\n", "Line 1: [0]"),
-            ("a.json", "[]", "Line 1: the whole"),
+            ("a.json", "5", "Line 1: the whole"),
             ("a.toml", "cpus = {boot_vcpus = -1, max_vcpus = 1}", "Line 1: cpus.boot_vcpus"),
         ] {
             let (_dir, path) = write(name, text);

@@ -5,6 +5,7 @@ mod cli;
 mod doors;
 mod endpoint;
 mod file;
+mod flags;
 mod log;
 
 use std::error::Error;

@@ -11,7 +11,6 @@ mod cpus;
 mod disk;
 mod fds;
 mod flag;
-mod flags;
 mod json;
 mod mac;
 mod memory;
@@ -44,7 +43,6 @@ pub use cpus::{CoreScheduling, CpuAffinity, CpuFeatures, CpuProfile, CpuTopology
 pub use disk::{Disk, DiskConfig, ImageType, LockGranularity, QueueAffinity};
 pub use fds::UNKNOWN as UNKNOWN_FD;
 pub use flag::FlagError;
-pub use flags::Flags;
 pub use json::from_json;
 pub use mac::MacAddr;
 pub use memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig};
