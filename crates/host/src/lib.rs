@@ -7,7 +7,6 @@
 
 pub mod allowance;
 pub mod calendar;
-pub mod code;
 pub mod heap;
 pub mod inherit;
 pub mod kick;
