@@ -7,11 +7,13 @@ mod endpoint;
 mod file;
 mod flags;
 mod log;
+mod written;
 
 use std::error::Error;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ use thiserror::Error as ThisError;
 
 use cli::Cli;
 use endpoint::Endpoint;
+use written::Files;
 
 /// What ends the process with code 1.
 #[derive(Debug, ThisError)]
@@ -45,6 +48,8 @@ enum Fatal {
     Sandbox(#[source] std::io::Error),
     #[error(transparent)]
     Log(#[from] log::LogError),
+    #[error(transparent)]
+    Clash(#[from] written::Clash),
     #[error("Error parsing config")]
     Flags(#[source] config::FlagError),
     #[error("Error parsing config")]
@@ -152,17 +157,27 @@ fn configuration(cli: Cli) -> Result<(VmConfig, Vec<String>), Fatal> {
 
 fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     let doors = doors::Wanted::read(&cli)?;
-    log::install(cli.log_file.as_deref(), cli.log_format.as_deref(), cli.verbosity)?;
+    let (log_file, log_format, verbosity) = (cli.log_file.clone(), cli.log_format.clone(), cli.verbosity);
+    let (boots, event_monitor) = (cli.has_payload(), cli.event_monitor.clone());
+    let options = Options { no_shutdown: cli.no_shutdown, adjust_log: log::adjust };
+    let (seccomp, restore) = (cli.seccomp.into(), cli.restore.clone());
+    let config_file = cli.config_file().map(Path::to_owned);
+    let config = boots.then(|| configuration(cli)).transpose();
+    let files = Files {
+        log: log_file.as_deref(),
+        events: event_monitor.as_deref(),
+        config_file: config_file.as_deref(),
+        config: config.as_ref().ok().and_then(Option::as_ref).map(|(config, _)| config),
+    };
+    files.check()?;
+    log::install(log_file.as_deref(), log_format.as_deref(), verbosity)?;
+    // After the log is there to say what is wrong with it.
+    let config = config?;
     // Before the first thread, so that all inherit the blocked signals.
     let signals = Signals::take().map_err(Fatal::Threads)?;
-    let boots = cli.has_payload();
-    let options = Options { no_shutdown: cli.no_shutdown, adjust_log: log::adjust };
     let log = EventLog::new();
-    let (seccomp, event_monitor) = (cli.seccomp.into(), cli.event_monitor.clone());
+    let restore = restore.as_deref().map(RestoreConfig::from_flag).transpose().map_err(Fatal::RestoreFlag)?;
     // Before the first thread, too: it says whether threads keep their access to files.
-    let restore =
-        cli.restore.as_deref().map(RestoreConfig::from_flag).transpose().map_err(Fatal::RestoreFlag)?;
-    let config = boots.then(|| configuration(cli)).transpose()?;
     let files = config.as_ref().is_some_and(|(config, _)| config.landlock_enable);
     sandbox::start(Policy { seccomp, files }).map_err(Fatal::Sandbox)?;
     let file = open_monitor(event_monitor.as_deref())?;

@@ -2,6 +2,7 @@
 //! a socket, a name without a file that every user of the host may connect to.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use super::Scope;
 use crate::consoles::ConsoleMode;
@@ -10,10 +11,17 @@ use crate::vm::VmConfig;
 /// A path's place in the configuration, and what stands there.
 type Found<'c> = (String, Option<&'c OsStr>);
 
+impl VmConfig {
+    /// Every path that something is opened or bound at, with its field, such as `disks[1].path`.
+    pub fn paths(&self) -> impl Iterator<Item = (String, &Path)> {
+        all(self).into_iter().filter_map(|(field, path)| Some((field, Path::new(path?))))
+    }
+}
+
 /// Reports paths that are there and cannot name anything.
 pub(super) fn check(at: &mut Scope<'_, '_>) {
-    for (field, path) in all(at.vm) {
-        let Some(path) = path else { continue };
+    for (field, path) in at.vm.paths() {
+        let path = path.as_os_str();
         if path.is_empty() {
             at.invalid(&field, "The path is empty", "name a file, or leave the field out");
         } else if path.as_encoded_bytes().contains(&0) {
