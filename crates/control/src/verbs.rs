@@ -76,9 +76,7 @@ impl Control {
 
     fn create(&mut self, mut config: VmConfig) -> Done {
         sections::forget_descriptors(&mut config);
-        self.take_up(check(config)?, Descriptors::new())?;
-        give_back();
-        Ok(())
+        self.take_up(check(config)?, Descriptors::new())
     }
 
     fn take_up(&mut self, plan: Plan, descriptors: Descriptors) -> Done {
@@ -158,7 +156,6 @@ impl Control {
         machine.start();
         vm.machine = Some(machine);
         self.publish();
-        give_back();
         Ok(())
     }
 
@@ -235,12 +232,6 @@ impl Control {
         self.tell(after);
         Ok(())
     }
-}
-
-/// Starting up, reading configurations and building machines take far more memory than what comes after.
-fn give_back() {
-    host::heap::give_back();
-    host::code::give_back();
 }
 
 /// What the verb says of failures, in front of why.
