@@ -71,7 +71,8 @@ pub(crate) fn attach(
         slot(Cmos::new(chipset::wall_clock(), ram.min(layout::HOLE), ram.saturating_sub(layout::HOLE))),
     )?;
     put("debug port", slot(BootLog::new(chipset::stopwatch())))?;
-    put("firmware port", slot(TextPort::firmware(Box::new(std::io::stdout()))))?;
+    let stdout = Stream::stdout().map_err(|e| DeviceError::build("firmware port", e))?;
+    put("firmware port", slot(TextPort::firmware(stdout)))?;
     put("host bridge", slot(HostBridge::new()))?;
     Ok(Board { pins, notifier })
 }
