@@ -11,6 +11,7 @@ pub mod heap;
 pub mod inherit;
 pub mod kick;
 pub mod lock;
+pub mod opened;
 pub mod pty;
 pub mod signals;
 pub mod terminal;

@@ -3,7 +3,9 @@
 
 use config::plan;
 use config::{Plan, VmConfig};
-use stream::{Error, Stream, StreamConfig};
+use stream::{Stream, StreamConfig};
+
+use crate::{ConsoleError, output_files};
 
 /// Open consoles.
 #[derive(Clone)]
@@ -18,9 +20,21 @@ impl Consoles {
     /// Opens what the plan says.
     ///
     /// # Errors
-    /// [`Error`] names what could not be opened.
-    pub fn open(plan: &Plan) -> Result<Self, Error> {
-        Ok(Self { serial: open(&plan.serial)?, console: open(&plan.console.stream)? })
+    /// [`ConsoleError`] names what could not be opened.
+    pub fn open(plan: &Plan) -> Result<Self, ConsoleError> {
+        Self::check(plan)?;
+        Ok(Self {
+            serial: open("the serial port", &plan.serial)?,
+            console: open("the console", &plan.console.stream)?,
+        })
+    }
+
+    /// Whether the files of consoles are nobody else's.
+    ///
+    /// # Errors
+    /// [`ConsoleError::Shared`].
+    pub fn check(plan: &Plan) -> Result<(), ConsoleError> {
+        output_files::check(plan.config())
     }
 
     /// Writes the paths of pseudo-terminals into the configuration that clients see.
@@ -35,7 +49,10 @@ impl Consoles {
     }
 }
 
-fn open(stream: &plan::Stream) -> Result<Option<Stream>, Error> {
+fn open(console: &str, stream: &plan::Stream) -> Result<Option<Stream>, ConsoleError> {
+    if let plan::Stream::File(path) = stream {
+        output_files::check_unused(console, path)?;
+    }
     let config = match stream {
         plan::Stream::Off => return Ok(None),
         plan::Stream::Null => StreamConfig::Null,
@@ -44,5 +61,5 @@ fn open(stream: &plan::Stream) -> Result<Option<Stream>, Error> {
         plan::Stream::File(path) => StreamConfig::File(path.clone()),
         plan::Stream::Socket(path) => StreamConfig::Socket(path.clone()),
     };
-    Stream::open(&config).map(Some)
+    Ok(Some(Stream::open(&config)?))
 }

@@ -13,6 +13,7 @@ mod consoles;
 mod error;
 mod functions;
 mod io;
+mod output_files;
 mod readings;
 mod vcpus;
 
@@ -30,7 +31,7 @@ use vcpus::Vcpus;
 
 pub use build::build;
 pub use consoles::Consoles;
-pub use error::{BuildError, DeviceError};
+pub use error::{BuildError, ConsoleError, DeviceError};
 pub use readings::Readings;
 
 /// A machine. Its parts are dropped in this order: CPUs first, RAM last.

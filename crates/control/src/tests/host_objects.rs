@@ -1,0 +1,72 @@
+//! Configurations that name the wrong things of the host, or the right ones twice.
+
+use std::path::Path;
+
+use api::Code;
+use serde_json::{Value, json};
+
+use super::fake::{Rig, kernel};
+use crate::Options;
+
+fn machine(kernel: &Path, more: Value) -> Value {
+    let mut config = json!({
+        "payload": {"kernel": kernel}, "memory": {"size": 16 << 20}, "serial": {"mode": "Null"}, "console": {"mode": "Off"},
+    });
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+#[test]
+fn a_console_never_empties_another_file() {
+    let (rig, dir) = (Rig::new(Options::default()), tempfile::tempdir().unwrap());
+    let (file, alias) = (dir.path().join("precious"), dir.path().join("alias"));
+    std::fs::write(&file, "precious").unwrap();
+    std::fs::hard_link(&file, &alias).unwrap();
+    let serial = json!({"mode": "File", "file": alias});
+    for section in [
+        json!({"payload": {"kernel": file}}),
+        json!({"payload": {"kernel": "/k", "initramfs": file}}),
+        json!({"disks": [{"path": file}]}),
+        json!({"console": {"mode": "File", "file": file}}),
+    ] {
+        let mut config = machine("/k".as_ref(), section);
+        config["serial"] = serial.clone();
+        let error = rig.call("vm.create", &config.to_string()).unwrap_err();
+        assert_eq!((error.code, rig.state()), (Code::InvalidConfig, None), "{error}");
+    }
+    // Nor does one of this program's own, such as its log, nor a disk that comes later.
+    let log = std::fs::File::open(&file).unwrap();
+    let config = machine("/k".as_ref(), json!({"serial": serial})).to_string();
+    assert_eq!(rig.call("vm.create", &config).unwrap_err().code, Code::InvalidConfig);
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    drop(log);
+    rig.ok("vm.create", &config);
+    let disk = json!({"path": file}).to_string();
+    assert_eq!(rig.call("vm.add-disk", &disk).unwrap_err().code, Code::InvalidConfig);
+}
+
+#[test]
+fn a_fifo_that_nobody_reads_holds_nobody_up() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let file = json!({"mode": "File", "file": fifo});
+    rig.ok("vm.create", &machine(kernel.path(), json!({"serial": file})).to_string());
+    rig.ok("vm.boot", "");
+    rig.ok("vm.delete", "");
+    for section in [
+        json!({"payload": {"kernel": fifo}}),
+        json!({"payload": {"kernel": kernel.path(), "initramfs": fifo}}),
+        json!({"payload": {"firmware": fifo}}),
+        json!({"disks": [{"path": fifo, "image_type": "Raw"}]}),
+        json!({"memory": {"size": 0, "zones": [{"id": "z", "size": 16 << 20, "file": fifo, "shared": true}]}}),
+    ] {
+        rig.ok("vm.create", &machine(kernel.path(), section.clone()).to_string());
+        let error = rig.call("vm.boot", "").unwrap_err();
+        assert_eq!(error.code, Code::InvalidConfig, "{section}: {error}");
+        rig.ok("vm.delete", "");
+    }
+}
