@@ -70,3 +70,47 @@ fn a_fifo_that_nobody_reads_holds_nobody_up() {
         rig.ok("vm.delete", "");
     }
 }
+
+#[test]
+fn host_objects_of_the_wrong_type_are_the_configuration_s_fault() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::os::unix::fs::symlink(path("loop"), path("loop")).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+    std::fs::write(path("file"), "a file").unwrap();
+    // A driver that is not there, a terminal, and what is no path at all.
+    let wrong = [
+        path("loop"),
+        path("socket"),
+        dir.path().into(),
+        path("file").join("below"),
+        path("missing"),
+        path(&"x".repeat(300)),
+        "/dev/tty".into(),
+        "/dev/null".into(),
+    ];
+    for (i, object) in wrong.iter().enumerate() {
+        let mut sections = vec![
+            json!({"payload": {"kernel": object}}),
+            json!({"payload": {"firmware": object}}),
+            json!({"payload": {"kernel": kernel.path(), "initramfs": object}}),
+            json!({"disks": [{"path": object, "image_type": "Raw"}]}),
+            json!({"disks": [{"path": object, "image_type": "Raw", "readonly": true}]}),
+        ];
+        // A missing file is made for memory, a directory gets an unnamed one, and a null device gives no entropy, but may.
+        if ![2, 4].contains(&i) {
+            let zone = json!({"id": "z", "size": 16 << 20, "file": object, "shared": true});
+            sections.push(json!({"memory": {"size": 0, "zones": [zone]}}));
+        }
+        if i < 7 {
+            sections.push(json!({"rng": {"src": object}}));
+        }
+        for section in sections {
+            rig.ok("vm.create", &machine(kernel.path(), section.clone()).to_string());
+            let error = rig.call("vm.boot", "").err().unwrap_or_else(|| panic!("{section} boots"));
+            assert_eq!(error.code, Code::InvalidConfig, "{section}: {error}");
+            rig.ok("vm.delete", "");
+        }
+    }
+}
