@@ -35,7 +35,7 @@ fn zones_topology_and_streams() {
         "memory":{"size":0,"thp":false,"zones":[{"id":"a","size":4096,"hugepages":true,"hugepage_size":4096},
             {"id":"b","size":8192,"file":"/f","shared":true}]},
         "serial":{"mode":"Socket","socket":"/s"},"console":{"mode":"File","file":"/c","pci_device_id":7},
-        "platform":{"system_uuid":"u","oem_strings":["a"]}"#,
+        "platform":{"system_uuid":"01234567-89ab-cdef-0123-456789abcdef","oem_strings":["a"]}"#,
     );
     assert_eq!((plan.cpus.topology.cores_per_die, plan.cpus.amx), (3, true));
     assert_eq!(plan.cpus.affinity, [(1, vec![2])]);
@@ -44,7 +44,8 @@ fn zones_topology_and_streams() {
     assert_eq!((plan.memory.zones[1].file.clone(), plan.memory.total()), (Some("/f".into()), 12288));
     assert_eq!((plan.serial, plan.console.stream), (Stream::Socket("/s".into()), Stream::File("/c".into())));
     assert_eq!(plan.console.place, Place { segment: 0, device: Some(7), iommu: false });
-    assert_eq!((plan.smbios.uuid.as_deref(), plan.smbios.oem_strings.len()), (Some("u"), 1));
+    assert_eq!(plan.smbios.uuid.as_deref(), Some("01234567-89ab-cdef-0123-456789abcdef"));
+    assert_eq!(plan.smbios.oem_strings, ["a"]);
 }
 
 #[test]
