@@ -198,6 +198,9 @@ impl Control {
             if let Some(consoles) = &vm.consoles {
                 consoles.amend(&mut config);
             }
+            if let Some(machine) = machine {
+                machine.found().amend(&mut config);
+            }
             VmInfo {
                 config,
                 state: match state {

@@ -86,8 +86,9 @@ fn attach_disks(functions: &mut Functions, order: &Order<'_>) -> Result<(), Devi
             serial: disk.serial.clone(),
             affinity: disk.queue_affinity.clone(),
         };
-        let device = boxed(&disk.id, blk::build(&config))?;
-        functions.attach_virtio(device, BarKind::Memory32)?;
+        let device = blk::build(&config).map_err(|e| DeviceError::build(&disk.id, e))?;
+        functions.found.note_image(&disk.id, device.disk().format());
+        functions.attach_virtio(Box::new(device), BarKind::Memory32)?;
     }
     Ok(())
 }
@@ -111,8 +112,9 @@ fn attach_nets(functions: &mut Functions, order: &Order<'_>) -> Result<(), Devic
         let kept = order.descriptors.get(&net.id).map_or(&[][..], Vec::as_slice);
         let opened = kept.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>();
         let opened = opened.map_err(|e| DeviceError::build(&net.id, e))?;
-        let device = boxed(&net.id, net::build(&config, opened))?;
-        functions.attach_virtio(device, BarKind::Memory64)?;
+        let device = net::build(&config, opened).map_err(|e| DeviceError::build(&net.id, e))?;
+        functions.found.note_tap(&net.id, device.tap_name());
+        functions.attach_virtio(Box::new(device), BarKind::Memory64)?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use virtio::{BAR_SIZE, CounterSet, VirtioDevice, VirtioPci};
 use virtio_devices::console::Resizer;
 
-use crate::DeviceError;
+use crate::{DeviceError, Found};
 
 /// BARs of virtio functions start at multiples of this.
 const BAR_ALIGN: u64 = 8 << 20;
@@ -45,6 +45,8 @@ pub(crate) struct Functions {
     functions: Vec<Function>,
     /// Tells the console that its terminal has another size.
     pub(crate) resizer: Option<Resizer>,
+    /// For `vm.info`.
+    pub(crate) found: Found,
 }
 
 impl Functions {
@@ -58,7 +60,7 @@ impl Functions {
             let lease = around.segment.lease_slot(place.device);
             reserved.insert(id.into(), lease.map_err(|source| DeviceError::Place { id: id.into(), source })?);
         }
-        Ok(Self { around, reserved, functions: Vec::new(), resizer: None })
+        Ok(Self { around, reserved, functions: Vec::new(), resizer: None, found: Found::default() })
     }
 
     /// Guest RAM and events, for devices under construction.

@@ -11,6 +11,7 @@ mod build;
 mod catalogue;
 mod consoles;
 mod error;
+mod found;
 mod functions;
 mod io;
 mod output_files;
@@ -32,6 +33,7 @@ use vcpus::Vcpus;
 pub use build::build;
 pub use consoles::Consoles;
 pub use error::{BuildError, ConsoleError, DeviceError};
+pub use found::Found;
 pub use readings::Readings;
 
 /// A machine. Its parts are dropped in this order: CPUs first, RAM last.
@@ -132,6 +134,11 @@ impl Machine {
     /// Open consoles, to be kept when the machine goes.
     pub fn consoles(&self) -> &Consoles {
         &self.consoles
+    }
+
+    /// What building the devices found out.
+    pub fn found(&self) -> &Found {
+        &self.functions.found
     }
 
     /// The devices and what they occupy.
