@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use host::{ControlOperation, Epoll, EpollEvent, EventSet, TimerFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,8 +23,8 @@ use crate::ring::Ring;
 const PTY_CHECK: Duration = Duration::from_millis(500);
 /// How long a writer waits, once, for a peer that has stopped taking output before the oldest output is given up.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-/// How many times a peer may find room for the last output.
-const LAST_TRIES: usize = 512;
+/// How long a peer that goes on taking output may keep the end of a stream waiting.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A descriptor that takes output for as long as the stream lives.
 pub(crate) struct Out {
@@ -454,10 +454,8 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         // A guest's last words are often the ones that matter, but a peer that takes them one by one must not keep us here.
-        for _ in 0..LAST_TRIES {
-            if self.ring.is_empty() || !self.wait_for_writer() {
-                break;
-            }
+        let begin = Instant::now();
+        while !self.ring.is_empty() && begin.elapsed() < LAST_WORDS && self.wait_for_writer() {
             self.flush();
         }
         self.tell_of_dropped();
