@@ -383,6 +383,25 @@ fn a_reader_that_keeps_up_gets_everything_without_a_thread_of_ours() {
     }
 }
 
+#[test]
+fn what_waits_for_room_comes_before_what_is_said_next() {
+    for (name, writer, reader, writing) in
+        shared_outputs().into_iter().filter(|(name, ..)| name.ends_with("pipe"))
+    {
+        let filler = vec![b'.'; rustix::pipe::fcntl_getpipe_size(&writer).unwrap()];
+        File::from(writer.try_clone().unwrap()).write_all(&filler).unwrap();
+        let stream = open::unattended(writer.as_fd(), writing);
+        b"abc".iter().for_each(|byte| stream.write(&[*byte]));
+        let mut reader = File::from(reader);
+        assert_eq!(read(&mut reader, filler.len()), filler);
+        stream.write(b"d");
+        drop((stream, writer));
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"abcd", "{name}");
+    }
+}
+
 /// Reads until `end` comes and answers how many bytes came.
 fn read_until(reader: OwnedFd, end: &[u8]) -> usize {
     let mut last: Vec<u8> = Vec::new();
