@@ -41,6 +41,9 @@ pub use readings::Readings;
 pub use tree::{StateError, Tree};
 pub use vcpus::VcpuError;
 
+#[cfg(test)]
+mod tests;
+
 /// A machine. Its parts are dropped in this order: CPUs first, RAM last.
 pub struct Machine {
     vcpus: Vcpus,
