@@ -1,7 +1,8 @@
 //! The last event records (`spec/events.md` §2), numbered, for as many readers as there are.
 //!
 //! Any thread reports; doors read, each at its own pace. The log is a leaf object: it calls nobody, and a lock is held only for as long as
-//! it takes to move a few pointers. A reader that is slower than the news loses the oldest records and is told how many.
+//! it takes to move a few pointers. A reader that is slower than the news loses the oldest records and is told how many. Records that a
+//! guest causes at will take the place of each other once they hold their share, so there may be gaps in what is kept.
 //!
 //! ```text
 //!  any thread --push--> [ 1024 records ] <--poll-- EventReader: a task (SSE, D-Bus) or a thread
@@ -18,6 +19,8 @@ use serde::Serialize;
 
 /// Records that are kept.
 pub const EVENTS_KEPT: usize = 1024;
+/// Of these, as many as a guest may cause: it cannot push all others out.
+const GUEST_SHARE: usize = EVENTS_KEPT / 2;
 /// Records a reader gets at once.
 const BATCH: usize = 32;
 
@@ -45,13 +48,23 @@ pub struct EventRecord {
     pub properties: Option<BTreeMap<&'static str, String>>,
 }
 
+impl EventRecord {
+    /// Whether a guest can cause such records as often as it likes: by a panic, a driver's reset, its own restart.
+    pub fn is_guest_caused(&self) -> bool {
+        matches!(self.source, "guest" | "virtio-device") || matches!(self.event, "rebooting" | "rebooted")
+    }
+}
+
 /// The log.
 #[derive(Debug)]
 pub struct EventLog(Mutex<Ring>);
 
 #[derive(Debug)]
 struct Ring {
-    records: VecDeque<Arc<EventRecord>>,
+    /// With their numbers, which rise.
+    records: VecDeque<(u64, Arc<EventRecord>)>,
+    /// How many of these the guest has caused.
+    guest_caused: usize,
     /// The number of the next record; the first one's is 1.
     next: u64,
     counts: BTreeMap<(&'static str, &'static str), u64>,
@@ -93,8 +106,14 @@ impl EventLog {
     /// An empty log.
     #[allow(clippy::new_without_default, reason = "a log that nobody shares makes no sense")]
     pub fn new() -> Arc<Self> {
-        let (records, counts, waiting) = (VecDeque::new(), BTreeMap::new(), BTreeMap::new());
-        Arc::new(Self(Mutex::new(Ring { records, next: 1, counts, waiting, readers: 0 })))
+        Arc::new(Self(Mutex::new(Ring {
+            records: VecDeque::new(),
+            guest_caused: 0,
+            next: 1,
+            counts: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            readers: 0,
+        })))
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -106,8 +125,9 @@ impl EventLog {
         let (oldest, waiting) = {
             let mut ring = self.ring();
             *ring.counts.entry((record.source, record.event)).or_default() += 1;
-            let oldest = if ring.records.len() < EVENTS_KEPT { None } else { ring.records.pop_front() };
-            ring.records.push_back(record);
+            let oldest = ring.make_room(&record);
+            let number = ring.next;
+            ring.records.push_back((number, record));
             ring.next += 1;
             (oldest, mem::take(&mut ring.waiting))
         };
@@ -135,19 +155,34 @@ impl EventLog {
 }
 
 impl Ring {
-    /// The number of the oldest record that is kept, or of the next one if there is none.
-    fn oldest(&self) -> u64 {
-        self.next.saturating_sub(self.records.len() as u64)
+    /// Takes out what `record` replaces, and counts the record.
+    fn make_room(&mut self, record: &EventRecord) -> Option<(u64, Arc<EventRecord>)> {
+        let is_guest_caused = record.is_guest_caused();
+        let replaced = if is_guest_caused && self.guest_caused >= GUEST_SHARE {
+            self.records.iter().position(|(_, kept)| kept.is_guest_caused())
+        } else {
+            (self.records.len() >= EVENTS_KEPT).then_some(0)
+        };
+        let replaced = replaced.and_then(|at| self.records.remove(at));
+        if replaced.as_ref().is_some_and(|(_, replaced)| replaced.is_guest_caused()) {
+            self.guest_caused -= 1;
+        }
+        self.guest_caused += usize::from(is_guest_caused);
+        replaced
     }
 
+    /// The number of the oldest record that is kept, or of the next one if there is none.
+    fn oldest(&self) -> u64 {
+        self.records.front().map_or(self.next, |(number, _)| *number)
+    }
+
+    /// What comes from the number `next` on, as far as there is no gap.
     fn after(&self, next: u64) -> Option<News> {
-        if next >= self.next {
-            return None;
-        }
-        let oldest = self.oldest();
-        let first = next.max(oldest);
-        let known = usize::try_from(first.saturating_sub(oldest)).unwrap_or(usize::MAX);
-        let records = self.records.iter().skip(known).take(BATCH).cloned().collect();
+        let at = self.records.partition_point(|(number, _)| *number < next);
+        let first = self.records.get(at)?.0;
+        let records = self.records.iter().skip(at).take(BATCH).zip(first..);
+        let records = records.take_while(|((number, _), expected)| number == expected);
+        let records = records.map(|((_, record), _)| record.clone()).collect();
         Some(News { lost: first.saturating_sub(next), first, records })
     }
 }
@@ -254,6 +289,37 @@ mod tests {
         assert_eq!(read.iter().map(|(_, _, len)| len).sum::<usize>(), EVENTS_KEPT);
         assert!(read[1..].iter().all(|(lost, _, _)| *lost == 0));
         assert_eq!(log.counts(), BTreeMap::from([(("vm", "paused"), EVENTS_KEPT as u64 + 7)]));
+    }
+
+    #[test]
+    fn a_guest_pushes_out_its_own_records_only() {
+        let log = EventLog::new();
+        let guest = |count| {
+            for _ in 0..count {
+                let timestamp = Timestamp { secs: 0, nanos: 0 };
+                let (source, event) = ("guest", "panic");
+                log.push(Arc::new(EventRecord { timestamp, source, event, properties: None }));
+            }
+        };
+        push(&log, 2);
+        guest(GUEST_SHARE + 5);
+        push(&log, 1);
+        guest(10 * EVENTS_KEPT);
+        let mut reader = log.reader(StartAt::After(0));
+        let first = poll(&mut reader).unwrap();
+        assert_eq!((first.lost, first.first, first.records.len()), (0, 1, 2));
+        let gap = poll(&mut reader).unwrap();
+        assert_eq!((gap.first, gap.records.len()), (2 + GUEST_SHARE as u64 + 5 + 1, 1));
+        assert_eq!(gap.records[0].source, "vm");
+        let rest = numbers(&mut reader);
+        assert_eq!(rest.iter().map(|(_, _, count)| count).sum::<usize>(), GUEST_SHARE);
+        // The host's own records have the whole log.
+        push(&log, EVENTS_KEPT);
+        assert_eq!(
+            numbers(&mut log.reader(StartAt::After(0))).iter().map(|(_, _, count)| count).sum::<usize>(),
+            EVENTS_KEPT
+        );
+        assert_eq!(log.ring().guest_caused, 0);
     }
 
     #[test]

@@ -100,8 +100,11 @@ macro_rules! commands {
                 has_reply: <$RReply as Reply>::HAS_JSON,
                 may: &[],
                 start: |client, request, done| {
-                    let result = NoBody::parse(request).and_then(|_| $read(client.reads()).into_result());
-                    let result = result.and_then(Reply::into_answer).map_err(|e| $RName.failure(e));
+                    // A request that makes no sense is not the verb's failure.
+                    let result = NoBody::parse(request).and_then(|_| {
+                        let reply = $read(client.reads()).into_result();
+                        reply.and_then(Reply::into_answer).map_err(|e| $RName.failure(e))
+                    });
                     done(Outcome { result, unknown_fields: Vec::new() });
                 },
             }; )+

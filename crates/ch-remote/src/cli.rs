@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{Verb, VmState};
-use clap::builder::PossibleValuesParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
@@ -155,6 +155,7 @@ fn subcommand(sub: &'static Subcommand) -> Command {
             Arg::new(VALUE)
                 .value_name("PATH")
                 .default_value("-")
+                .value_parser(NonEmptyStringValueParser::new())
                 .help("File with the VM's JSON, or - for stdin"),
         ),
         Input::Value(syntax, _) => {

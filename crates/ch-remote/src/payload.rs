@@ -9,6 +9,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use clap::ArgMatches;
 use config::{DeviceConfig, FlagError, NetConfig, RestoreConfig, RestoredVfioConfig, VmReceiveMigrationData};
+use rustix::fs::OFlags;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use serde::Serialize;
 
@@ -37,6 +38,8 @@ pub(crate) enum PayloadError {
     FileSize(String),
     #[error("Error passing file descriptor {0}")]
     Descriptor(RawFd, #[source] io::Error),
+    #[error("Descriptor {0} was not left open for ch-remote: let the parent process pass it on")]
+    NotInherited(RawFd),
     #[error("Error writing the request as JSON")]
     Json(#[from] serde_json::Error),
 }
@@ -141,14 +144,24 @@ fn take_vfio(devices: &mut Option<Vec<RestoredVfioConfig>>, iommufd: Option<RawF
     devices.iter_mut().filter_map(|device| device.fd.take()).chain(iommufd).collect()
 }
 
-/// Numbers from the command line say nothing about lifetimes, so the kernel is asked for descriptors of our own: it refuses those that
-/// are not open.
+/// Numbers from the command line say nothing about lifetimes, so the kernel is asked for descriptors of our own.
 fn duplicates(fds: &[RawFd]) -> Result<Vec<OwnedFd>, PayloadError> {
     let Some(first) = fds.first() else { return Ok(Vec::new()) };
+    if let Some(stranger) = fds.iter().find(|fd| !is_inherited(**fd)) {
+        return Err(PayloadError::NotInherited(*stranger));
+    }
     let own =
         pidfd_open(getpid(), PidfdFlags::empty()).map_err(|e| PayloadError::Descriptor(*first, e.into()))?;
     let duplicate = |fd: &RawFd| {
         pidfd_getfd(&own, *fd, PidfdGetfdFlags::empty()).map_err(|e| PayloadError::Descriptor(*fd, e.into()))
     };
     fds.iter().map(duplicate).collect()
+}
+
+/// Whether the parent process left this descriptor open. All that this program opens by itself closes on exec.
+fn is_inherited(fd: RawFd) -> bool {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_some_and(|flags| !OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC))
 }

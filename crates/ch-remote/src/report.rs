@@ -1,5 +1,6 @@
 //! Error chains on standard error, in the format scripts know (`spec/cli.md` §2).
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::Write;
 
@@ -50,16 +51,23 @@ fn refusal(status: u16, body: &[u8], level: usize) -> Vec<(String, String)> {
     }
 }
 
-/// The names scripts look for: newer codes have none.
-fn status_name(status: u16) -> &'static str {
-    match status {
+/// The names scripts look for, and names in their manner for codes that the reference never sent.
+fn status_name(status: u16) -> Cow<'static, str> {
+    Cow::Borrowed(match status {
         400 => "BadRequest",
         404 => "NotFound",
+        405 => "MethodNotAllowed",
+        408 => "RequestTimeout",
+        409 => "Conflict",
+        413 => "PayloadTooLarge",
+        414 => "UriTooLong",
         429 => "TooManyRequests",
+        431 => "RequestHeaderFieldsTooLarge",
         500 => "InternalServerError",
         501 => "NotImplemented",
-        _ => "Unknown",
-    }
+        503 => "ServiceUnavailable",
+        _ => return Cow::Owned(format!("status {status}")),
+    })
 }
 
 /// `text` without characters that would move the cursor of a terminal.
@@ -92,9 +100,12 @@ mod tests {
         for (status, name) in [
             (400, "BadRequest"),
             (404, "NotFound"),
-            (409, "Unknown"),
+            (405, "MethodNotAllowed"),
+            (409, "Conflict"),
+            (418, "status 418"),
             (429, "TooManyRequests"),
             (501, "NotImplemented"),
+            (503, "ServiceUnavailable"),
         ] {
             assert!(
                 refused(status, "[]").ends_with(&format!("  1: Server responded with {name}\n")),
@@ -107,6 +118,14 @@ mod tests {
              X: Can't get remote's error messages from JSON response: invalid type: map, expected a sequence at line 1 \
              column 0: body='{ }'\n"
         );
+    }
+
+    #[test]
+    fn every_code_of_the_api_has_a_name() {
+        for code in api::Code::ALL {
+            let (status, _) = code.parts();
+            assert!(!status_name(status).contains(' '), "{status}");
+        }
     }
 
     #[test]

@@ -248,7 +248,7 @@ fn refusals_end_with_the_servers_chain() {
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str(), ran.code), ("", chain, 1));
     let ran = server.run(&["add-fs", "tag=t,socket=/s"], "", &reply(409, r#"["Error from API"]"#));
     assert!(
-        ran.stderr.contains("\n  1: Server responded with Unknown\n  2: Error from API\n"),
+        ran.stderr.contains("\n  1: Server responded with Conflict\n  2: Error from API\n"),
         "{}",
         ran.stderr
     );
@@ -291,7 +291,11 @@ fn wrong_values_end_with_1_before_anything_is_sent() {
         (&["resize", "--cpus", "4K"], "  1: --cpus takes a number, not 4K\n"),
         (&["resize", "--memory", "lots"], "  1: --memory takes a size such as 512M, not lots\n"),
         (&["resize-disk", "--disk", "d", "--size", ""], "  1: --size takes a size"),
-        (&["add-net", "fd=999"], "  1: Error passing file descriptor 999\n  2: Bad file descriptor"),
+        (&["add-net", "fd=999"], "  1: Descriptor 999 was not left open for ch-remote"),
+        // What the program has opened itself by then.
+        (&["add-net", "fd=[3]"], "  1: Descriptor 3 was not left open for ch-remote"),
+        (&["add-net", "fd=[4,5]"], "  1: Descriptor 4 was not left open for ch-remote"),
+        (&["add-device", "fd=3"], "  1: Descriptor 3 was not left open for ch-remote"),
     ] {
         let output = server.spawn(arguments, "");
         let text = String::from_utf8(output.stderr).unwrap();
@@ -320,6 +324,8 @@ fn usage_errors_end_with_2() {
         &["--api-socket", "/s", "boot", "now"],
         &["--api-socket", "/s", "--output", "xml", "info"],
         &["--api-socket", "/s", "wait"],
+        &["--api-socket", "", "ping"],
+        &["--api-socket", "/s", "create", ""],
     ] {
         let output = run(arguments, "");
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}");

@@ -1,15 +1,12 @@
-//! The flags (`spec/cli.md` §1). Their values are read by `config`, section by section.
+//! The flags (`spec/cli.md` §1): those of the process here, those of the machine in [`crate::flags`].
 
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, ArgGroup, Parser};
-use config::{
-    BalloonConfig, ConsoleConfig, CpusConfig, DebugConsoleConfig, DeviceConfig, DiskConfig, Flags, FsConfig,
-    FwCfgConfig, GenericVhostUserConfig, IvshmemConfig, LandlockConfig, MemoryConfig, MemoryZoneConfig,
-    NetConfig, NumaConfig, PciSegmentConfig, PlatformConfig, PmemConfig, RateLimiterGroupConfig,
-    RestoreConfig, RngConfig, RtcConfig, SerialConfig, TpmConfig, UserDeviceConfig, VdpaConfig, VsockConfig,
-};
+use config::RestoreConfig;
 use sandbox::Mode;
+
+use crate::flags::{Flags, keys};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,8 +34,11 @@ SIGUSR1 shows more in the log of a running VMM, SIGUSR2 less. The REST API is de
     group = ArgGroup::new("vm-config").multiple(true).requires("vm-payload"),
 )]
 pub(crate) struct Cli {
+    /// The whole VM in a JSON, TOML or YAML file, with the field names of the REST API; flags override its sections
+    #[arg(long, group = "vm-payload", help_heading = "Payload", value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
-    vm: VmFlags,
+    vm: Flags,
 
     /// Socket of the REST API: a path, path=PATH, or fd=N for a descriptor that listens already
     #[arg(long, value_name = "SOCKET", help_heading = "VMM")]
@@ -116,207 +116,20 @@ fn log_format_help() -> String {
     )
 }
 
-/// A flag's help with its keys, apart so that they wrap.
-fn keys(what: &str, syntax: keyval::Syntax) -> String {
-    format!("{what}: {}", syntax.help.replace(',', ", "))
-}
-
-/// The flags that describe a VM.
-#[derive(Debug, clap::Args)]
-struct VmFlags {
-    /// The whole VM in a JSON, TOML or YAML file, with the field names of the REST API; flags override its sections
-    #[arg(long, group = "vm-payload", help_heading = "Payload", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Kernel: a PVH ELF or a bzImage
-    #[arg(long, group = "vm-payload", help_heading = "Payload", value_name = "PATH")]
-    kernel: Option<PathBuf>,
-    /// Firmware to boot instead of a kernel
-    #[arg(long, group = "vm-payload", help_heading = "Payload", value_name = "PATH")]
-    firmware: Option<PathBuf>,
-    /// What the fw_cfg device shows the firmware
-    #[arg(long, value_name = "KEYS", long_help = keys("What the fw_cfg device shows the firmware", FwCfgConfig::SYNTAX), group = "vm-payload", help_heading = "Payload")]
-    fw_cfg_config: Option<String>,
-    /// Initial RAM disk
-    #[arg(long, group = "vm-config", help_heading = "Payload", value_name = "PATH")]
-    initramfs: Option<PathBuf>,
-    /// Kernel command line
-    #[arg(long, group = "vm-config", help_heading = "Payload", value_name = "TEXT")]
-    cmdline: Option<String>,
-    /// CPUs
-    #[arg(long, value_name = "KEYS", long_help = keys("CPUs", CpusConfig::SYNTAX), group = "vm-config", help_heading = "CPUs and memory")]
-    cpus: Option<String>,
-    /// RAM
-    #[arg(long, value_name = "KEYS", long_help = keys("RAM", MemoryConfig::SYNTAX), group = "vm-config", help_heading = "CPUs and memory")]
-    memory: Option<String>,
-    /// RAM in zones of its own backing
-    #[arg(long, value_name = "KEYS", long_help = keys("RAM in zones of its own backing", MemoryZoneConfig::SYNTAX), group = "vm-config", help_heading = "CPUs and memory", num_args = 1..)]
-    memory_zone: Vec<String>,
-    /// NUMA nodes
-    #[arg(long, value_name = "KEYS", long_help = keys("NUMA nodes", NumaConfig::SYNTAX), group = "vm-config", help_heading = "CPUs and memory", num_args = 1..)]
-    numa: Vec<String>,
-    /// Memory balloon
-    #[arg(long, value_name = "KEYS", long_help = keys("Memory balloon", BalloonConfig::SYNTAX), group = "vm-config", help_heading = "CPUs and memory")]
-    balloon: Option<String>,
-    /// Disks
-    #[arg(long, value_name = "KEYS", long_help = keys("Disks", DiskConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
-    disk: Vec<String>,
-    /// Rate limits that disks share
-    #[arg(long, value_name = "KEYS", long_help = keys("Rate limits that disks share", RateLimiterGroupConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
-    rate_limit_group: Vec<String>,
-    /// Network interfaces
-    #[arg(long, value_name = "KEYS", long_help = keys("Network interfaces", NetConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
-    net: Vec<String>,
-    /// Source of entropy
-    #[arg(long, value_name = "KEYS", long_help = keys("Source of entropy", RngConfig::SYNTAX), group = "vm-config", help_heading = "Devices")]
-    rng: Option<String>,
-    /// Shared directories
-    #[arg(long, value_name = "KEYS", long_help = keys("Shared directories", FsConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
-    fs: Vec<String>,
-    /// Persistent memory
-    #[arg(long, value_name = "KEYS", long_help = keys("Persistent memory", PmemConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
-    pmem: Vec<String>,
-    /// Virtual sockets
-    #[arg(long, value_name = "KEYS", long_help = keys("Virtual sockets", VsockConfig::SYNTAX), group = "vm-config", help_heading = "Devices")]
-    vsock: Option<String>,
-    /// vDPA devices
-    #[arg(long, value_name = "KEYS", long_help = keys("vDPA devices", VdpaConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
-    vdpa: Vec<String>,
-    /// VFIO devices
-    #[arg(long, value_name = "KEYS", long_help = keys("VFIO devices", DeviceConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
-    device: Vec<String>,
-    /// vfio-user devices
-    #[arg(long, value_name = "KEYS", long_help = keys("vfio-user devices", UserDeviceConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
-    user_device: Vec<String>,
-    /// Devices served over vhost-user
-    #[arg(long, value_name = "KEYS", long_help = keys("Devices served over vhost-user", GenericVhostUserConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 1..)]
-    generic_vhost_user: Vec<String>,
-    /// Memory shared between VMs
-    #[arg(long, value_name = "KEYS", long_help = keys("Memory shared between VMs", IvshmemConfig::SYNTAX), group = "vm-config", help_heading = "Devices")]
-    ivshmem: Option<String>,
-    /// TPM 2.0
-    #[arg(long, value_name = "KEYS", long_help = keys("TPM 2.0", TpmConfig::SYNTAX), group = "vm-config", help_heading = "Devices")]
-    tpm: Option<String>,
-    /// Paravirtual clock
-    #[arg(long, value_name = "KEYS", long_help = keys("Paravirtual clock", RtcConfig::SYNTAX), group = "vm-config", help_heading = "Devices", num_args = 0..=1, default_missing_value = "")]
-    rtc: Option<String>,
-    /// Reset a guest that hangs
-    #[arg(long, group = "vm-config", help_heading = "Devices")]
-    watchdog: bool,
-    /// Report the guest's panics
-    #[arg(long, group = "vm-config", help_heading = "Devices")]
-    pvpanic: bool,
-    /// Let the guest advise on its memory
-    #[arg(long, group = "vm-config", help_heading = "Devices")]
-    pvmemcontrol: bool,
-    /// Serial port [default: null]
-    #[arg(long, value_name = "KEYS", long_help = keys("Serial port [default: null]", SerialConfig::SYNTAX), group = "vm-config", help_heading = "Consoles")]
-    serial: Option<String>,
-    /// Virtio console [default: tty]
-    #[arg(long, value_name = "KEYS", long_help = keys("Virtio console [default: tty]", ConsoleConfig::SYNTAX), group = "vm-config", help_heading = "Consoles")]
-    console: Option<String>,
-    /// Debug port [default: off]
-    #[arg(long, value_name = "KEYS", long_help = keys("Debug port [default: off]", DebugConsoleConfig::SYNTAX), group = "vm-config", help_heading = "Consoles")]
-    debug_console: Option<String>,
-    /// What the machine says it is
-    #[arg(long, value_name = "KEYS", long_help = keys("What the machine says it is", PlatformConfig::SYNTAX), group = "vm-config", help_heading = "Platform")]
-    platform: Option<String>,
-    /// PCI segments
-    #[arg(long, value_name = "KEYS", long_help = keys("PCI segments", PciSegmentConfig::SYNTAX), group = "vm-config", help_heading = "Platform", num_args = 1..)]
-    pci_segment: Vec<String>,
-    /// Confine the VMM to the files it needs
-    #[arg(long, group = "vm-config", help_heading = "Platform")]
-    landlock: bool,
-    /// Files to be allowed besides
-    #[arg(long, value_name = "KEYS", long_help = keys("Files to be allowed besides", LandlockConfig::SYNTAX), group = "vm-config", help_heading = "Platform", num_args = 1..)]
-    landlock_rules: Vec<String>,
-}
-
 impl Cli {
     /// Whether there is something to boot: then the VM is created and booted at once.
     pub(crate) fn has_payload(&self) -> bool {
-        self.vm.kernel.is_some() || self.vm.firmware.is_some() || self.vm.config.is_some()
+        self.vm.kernel.is_some() || self.vm.firmware.is_some() || self.config.is_some()
     }
 
     /// The file that describes the VM.
     pub(crate) fn config_file(&self) -> Option<&Path> {
-        self.vm.config.as_deref()
+        self.config.as_deref()
     }
 
     /// The flags that describe the VM, or override what the file says.
     pub(crate) fn into_flags(self) -> Flags {
-        let VmFlags {
-            config: _,
-            kernel,
-            firmware,
-            fw_cfg_config,
-            initramfs,
-            cmdline,
-            cpus,
-            memory,
-            memory_zone,
-            numa,
-            balloon,
-            disk,
-            rate_limit_group,
-            net,
-            rng,
-            fs,
-            pmem,
-            vsock,
-            vdpa,
-            device,
-            user_device,
-            generic_vhost_user,
-            ivshmem,
-            tpm,
-            rtc,
-            watchdog,
-            pvpanic,
-            pvmemcontrol,
-            serial,
-            console,
-            debug_console,
-            platform,
-            pci_segment,
-            landlock,
-            landlock_rules,
-        } = self.vm;
-        Flags {
-            kernel,
-            firmware,
-            fw_cfg_config,
-            initramfs,
-            cmdline,
-            cpus,
-            memory,
-            memory_zone,
-            numa,
-            balloon,
-            disk,
-            rate_limit_group,
-            net,
-            rng,
-            fs,
-            pmem,
-            vsock,
-            vdpa,
-            device,
-            user_device,
-            generic_vhost_user,
-            ivshmem,
-            tpm,
-            rtc,
-            watchdog,
-            pvpanic,
-            pvmemcontrol,
-            serial,
-            console,
-            debug_console,
-            platform,
-            pci_segment,
-            landlock,
-            landlock_rules,
-        }
+        self.vm
     }
 }
 

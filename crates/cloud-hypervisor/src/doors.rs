@@ -121,6 +121,15 @@ impl Open {
         dbus.map_err(DoorError::DbusStop)?;
         Ok(())
     }
+
+    /// Turns clients away, at the end of a process that could not start, and leaves nothing behind.
+    pub(crate) fn abandon(self) {
+        #[cfg(feature = "dbus_api")]
+        let _ = self.dbus.map(dbus::Server::stop);
+        if let Some(Err(error)) = self.http.map(http::Server::abandon) {
+            tracing::warn!("The API's socket does not end well: {error}");
+        }
+    }
 }
 
 fn listen(endpoint: Endpoint) -> Result<http::Listen, DoorError> {

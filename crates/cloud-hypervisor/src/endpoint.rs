@@ -11,6 +11,9 @@ pub(crate) enum EndpointError {
     /// `fd=` without a number.
     #[error("Unable to convert {0} for fd: give the number of an open descriptor")]
     NotANumber(String),
+    /// No path.
+    #[error("The path is empty: give a path, path=PATH or fd=N")]
+    Empty,
     /// Nothing is open there.
     #[error("Descriptor {0} is not open in this process: let the parent process pass it on")]
     Closed(RawFd, #[source] std::io::Error),
@@ -31,7 +34,10 @@ impl Endpoint {
         if let Some(number) = text.strip_prefix("fd=") {
             return number.parse().map(Self::Fd).map_err(|_| EndpointError::NotANumber(number.into()));
         }
-        Ok(Self::Path(text.strip_prefix("path=").unwrap_or(text).into()))
+        match text.strip_prefix("path=").unwrap_or(text) {
+            "" => Err(EndpointError::Empty),
+            path => Ok(Self::Path(path.into())),
+        }
     }
 
     /// Reads `path=` and `fd=` in any order, separated by commas; `fd` wins.
@@ -41,7 +47,7 @@ impl Endpoint {
         let value = |key| parts.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| *value);
         match (value("fd"), value("path")) {
             (Some(number), _) => number.parse().ok().map(Self::Fd),
-            (None, path) => path.map(|path| Self::Path(path.into())),
+            (None, path) => path.filter(|path| !path.is_empty()).map(|path| Self::Path(path.into())),
         }
     }
 }
@@ -58,7 +64,9 @@ mod tests {
             assert_eq!(Endpoint::parse(text).unwrap(), expected);
         }
         assert_eq!(Endpoint::parse("fd=7").unwrap(), Endpoint::Fd(7));
-        assert!(Endpoint::parse("fd=x").is_err());
+        for text in ["fd=x", "fd=", "", "path="] {
+            assert!(Endpoint::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -67,5 +75,6 @@ mod tests {
         assert_eq!(Endpoint::parse_strict("path=/a"), Some(Endpoint::Path("/a".into())));
         assert_eq!(Endpoint::parse_strict("/a"), None);
         assert_eq!(Endpoint::parse_strict("file=/a"), None);
+        assert_eq!(Endpoint::parse_strict("path="), None);
     }
 }

@@ -1,5 +1,7 @@
 //! `--config FILE`: a whole VmConfig in JSON, TOML or YAML, with the field names of the REST API.
 
+mod place;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -28,14 +30,14 @@ enum Why {
     TooLong,
     #[error("Its kind is not known: end its name with .json, .toml, .yaml or .yml")]
     Kind,
-    #[error("It is no JSON configuration")]
+    #[error("It is no JSON")]
     Json(#[source] serde_json::Error),
     #[error("It is no TOML")]
     Toml(#[source] toml::de::Error),
     #[error("It is no YAML")]
     Yaml(#[source] serde_norway::Error),
-    #[error("A field does not have the form that the REST API gives it: {0}")]
-    Field(String),
+    #[error("Line {line}: {field} does not have the form that the REST API gives it: {text}")]
+    Field { line: usize, field: String, text: String },
 }
 
 /// Reads the configuration; the second part names the fields nobody knows.
@@ -50,20 +52,53 @@ pub(crate) fn read(path: &Path) -> Result<(VmConfig, Vec<String>), FileError> {
 fn text(path: &Path) -> Result<String, Why> {
     let mut text = String::new();
     File::open(path)?.take(LIMIT + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LIMIT { Err(Why::TooLong) } else { Ok(text) }
+    if text.len() as u64 > LIMIT {
+        return Err(Why::TooLong);
+    }
+    // Editors of other systems put a byte-order mark in front.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
+/// The languages of files.
+#[derive(Clone, Copy)]
+enum Kind {
+    Json,
+    Toml,
+    Yaml,
+}
+
+impl Kind {
+    fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "json" => Some(Self::Json),
+            "toml" => Some(Self::Toml),
+            "yaml" | "yml" => Some(Self::Yaml),
+            _ => None,
+        }
+    }
+
+    fn parse(self, text: &str) -> Result<Value, Why> {
+        match self {
+            Self::Json => serde_json::from_str(text).map_err(Why::Json),
+            Self::Toml => toml::from_str(text).map_err(Why::Toml),
+            Self::Yaml => serde_norway::from_str(text).map_err(Why::Yaml),
+        }
+    }
+}
+
+/// One reader of configurations is enough, and that is JSON's; its complaint is brought back to the place in the file.
 fn parse(path: &Path, text: &str) -> Result<(VmConfig, Vec<String>), Why> {
-    let value: Value = match path.extension().and_then(|kind| kind.to_str()) {
-        Some("json") => return config::from_json(text.as_bytes()).map_err(Why::Json),
-        Some("toml") => toml::from_str(text).map_err(Why::Toml)?,
-        Some("yaml" | "yml") => serde_norway::from_str(text).map_err(Why::Yaml)?,
-        _ => return Err(Why::Kind),
-    };
-    // One reader of configurations is enough. Lines and columns of the JSON in between mean nothing to anybody.
-    config::from_json(value.to_string().as_bytes()).map_err(|error| {
-        let text = error.to_string();
-        Why::Field(text.split(" at line ").next().unwrap_or_default().into())
+    let kind = Kind::of(path).ok_or(Why::Kind)?;
+    let value = kind.parse(text)?;
+    let json = format!("{value:#}");
+    config::from_json(json.as_bytes()).map_err(|error| {
+        let steps = place::steps(&value, error.line());
+        let text_of_error = error.to_string();
+        Why::Field {
+            line: place::line(kind, text, &steps),
+            field: place::render(&steps),
+            text: text_of_error.split(" at line ").next().unwrap_or_default().into(),
+        }
     })
 }
 
@@ -105,13 +140,67 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_form_name_the_field_and_its_line() {
+        let files = [
+            (
+                "a.json",
+                "{\n \"payload\": {\"kernel\": \"/k\"},\n \"disks\": [{\"path\": \"/a\"},\n  {\"path\": \"/b\",\n   \"num_queues\": \"two\"}]\n}\n",
+                5,
+            ),
+            (
+                "a.toml",
+                "[payload]\nkernel = '/k'\n\n[[disks]]\npath = '/a'\n[[disks]]\npath = '/b'\nnum_queues = 'two'\n",
+                8,
+            ),
+            (
+                "a.yaml",
+                "# A VM\npayload: {kernel: /k}\ndisks:\n- path: /a\n- path: /b\n\n  num_queues: two\n",
+                7,
+            ),
+        ];
+        for (name, text, line) in files {
+            let (_dir, path) = write(name, text);
+            let why = read(&path).unwrap_err().source().unwrap().to_string();
+            let start = format!(
+                "Line {line}: disks[1].num_queues does not have the form that the REST API gives it: "
+            );
+            assert!(why.starts_with(&start) && why.contains("two"), "{why}");
+        }
+        for (name, text, expected) in [
+            ("a.yaml", "payload: {kernel: /k}\nvsock:\n  cid: 3\n", "Line 3: vsock"),
+            ("a.toml", "payload = {kernel = '/k'}\n[vsock]\ncid = 3\n", "Line 2: vsock"),
+            ("a.yaml", "payload: 5\n", "Line 1: payload"),
+            ("a.yaml", "- 5\n", "Line 1: [0]"),
+            ("a.json", "5", "Line 1: the whole"),
+            ("a.toml", "cpus = {boot_vcpus = -1, max_vcpus = 1}", "Line 1: cpus.boot_vcpus"),
+        ] {
+            let (_dir, path) = write(name, text);
+            let why = read(&path).unwrap_err().source().unwrap().to_string();
+            assert!(why.starts_with(expected), "{name} {text}: {why}");
+        }
+    }
+
+    #[test]
+    fn names_in_capitals_and_byte_order_marks_do_no_harm() {
+        for (name, text) in [
+            ("A.JSON", "\u{feff}{\"payload\":{\"kernel\":\"/k\"}}"),
+            ("a.Toml", "\u{feff}payload = {kernel = '/k'}"),
+            ("a.YML", "\u{feff}payload: {kernel: /k}"),
+        ] {
+            let (_dir, path) = write(name, text);
+            let (config, _) = read(&path).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+            assert_eq!(config.payload.unwrap().kernel, Some("/k".into()));
+        }
+    }
+
+    #[test]
     fn errors_name_the_file_and_the_reason() {
         let long = " ".repeat(LIMIT as usize + 1);
         for (name, text, reason) in [
             ("a.json", "{", "no JSON"),
             ("a.toml", "=", "no TOML"),
             ("a.yaml", "a: [", "no YAML"),
-            ("a.yml", "cpus: {boot_vcpus: many}", "form"),
+            ("a.yml", "cpus: {boot_vcpus: many}", "Line 1: cpus.boot_vcpus does not have the form"),
             ("a.ini", "", "kind"),
             ("a", "", "kind"),
             ("a.json", &long, "bytes"),

@@ -5,11 +5,15 @@ mod cli;
 mod doors;
 mod endpoint;
 mod file;
+mod flags;
 mod log;
+mod written;
 
 use std::error::Error;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -18,6 +22,7 @@ use clap::Parser;
 use config::{RestoreConfig, VmConfig};
 use control::{Control, Ended, Monitor, Options, Published};
 use device::{EventSink, Events, Record};
+use host::outlet::Outlet;
 use host::signals::Signals;
 use hv::Hypervisor;
 use hv_kvm::KvmHypervisor;
@@ -26,6 +31,7 @@ use thiserror::Error as ThisError;
 
 use cli::Cli;
 use endpoint::Endpoint;
+use written::Files;
 
 /// What ends the process with code 1.
 #[derive(Debug, ThisError)]
@@ -42,6 +48,8 @@ enum Fatal {
     Sandbox(#[source] std::io::Error),
     #[error(transparent)]
     Log(#[from] log::LogError),
+    #[error(transparent)]
+    Clash(#[from] written::Clash),
     #[error("Error parsing config")]
     Flags(#[source] config::FlagError),
     #[error("Error parsing config")]
@@ -130,8 +138,8 @@ fn print_chain(error: &dyn Error) {
             format!("Error: Cloud Hypervisor exited with the following chain of errors:\n{lines}")
         }
     };
-    // Nobody is left to be told that standard error is gone.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    // Nobody is left to be told that standard error is gone, or not read.
+    let _ = Outlet::shared(std::io::stderr().as_fd()).map(|mut stderr| stderr.put(text.as_bytes()));
 }
 
 fn check(cli: Cli) -> Result<ExitCode, Fatal> {
@@ -149,17 +157,27 @@ fn configuration(cli: Cli) -> Result<(VmConfig, Vec<String>), Fatal> {
 
 fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     let doors = doors::Wanted::read(&cli)?;
-    log::install(cli.log_file.as_deref(), cli.log_format.as_deref(), cli.verbosity)?;
+    let (log_file, log_format, verbosity) = (cli.log_file.clone(), cli.log_format.clone(), cli.verbosity);
+    let (boots, event_monitor) = (cli.has_payload(), cli.event_monitor.clone());
+    let options = Options { no_shutdown: cli.no_shutdown, adjust_log: log::adjust };
+    let (seccomp, restore) = (cli.seccomp.into(), cli.restore.clone());
+    let config_file = cli.config_file().map(Path::to_owned);
+    let config = boots.then(|| configuration(cli)).transpose();
+    let files = Files {
+        log: log_file.as_deref(),
+        events: event_monitor.as_deref(),
+        config_file: config_file.as_deref(),
+        config: config.as_ref().ok().and_then(Option::as_ref).map(|(config, _)| config),
+    };
+    files.check()?;
+    log::install(log_file.as_deref(), log_format.as_deref(), verbosity)?;
+    // After the log is there to say what is wrong with it.
+    let config = config?;
     // Before the first thread, so that all inherit the blocked signals.
     let signals = Signals::take().map_err(Fatal::Threads)?;
-    let boots = cli.has_payload();
-    let options = Options { no_shutdown: cli.no_shutdown, adjust_log: log::adjust };
     let log = EventLog::new();
-    let (seccomp, event_monitor) = (cli.seccomp.into(), cli.event_monitor.clone());
+    let restore = restore.as_deref().map(RestoreConfig::from_flag).transpose().map_err(Fatal::RestoreFlag)?;
     // Before the first thread, too: it says whether threads keep their access to files.
-    let restore =
-        cli.restore.as_deref().map(RestoreConfig::from_flag).transpose().map_err(Fatal::RestoreFlag)?;
-    let config = boots.then(|| configuration(cli)).transpose()?;
     let files = config.as_ref().is_some_and(|(config, _)| config.landlock_enable);
     sandbox::start(Policy { seccomp, files }).map_err(Fatal::Sandbox)?;
     let file = open_monitor(event_monitor.as_deref())?;
@@ -172,6 +190,23 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     let doors = doors.open(&client)?;
     // Doors hold clones as long as they are open.
     drop(client);
+    if let Err(error) = start(&mut control, config, restore) {
+        drop(control);
+        doors.abandon();
+        return Err(error);
+    }
+    control.run(&signals).map_err(Fatal::Control)?;
+    doors.close()?;
+    tracing::info!("Cloud Hypervisor exited successfully");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Enters the sandbox, and starts the VM that the flags describe, if they do.
+fn start(
+    control: &mut Control,
+    config: Option<(VmConfig, Vec<String>)>,
+    restore: Option<RestoreConfig>,
+) -> Result<(), Fatal> {
     sandbox::enter(Kind::Vmm).map_err(Fatal::Sandbox)?;
     if let Some((config, unknown_fields)) = config {
         for field in unknown_fields {
@@ -182,20 +217,17 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     } else if let Some(restore) = restore {
         control.restore_given(&restore).map_err(|e| Fatal::Restore(Chain::from(&e)))?;
     }
-    control.run(&signals).map_err(Fatal::Control)?;
-    doors.close()?;
-    tracing::info!("Cloud Hypervisor exited successfully");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-fn open_monitor(flag: Option<&str>) -> Result<Option<File>, Fatal> {
+fn open_monitor(flag: Option<&str>) -> Result<Option<Outlet>, Fatal> {
     let Some(text) = flag else { return Ok(None) };
     let file = match Endpoint::parse_strict(text).ok_or(Fatal::MonitorSyntax)? {
         // A FIFO's open waits for its reader.
-        Endpoint::Path(path) => File::create(path),
-        Endpoint::Fd(number) => host::inherit::take(number).map(File::from),
+        Endpoint::Path(path) => File::create(path).map(OwnedFd::from),
+        Endpoint::Fd(number) => host::inherit::take(number),
     };
-    file.map(Some).map_err(Fatal::Monitor)
+    file.and_then(|file| Outlet::shared(file.as_fd())).map(Some).map_err(Fatal::Monitor)
 }
 
 fn control(events: Events, log: Arc<EventLog>, options: Options) -> std::io::Result<(Client, Control)> {

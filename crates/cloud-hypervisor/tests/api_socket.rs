@@ -94,6 +94,73 @@ fn a_path_with_its_key_and_without() {
     }
 }
 
+/// Runs it to its end, which it must come to by itself; its exit code, and what it says on standard error.
+fn fails(arguments: &[&str], dir: &Path) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloud-hypervisor"));
+    let output = command.args(arguments).stdin(Stdio::null()).current_dir(dir).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_belongs_to_others_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("disk.raw"), "precious").unwrap();
+    let _theirs = UnixListener::bind(dir.path().join("other")).unwrap();
+    for (path, reason) in [("disk.raw", "is no socket"), ("other", "Another program listens")] {
+        let (code, text) = fails(&["--api-socket", path], dir.path());
+        assert!(code == Some(1) && text.contains(reason), "{text}");
+    }
+    assert_eq!(std::fs::read_to_string(dir.path().join("disk.raw")).unwrap(), "precious");
+    assert_eq!(files(dir.path()), ["disk.raw", "other"]);
+    UnixStream::connect(dir.path().join("other")).unwrap();
+}
+
+#[test]
+fn a_failed_start_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "x".repeat(200);
+    for (arguments, reason) in [
+        (&["--api-socket", ""][..], "The path is empty"),
+        (&["--api-socket", "path="], "The path is empty"),
+        (&["--api-socket", &long], "the kernel takes 107"),
+        (&["--api-socket", "fd=77"], "Descriptor 77"),
+        (&["--event-monitor", "path=", "--api-socket", "api"], "path or fd required"),
+        (
+            &["--api-socket", "api", "--kernel", "/no/such/kernel", "--serial", "null", "--console", "off"],
+            "kernel",
+        ),
+        (&["--api-socket", "api", "--kernel", "/k", "--disk", "path="], "No disk path"),
+    ] {
+        let (code, text) = fails(arguments, dir.path());
+        assert!(code == Some(1) && text.contains(reason), "{arguments:?}: {text}");
+        assert_eq!(files(dir.path()), [""; 0], "{arguments:?}");
+    }
+    for flag in ["--kernel", "--firmware", "--config", "--log-file"] {
+        let (code, text) = fails(&["--api-socket", "api", &format!("{flag}=")], dir.path());
+        assert!(code == Some(2) && text.contains(flag), "{text}");
+    }
+}
+
+#[test]
+fn signals_that_ask_for_the_end_get_a_good_one() {
+    use rustix::process::{Pid, Signal, kill_process};
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut vmm = Vmm::on_socket();
+        let socket = vmm.socket();
+        assert_eq!(ask(connect(&socket), PING).0, 200);
+        kill_process(Pid::from_child(&vmm.process), signal).unwrap();
+        assert_eq!(vmm.process.wait().unwrap().code(), Some(0), "{signal:?}");
+        assert!(!socket.exists(), "{signal:?}");
+    }
+}
+
 #[test]
 fn a_descriptor_that_listens_already() {
     let dir = tempfile::tempdir().unwrap();
@@ -176,6 +243,25 @@ fn events_into_a_fifo() {
     let reader = std::fs::File::open(&fifo).unwrap();
     let socket = vmm.socket();
     vmm.end(&socket);
+    expect_records(reader);
+}
+
+/// As service managers and shells pass them: a listening socket as standard input, events on standard output.
+#[test]
+fn standard_descriptors_may_be_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("listening");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloud-hypervisor"));
+    command.args(["--api-socket=fd=0", "--event-monitor=fd=1"]).current_dir(&dir);
+    command.stdin(std::os::fd::OwnedFd::from(listener)).stdout(writer.try_clone().unwrap());
+    let vmm = Vmm { process: command.spawn().unwrap(), dir };
+    drop(command);
+    vmm.end(&path);
+    // What is shared with others still waits for its reader.
+    assert!(!rustix::fs::fcntl_getfl(&writer).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+    drop(writer);
     expect_records(reader);
 }
 

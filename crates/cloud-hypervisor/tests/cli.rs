@@ -102,6 +102,35 @@ fn errors_are_chains_and_have_their_codes() {
     }
 }
 
+#[test]
+fn a_file_that_holds_something_else_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let precious = write(dir.path(), "precious", "precious");
+    let config = write(dir.path(), "vm.json", r#"{"payload":{"kernel":"/k"}}"#);
+    let log = format!("--log-file={precious}");
+    let events = format!("--event-monitor=path={precious}");
+    let disk = format!("path={precious},readonly=on");
+    for (arguments, flag, other) in [
+        (&["--kernel", &precious, &log][..], "--log-file", "payload.kernel"),
+        (&["--kernel", "/k", "--disk", &disk, &events], "--event-monitor", "disks[0].path"),
+        (&["--api-socket=api", &log, &events], "--event-monitor", "--log-file"),
+        (&["--config", &config, &format!("--log-file={config}")], "--log-file", "--config"),
+        (
+            &["--api-socket=api", "--log-file=new", "--event-monitor=path=new"],
+            "--event-monitor",
+            "--log-file",
+        ),
+    ] {
+        let output = command().args(arguments).current_dir(&dir).output().unwrap();
+        let text = text(&output.stderr);
+        let expected = (format!("{flag} would overwrite"), format!("which {other} names, too"));
+        assert!(text.contains(&expected.0) && text.contains(&expected.1), "{arguments:?}: {text}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious");
+    assert!(!dir.path().join("new").exists() && std::fs::read_to_string(&config).unwrap().len() > 2);
+}
+
 /// A VMM without a VM, whose log grows at `log`.
 struct Idle {
     process: Child,

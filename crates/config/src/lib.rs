@@ -8,10 +8,10 @@
 mod check;
 mod consoles;
 mod cpus;
+mod devices;
 mod disk;
 mod fds;
 mod flag;
-mod flags;
 mod json;
 mod mac;
 mod memory;
@@ -44,7 +44,6 @@ pub use cpus::{CoreScheduling, CpuAffinity, CpuFeatures, CpuProfile, CpuTopology
 pub use disk::{Disk, DiskConfig, ImageType, LockGranularity, QueueAffinity};
 pub use fds::UNKNOWN as UNKNOWN_FD;
 pub use flag::FlagError;
-pub use flags::Flags;
 pub use json::from_json;
 pub use mac::MacAddr;
 pub use memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig};

@@ -6,9 +6,3 @@ pub fn share_one_arena() {
     // SAFETY: changes a parameter of the allocator; called before other threads exist. A refusal costs memory only.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
-
-/// Gives memory that is free now back to the host. Takes some ten microseconds: call it after work that will not come again soon.
-pub fn give_back() {
-    // SAFETY: only free memory is touched, under the allocator's own lock.
-    unsafe { libc::malloc_trim(0) };
-}

@@ -5,13 +5,14 @@
 // Signals and terminals have no safe binding.
 #![allow(unsafe_code)]
 
+pub mod allowance;
 mod boot_time;
 pub mod calendar;
-pub mod code;
 pub mod heap;
 pub mod inherit;
 pub mod kick;
 pub mod lock;
+pub mod outlet;
 pub mod pty;
 pub mod signals;
 pub mod terminal;

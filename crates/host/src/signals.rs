@@ -1,4 +1,4 @@
-//! Signals as something to read: SIGTERM and SIGINT ask for the process's end, SIGWINCH tells of a resized terminal, SIGUSR1 and SIGUSR2
+//! Signals as something to read: SIGTERM, SIGINT and SIGHUP ask for the process's end, SIGWINCH tells of a resized terminal, SIGUSR1 and SIGUSR2
 //! ask for more and for less in the log.
 
 use std::io;
@@ -18,9 +18,10 @@ pub enum Signal {
     LogLess,
 }
 
-const NUMBERS: [(libc::c_int, Signal); 5] = [
+const NUMBERS: [(libc::c_int, Signal); 6] = [
     (libc::SIGTERM, Signal::Terminate),
     (libc::SIGINT, Signal::Terminate),
+    (libc::SIGHUP, Signal::Terminate),
     (libc::SIGWINCH, Signal::WindowChanged),
     (libc::SIGUSR1, Signal::LogMore),
     (libc::SIGUSR2, Signal::LogLess),
@@ -41,7 +42,10 @@ impl Signals {
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for (signal, _) in NUMBERS {
-                libc::sigaddset(set.as_mut_ptr(), signal);
+                // `nohup` ignores it so that the program outlives its terminal, and a signal descriptor would read it all the same.
+                if signal != libc::SIGHUP || !is_ignored(signal) {
+                    libc::sigaddset(set.as_mut_ptr(), signal);
+                }
             }
             libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
             let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
@@ -59,6 +63,16 @@ impl Signals {
     }
 }
 
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the call only writes to `action`, for which all zeroes are a valid value, too.
+    let action = unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
 impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
@@ -71,6 +85,8 @@ mod tests {
 
     #[test]
     fn a_signal_is_read_instead_of_delivered() {
+        // SAFETY: the default is no handler of ours. Tests may run under `nohup`.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
         let signals = Signals::take().unwrap();
         assert_eq!(signals.next(), None);
         for (number, signal) in NUMBERS {

@@ -4,13 +4,18 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use host::lock;
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use sandbox::{Access, Grant};
 use thiserror::Error;
+
+/// Bytes of a path that the kernel takes for a socket: its `sun_path` less the final zero.
+const MAX_PATH: usize = 107;
 
 /// Where to listen.
 #[derive(Debug)]
@@ -36,8 +41,27 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
-    /// What was left at the path cannot be removed.
-    #[error("Failed to remove the stale API socket \"{}\"", path.display())]
+    /// A socket without a name would be everybody's.
+    #[error("The API socket's path is empty: give the path at which it is to be made")]
+    Empty,
+    /// The kernel's addresses are short.
+    #[error(
+        "The API socket's path \"{}\" has {} bytes, and the kernel takes {MAX_PATH}: use a shorter one, or a relative one",
+        .0.display(),
+        .0.as_os_str().len()
+    )]
+    TooLong(PathBuf),
+    /// Something else is at the path, and stays there.
+    #[error("\"{}\" is no socket: give the API socket a path of its own", .0.display())]
+    Occupied(PathBuf),
+    /// Another program listens there.
+    #[error(
+        "Another program listens on \"{}\": end it, or give the API socket a path of its own",
+        .0.display()
+    )]
+    Served(PathBuf),
+    /// What was left at the path cannot be looked at or removed.
+    #[error("Failed to replace the API socket \"{}\" of an earlier run", path.display())]
     Stale {
         /// The socket.
         path: PathBuf,
@@ -69,11 +93,12 @@ pub struct Bound {
     pub(crate) place: Option<Place>,
 }
 
-/// The socket's file, ours as long as the lock is held.
+/// The socket's file, ours as long as the lock is held. Dropped before a good end, it takes with it what this start has made.
 #[derive(Debug)]
 pub(crate) struct Place {
-    pub(crate) path: PathBuf,
-    _lock: File,
+    path: PathBuf,
+    is_bound: bool,
+    lock: Lock,
 }
 
 impl Place {
@@ -82,12 +107,34 @@ impl Place {
         let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         Grant { path: parent.unwrap_or(Path::new(".")).into(), access: Access::Remove }
     }
+
+    /// Unlinks the socket at the end of a process that was of use. The lock file stays for the next one.
+    ///
+    /// # Errors
+    /// The path and the kernel's reason, if the socket is still there.
+    pub(crate) fn leave(mut self) -> Result<(), (PathBuf, io::Error)> {
+        self.is_bound = false;
+        self.lock.is_new = false;
+        match std::fs::remove_file(&self.path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err((self.path.clone(), source)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_bound {
+            // Nobody is left to be told that it stays, and the next start replaces it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Makes the socket accept connections; [`crate::serve`] answers them.
 ///
 /// # Errors
-/// [`BindError`]; nothing at the path is touched unless the lock is ours.
+/// [`BindError`]; nothing at the path is touched unless the lock is ours, and then only a socket on which nobody listens.
 pub fn bind(listen: Listen) -> Result<Bound, BindError> {
     let bound = match listen {
         Listen::Path(path) => bind_path(path)?,
@@ -98,32 +145,107 @@ pub fn bind(listen: Listen) -> Result<Bound, BindError> {
 }
 
 fn bind_path(path: PathBuf) -> Result<Bound, BindError> {
-    let lock = take_lock(&path)?;
-    match std::fs::remove_file(&path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(BindError::Stale { path, source });
-        }
+    match path.as_os_str().len() {
+        0 => return Err(BindError::Empty),
+        length if length > MAX_PATH => return Err(BindError::TooLong(path)),
         _ => {}
     }
+    let lock = Lock::take(&path)?;
+    make_room(&path)?;
     match UnixListener::bind(&path) {
-        Ok(listener) => Ok(Bound { listener, place: Some(Place { path, _lock: lock }) }),
+        Ok(listener) => Ok(Bound { listener, place: Some(Place { path, is_bound: true, lock }) }),
         Err(source) => Err(BindError::Bind { path, source }),
     }
 }
 
-/// The lock file stays for ever: unlinking it would let two processes hold locks on two files of one name.
-fn take_lock(socket: &Path) -> Result<File, BindError> {
-    let mut path = OsString::from(socket);
-    path.push(".lock");
-    let path = PathBuf::from(path);
-    let file = match File::options().read(true).write(true).create(true).truncate(false).open(&path) {
-        Ok(file) => file,
-        Err(source) => return Err(BindError::Lock { path, source }),
-    };
-    match lock::acquire(&file, 0, lock::Kind::Exclusive) {
-        Ok(()) => Ok(file),
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(BindError::InUse(socket.into())),
-        Err(source) => Err(BindError::Lock { path, source }),
+/// Removes the socket of a process that did not end well; anything else at the path is somebody's.
+fn make_room(path: &Path) -> Result<(), BindError> {
+    let stale = |source| BindError::Stale { path: path.into(), source };
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(stale(source)),
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(BindError::Occupied(path.into())),
+        Ok(_) => {}
+    }
+    match try_connect(path) {
+        Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(stale),
+        // Its queue is full, or it is a socket of another type that somebody holds.
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(BindError::Served(path.into())),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(stale(error.into())),
+    }
+}
+
+/// Whether somebody listens at `path`. Never waits.
+fn try_connect(path: &Path) -> rustix::io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+}
+
+/// The lock on `PATH.lock`. Dropped, it takes the file with it if this start has made it.
+#[derive(Debug)]
+struct Lock {
+    file: File,
+    path: PathBuf,
+    is_new: bool,
+}
+
+impl Lock {
+    fn take(socket: &Path) -> Result<Self, BindError> {
+        let mut path = OsString::from(socket);
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        loop {
+            let failed = |source| BindError::Lock { path: path.clone(), source };
+            let (file, is_new) = open_lock(&path).map_err(failed)?;
+            let lock = Self { file, path: path.clone(), is_new };
+            match lock::acquire(&lock.file, 0, lock::Kind::Exclusive) {
+                Ok(()) if lock.is_at_its_path() => return Ok(lock),
+                // A start that failed has unlinked the file between our open and our lock.
+                Ok(()) => lock.forget(),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    lock.forget();
+                    return Err(BindError::InUse(socket.into()));
+                }
+                Err(source) => return Err(failed(source)),
+            }
+        }
+    }
+
+    /// Whether the lock keeps others out: it does as long as they find the same file.
+    fn is_at_its_path(&self) -> bool {
+        let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let (ours, theirs) = (self.file.metadata().map(place), self.path.metadata().map(place));
+        matches!((ours, theirs), (Ok(ours), Ok(theirs)) if ours == theirs)
+    }
+
+    /// Leaves a file that has become another's.
+    fn forget(mut self) {
+        self.is_new = false;
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if self.is_new {
+            // While the lock is still held, so that nobody else's is unlinked. An empty file that stays does no harm.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The lock's file, and whether it was made now.
+fn open_lock(path: &Path) -> io::Result<(File, bool)> {
+    let mut options = File::options();
+    options.read(true).write(true);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => Ok((file, true)),
+        // Or was removed just now.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            options.create(true).truncate(false).open(path).map(|file| (file, false))
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use api::{Answer, ApiError, WARNED_FIELDS, log_text};
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
@@ -62,6 +63,8 @@ const WARNED_LENGTH: usize = 64;
 const SERVER: &str = "Cloud Hypervisor API";
 const JSON: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
+/// Clients in the field read all that follows the version as a number, so a status line has no phrase.
+const NO_PHRASE: ReasonPhrase = ReasonPhrase::from_static(b"");
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 
 /// A reply to a call that went well.
@@ -126,6 +129,7 @@ pub(crate) fn closing(mut reply: Reply) -> Reply {
 fn start(status: StatusCode, content_type: Option<&'static str>, body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(ReplyBody::Whole(Full::new(body.into())));
     *reply.status_mut() = status;
+    reply.extensions_mut().insert(NO_PHRASE);
     let headers = reply.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
     if let Some(content_type) = content_type {
@@ -139,10 +143,9 @@ pub(crate) fn last_word(status: StatusCode, error: &ApiError) -> Vec<u8> {
     log(error);
     let body = error.to_json();
     format!(
-        "HTTP/1.1 {} {}\r\nServer: {SERVER}\r\nConnection: close\r\nContent-Type: {JSON}\r\n\
+        "HTTP/1.1 {} \r\nServer: {SERVER}\r\nConnection: close\r\nContent-Type: {JSON}\r\n\
          X-Error-Code: {}\r\nContent-Length: {}\r\n\r\n{body}",
         status.as_str(),
-        status.canonical_reason().unwrap_or_default(),
         error.code,
         body.len(),
     )

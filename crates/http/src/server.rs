@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
 use crate::connection;
-use crate::listen::{Bound, Place};
+use crate::listen::Bound;
 
 /// How long a failed accept waits for descriptors to be closed elsewhere.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -93,11 +93,22 @@ pub enum StopError {
     },
 }
 
+/// How far the server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It answers.
+    Serving,
+    /// The process ends well.
+    Ending,
+    /// The process did not start.
+    Failed,
+}
+
 /// The running server. Dropping it leaves the thread and the socket's file alone, as a failing process must.
 #[derive(Debug)]
 pub struct Server {
     thread: JoinHandle<Result<(), StopError>>,
-    stop: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
 }
 
 /// Answers the clients of `bound` on a thread of its own.
@@ -111,19 +122,25 @@ pub fn serve(bound: Bound, client: Client) -> Result<Server, ServeError> {
 pub(crate) fn serve_within(bound: Bound, client: Client, limits: Limits) -> Result<Server, ServeError> {
     let Bound { listener, place } = bound;
     let grants: Vec<Grant> = place.iter().map(|place| place.grant()).collect();
-    let (stop, stopped) = watch::channel(false);
+    let (phase, ended) = watch::channel(Phase::Serving);
+    let observed = ended.clone();
     let serve = move || {
         let followers = Arc::new(Semaphore::new(limits.followers));
-        let shared = Shared { client, limits, followers, stopped };
+        let shared = Shared { client, limits, followers, phase: observed };
         run(listener, shared).map_err(|error| {
             error!("The HTTP server ended: {error}");
             StopError::Thread(Some(error))
         })?;
         // Here and not on the main thread, which may be confined to the files of a VM by then. The lock goes last.
-        place.map_or(Ok(()), |place| unlink(&place))
+        match place {
+            Some(place) if *ended.borrow() == Phase::Ending => {
+                place.leave().map_err(|(path, source)| StopError::Unlink { path, source })
+            }
+            _ => Ok(()),
+        }
     };
     let thread = sandbox::spawn_within(Kind::HttpServer, "http-server", &grants, serve);
-    Ok(Server { thread: thread.map_err(ServeError)?, stop })
+    Ok(Server { thread: thread.map_err(ServeError)?, phase })
 }
 
 impl Server {
@@ -134,17 +151,20 @@ impl Server {
     /// # Errors
     /// [`StopError`]; the thread is gone in any case.
     pub fn stop(self) -> Result<(), StopError> {
-        self.stop.send_replace(true);
-        self.thread.join().unwrap_or(Err(StopError::Thread(None)))
+        self.end(Phase::Ending)
     }
-}
 
-fn unlink(place: &Place) -> Result<(), StopError> {
-    match std::fs::remove_file(&place.path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(StopError::Unlink { path: place.path.clone(), source })
-        }
-        _ => Ok(()),
+    /// The same for a process that could not start: the lock's file goes, too, if this process has made it.
+    ///
+    /// # Errors
+    /// [`StopError`]; the thread is gone in any case.
+    pub fn abandon(self) -> Result<(), StopError> {
+        self.end(Phase::Failed)
+    }
+
+    fn end(self, phase: Phase) -> Result<(), StopError> {
+        self.phase.send_replace(phase);
+        self.thread.join().unwrap_or(Err(StopError::Thread(None)))
     }
 }
 
@@ -154,15 +174,15 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// One permit for each client that follows events.
     pub(crate) followers: Arc<Semaphore>,
-    stopped: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 impl Shared {
     /// Resolves when the server is asked to stop. A server that was dropped never is.
     pub(crate) fn stop_asked(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut stopped = self.stopped.clone();
+        let mut phase = self.phase.clone();
         async move {
-            if stopped.wait_for(|stopped| *stopped).await.is_err() {
+            if phase.wait_for(|phase| *phase != Phase::Serving).await.is_err() {
                 pending::<()>().await;
             }
         }

@@ -23,6 +23,10 @@ use tokio::time::{Sleep, sleep};
 /// Bytes read at once: more than any ordinary request.
 const CHUNK: usize = 16 << 10;
 
+/// How hyper asks for the rest of a request, and how it is written here: no status line has a reason phrase.
+const HYPERS_CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+const CONTINUE: &[u8] = b"HTTP/1.1 100 \r\n\r\n";
+
 /// How far the request under way is, told by the two who know: the stream and the exchange.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress(Arc<AtomicU8>);
@@ -98,11 +102,13 @@ pub(crate) struct Stream {
     arrived: Arrived,
     head_time: Duration,
     head_timer: Option<Pin<Box<Sleep>>>,
+    /// Bytes of [`CONTINUE`] that are written already, while it is under way.
+    continued: usize,
 }
 
 impl Stream {
     pub(crate) fn new(socket: UnixStream, progress: Progress, arrived: Arrived, head_time: Duration) -> Self {
-        Self { socket, refusal: None, progress, arrived, head_time, head_timer: None }
+        Self { socket, refusal: None, progress, arrived, head_time, head_timer: None, continued: 0 }
     }
 
     /// Reads into `chunk`, and takes the descriptors that come with these bytes.
@@ -129,8 +135,28 @@ impl Stream {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Replies say HTTP/1.1, whatever the request said; hyper would repeat an HTTP/1.0.
+    /// Writes what hyper has to say, up to a `100 Continue` or that alone.
     fn poll_write_reply(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        // No body has such a line in it: JSON has no raw line ends, and our documents no carriage returns.
+        match bytes.windows(HYPERS_CONTINUE.len()).position(|window| window == HYPERS_CONTINUE) {
+            Some(0) => self.poll_write_continue(cx),
+            Some(before) => self.poll_write_plain(cx, bytes.get(..before).unwrap_or_default()),
+            None => self.poll_write_plain(cx, bytes),
+        }
+    }
+
+    /// Claims the length that hyper's line has once all of ours is written.
+    fn poll_write_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        while let Some(rest) = CONTINUE.get(self.continued..).filter(|rest| !rest.is_empty()) {
+            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, rest))?;
+            self.continued += written;
+        }
+        self.continued = 0;
+        Poll::Ready(Ok(HYPERS_CONTINUE.len()))
+    }
+
+    /// Replies say HTTP/1.1, whatever the request said; hyper would repeat an HTTP/1.0.
+    fn poll_write_plain(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let version_1_1 = match bytes.strip_prefix(b"HTTP/1.0 ") {
             Some(rest) if self.progress.at_reply() => Some([b"HTTP/1.1 ", rest].concat()),
             _ => None,
@@ -224,7 +250,7 @@ mod tests {
 
     #[test]
     fn only_hypers_own_refusals_are_split_off() {
-        const OURS: &[u8] = b"HTTP/1.1 404 Not Found\r\nServer: x\r\n\r\n";
+        const OURS: &[u8] = b"HTTP/1.1 404 \r\nServer: x\r\n\r\n";
         const HYPERS: &[u8] =
             b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
         const CHUNKS: &[u8] = b"9a\r\ndata: {\"id\":\"HTTP/1.1 400 x\"}\n\n\r\n0\r\n\r\n";

@@ -25,7 +25,7 @@ fn memory() -> Arc<dyn HostMemory> {
     let pages = Pages::Normal { transparent_huge: false };
     let (id, size, backing) = ("z".into(), SIZE as u64, Backing::Anonymous);
     let zone = Zone { id, size, backing, pages, mergeable: false, prefault: false, reserve: false };
-    GuestRam::allocate(&[zone]).unwrap().host_memory().next().unwrap().1
+    GuestRam::allocate(&[zone]).unwrap().host_memory().remove(0).1
 }
 
 /// Memory of 1 MiB at the `nth` MiB.

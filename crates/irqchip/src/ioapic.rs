@@ -10,7 +10,7 @@ mod entry;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use device::{Access, Device, Effect, InterruptLine, Msi, Persist, Region, RestoreError, Saved, Space};
+use device::{Access, Device, Effect, InterruptLine, Msi, Persist, Region, RestoreError, Space};
 use hv::IrqChip;
 use memory::layout;
 use serde::{Deserialize, Serialize};
@@ -233,14 +233,6 @@ impl Device for IoApic {
 
     fn reset(&mut self) {
         self.0.replace(State::default());
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 

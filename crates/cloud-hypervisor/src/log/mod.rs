@@ -1,24 +1,29 @@
-//! The log: one line per event, as `spec/cli.md` §1 "Logging" has it, to standard error or a file. Any thread writes to it.
+//! The log: one line per event, as `spec/cli.md` §1 "Logging" has it, to standard error or a file. Any thread writes to it, and none waits
+//! for its reader: lines that find no room are lost, counted, and told of by the next line that does. Lines that a guest causes at will
+//! ([`guest`]) come as often as people can read them.
 //!
 //! Its level can be changed while the program runs (SIGUSR1 for more, SIGUSR2 for less); lines below the level cost one load.
 
+mod guest;
 mod line;
 mod template;
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Instant, SystemTime};
 
+use host::outlet::Outlet;
 use thiserror::Error;
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 
+use guest::GuestLines;
 use line::{Line, Message};
 pub(crate) use template::DEFAULT as DEFAULT_FORMAT;
 use template::{Template, TemplateError};
@@ -36,6 +41,9 @@ pub(crate) enum LogError {
     /// The file cannot be created.
     #[error("Error creating log file")]
     File(#[source] io::Error),
+    /// There is no descriptor left.
+    #[error("Error writing the log to standard error")]
+    StandardError(#[source] io::Error),
     /// The template makes no sense.
     #[error("Error parsing logger format")]
     Format(#[from] TemplateError),
@@ -45,7 +53,14 @@ pub(crate) enum LogError {
 struct Logger {
     start: Instant,
     format: Format,
-    output: Mutex<Box<dyn Write + Send>>,
+    guest: GuestLines,
+    output: Mutex<Output>,
+}
+
+struct Output {
+    outlet: Outlet,
+    /// Lines that have found no room since the last one that did.
+    lost: u64,
 }
 
 enum Format {
@@ -65,16 +80,17 @@ pub(crate) fn install(file: Option<&Path>, format: Option<&str>, verbosity: u8) 
         Some(template) => Format::Text(template.parse()?),
         None => Format::Text(DEFAULT_FORMAT.parse()?),
     };
-    let output: Box<dyn Write + Send> = match file {
+    let outlet = match file {
         Some(path) => {
-            let file = File::create(path).map_err(LogError::File)?;
-            sandbox::report_violations_to(file.try_clone().map_err(LogError::File)?.into());
-            Box::new(file)
+            let outlet = Outlet::create(path).map_err(LogError::File)?;
+            sandbox::report_violations_to(outlet.duplicate().map_err(LogError::File)?);
+            outlet
         }
-        None => Box::new(io::stderr()),
+        None => Outlet::shared(io::stderr().as_fd()).map_err(LogError::StandardError)?,
     };
     VERBOSITY.store(verbosity.min(LEVELS.len() as u8 - 1), Relaxed);
-    let logger = Logger { start: Instant::now(), format, output: Mutex::new(output) };
+    let output = Mutex::new(Output { outlet, lost: 0 });
+    let logger = Logger { start: Instant::now(), format, guest: GuestLines::default(), output };
     // Called once, so no subscriber is there yet.
     let _ = tracing::subscriber::set_global_default(logger);
     Ok(())
@@ -93,6 +109,39 @@ fn level() -> LevelFilter {
     LEVELS.get(usize::from(VERBOSITY.load(Relaxed))).copied().unwrap_or(LevelFilter::TRACE)
 }
 
+impl Logger {
+    fn render(&self, level: Level, (file, line): (&str, u32), message: String) -> String {
+        let thread = thread::current();
+        let line = Line {
+            boot_time: self.start.elapsed(),
+            time: SystemTime::now(),
+            thread: thread.name().unwrap_or("anonymous"),
+            level,
+            file,
+            line,
+            message,
+        };
+        match &self.format {
+            Format::Text(template) => template.render(&line) + "\r\n",
+            Format::Json => line.to_json() + "\n",
+        }
+    }
+
+    fn write(&self, text: &str) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        if output.lost > 0 {
+            let why = format!("{} lines of the log were lost: nobody read it", output.lost);
+            let note = self.render(Level::WARN, (file!(), line!()), why);
+            if output.outlet.put(note.as_bytes()) {
+                output.lost = 0;
+            }
+        }
+        if output.lost > 0 || !output.outlet.put(text.as_bytes()) {
+            output.lost = output.lost.saturating_add(1);
+        }
+    }
+}
+
 impl Subscriber for Logger {
     /// Asked once for each place in the program, and again after [`adjust`].
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
@@ -108,24 +157,17 @@ impl Subscriber for Logger {
     }
 
     fn event(&self, event: &Event<'_>) {
+        let metadata = event.metadata();
+        for (place, count) in self.guest.left_out(Instant::now()) {
+            let why = format!("{count} more lines like that from here were left out: there were too many");
+            self.write(&self.render(*place.level(), location(place), why));
+        }
+        if !self.guest.admit(metadata, Instant::now()) {
+            return;
+        }
         let mut message = Message::default();
         event.record(&mut message);
-        let (metadata, thread) = (event.metadata(), thread::current());
-        let line = Line {
-            boot_time: self.start.elapsed(),
-            time: SystemTime::now(),
-            thread: thread.name().unwrap_or("anonymous"),
-            level: *metadata.level(),
-            file: metadata.file().unwrap_or("unknown"),
-            line: metadata.line().unwrap_or(0),
-            message: message.0,
-        };
-        let text = match &self.format {
-            Format::Text(template) => template.render(&line) + "\r\n",
-            Format::Json => line.to_json() + "\n",
-        };
-        // A log that cannot be written has nowhere to complain.
-        let _ = self.output.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes());
+        self.write(&self.render(*metadata.level(), location(metadata), message.0));
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -139,4 +181,8 @@ impl Subscriber for Logger {
     fn enter(&self, _: &Id) {}
 
     fn exit(&self, _: &Id) {}
+}
+
+fn location(place: &'static Metadata<'static>) -> (&'static str, u32) {
+    (place.file().unwrap_or("unknown"), place.line().unwrap_or(0))
 }

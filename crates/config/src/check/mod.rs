@@ -5,6 +5,7 @@
 //! all else.
 
 mod memory;
+mod paths;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -217,5 +218,6 @@ fn run(vm: &VmConfig, findings: &mut Findings) -> Option<plan::Payload> {
     at.one("memory", Some(&vm.memory), memory::check_layout);
     at.one("serial", Some(&vm.serial), |serial, at| serial.check_socket(at));
     at.one("console", Some(&vm.console), |console, at| console.check_no_socket(at));
+    paths::check(&mut at);
     payload
 }

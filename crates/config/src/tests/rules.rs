@@ -326,3 +326,68 @@ fn all_problems_are_found_in_the_order_of_the_reference() {
     assert_eq!(found.kind(), ProblemKind::Invalid);
     assert!(check(config("")).is_ok());
 }
+
+/// Every place of a path, in the words of JSON; `PATH` stands for what is put there.
+const PATHS: [(&str, &str); 24] = [
+    (r#""payload":{"kernel":PATH}"#, "payload.kernel"),
+    (r#""payload":{"firmware":PATH}"#, "payload.firmware"),
+    (r#""payload":{"kernel":"/k","initramfs":PATH}"#, "payload.initramfs"),
+    (
+        r#""payload":{"kernel":"/k","fw_cfg_config":{"cmdline":false,"initramfs":false,
+            "items":{"item_list":[{"name":"n","string":"s"},{"name":"m","file":PATH}]}}}"#,
+        "payload.fw_cfg_config.items[1].file",
+    ),
+    (r#""memory":{"size":0,"zones":[{"id":"a","size":134217728,"file":PATH}]}"#, "memory.zones[0].file"),
+    (r#""disks":[{"path":"/d"},{"path":PATH}]"#, "disks[1].path"),
+    (
+        r#""memory":{"size":134217728,"shared":true},"disks":[{"vhost_user":true,"vhost_socket":PATH}]"#,
+        "disks[0].vhost_socket",
+    ),
+    (
+        r#""memory":{"size":134217728,"shared":true},"net":[{"vhost_user":true,"vhost_socket":PATH}]"#,
+        "net[0].vhost_socket",
+    ),
+    (r#""rng":{"src":PATH}"#, "rng.src"),
+    (r#""memory":{"size":134217728,"shared":true},"fs":[{"tag":"t","socket":PATH}]"#, "fs[0].socket"),
+    (
+        r#""memory":{"size":134217728,"shared":true},"generic_vhost_user":[{"socket":PATH,"device_type":26,
+            "queue_sizes":[64]}]"#,
+        "generic_vhost_user[0].socket",
+    ),
+    (r#""pmem":[{"file":PATH}]"#, "pmem[0].file"),
+    (r#""serial":{"mode":"File","file":PATH}"#, "serial.file"),
+    (r#""serial":{"mode":"Socket","socket":PATH}"#, "serial.socket"),
+    (r#""console":{"mode":"File","file":PATH}"#, "console.file"),
+    (r#""console":{"mode":"Socket","socket":PATH}"#, "console.socket"),
+    (r#""debug_console":{"mode":"File","file":PATH}"#, "debug_console.file"),
+    (r#""devices":[{"path":PATH}]"#, "devices[0].path"),
+    (r#""user_devices":[{"socket":PATH}]"#, "user_devices[0].socket"),
+    (r#""vdpa":[{"path":PATH,"num_queues":1}]"#, "vdpa[0].path"),
+    (r#""vsock":{"cid":3,"socket":PATH}"#, "vsock.socket"),
+    (r#""tpm":{"socket":PATH}"#, "tpm.socket"),
+    (r#""landlock_rules":[{"path":PATH,"access":"r"}]"#, "landlock_rules[0].path"),
+    (r#""ivshmem":{"path":PATH,"size":4096}"#, "ivshmem.path"),
+];
+
+#[test]
+fn a_path_names_something() {
+    for (fields, place) in PATHS {
+        for (path, text) in
+            [(r#""""#, "The path is empty"), (r#""a\u0000b""#, "The path contains a zero byte")]
+        {
+            let problems = problems(&fields.replace("PATH", path));
+            let found = problems.iter().filter(|problem| problem.path == place && problem.text == text);
+            assert_eq!(found.count(), 1, "{place}: {problems:?}");
+        }
+        let named = fields.replace("PATH", r#""/p""#);
+        if let Err(problems) = check(config(&named)) {
+            assert!(problems.iter().all(|problem| !problem.text.starts_with("The path")), "{problems:?}");
+        }
+    }
+}
+
+/// The paths of other modes are leftovers that clients send along.
+#[test]
+fn an_empty_path_that_nobody_uses_does_no_harm() {
+    plan(r#""serial":{"mode":"Null","file":"","socket":""},"console":{"mode":"Off","file":""}"#);
+}

@@ -36,9 +36,21 @@ fn wrong_methods_are_told_the_right_ones() {
 #[test]
 fn unknown_paths() {
     let reply = House::new().ask("POST /api/v1/vm.fly HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}");
-    assert_eq!(reply.head.lines().next(), Some("HTTP/1.1 404 Not Found"));
+    assert_eq!(reply.head.lines().next(), Some("HTTP/1.1 404 "));
     assert_eq!((reply.header("Allow"), reply.header("X-Error-Code")), (None, Some("not_found")));
     assert_eq!(reply.body, r#"["Not Found"]"#);
+}
+
+#[test]
+fn a_read_with_a_body_is_a_bad_request() {
+    let house = House::new();
+    for (method, name) in
+        [("GET", "vmm.ping"), ("PUT", "vmm.ping"), ("GET", "vm.info"), ("GET", "vm.counters")]
+    {
+        let reply = house.ask(&put(name, "{}").replace("PUT", method));
+        assert_eq!((reply.status, reply.header("X-Error-Code")), (400, Some("bad_request")), "{name}");
+        assert_eq!(reply.body, r#"["Bad Request","This call takes no body"]"#, "{name}");
+    }
 }
 
 #[test]

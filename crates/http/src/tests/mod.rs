@@ -7,6 +7,7 @@ mod limits;
 mod metrics;
 mod pages;
 mod socket;
+mod strict_client;
 mod transport;
 
 use std::io::{ErrorKind, Read, Write};
@@ -137,7 +138,8 @@ impl Peer {
         };
         let head = String::from_utf8(self.unread.drain(..end).collect()).unwrap();
         assert!(head.len() < 1023);
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        assert_eq!(head.lines().next(), Some(format!("HTTP/1.1 {status} ").as_str()));
         Reply { status, head, body: String::new() }
     }
 

@@ -62,11 +62,56 @@ fn what_cannot_be_bound() {
     let dir = tempfile::tempdir().unwrap();
     let nowhere = dir.path().join("none/api.sock");
     assert!(matches!(bind(Listen::Path(nowhere)), Err(BindError::Lock { .. })));
-    let folder = dir.path().join("folder");
-    std::fs::create_dir(&folder).unwrap();
-    assert!(matches!(bind(Listen::Path(folder)), Err(BindError::Stale { .. })));
+    assert!(matches!(bind(Listen::Path("".into())), Err(BindError::Empty)));
     let long = dir.path().join("x".repeat(120));
-    assert!(matches!(bind(Listen::Path(long)), Err(BindError::Bind { .. })));
+    let error = bind(Listen::Path(long)).unwrap_err();
+    assert!(error.to_string().contains("the kernel takes 107"), "{error}");
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+    // The longest that the kernel takes.
+    let room = 107 - dir.path().as_os_str().len() - 1;
+    drop(bind(Listen::Path(dir.path().join("x".repeat(room)))).unwrap());
+    assert!(matches!(bind(Listen::Path(dir.path().join("x".repeat(room + 1)))), Err(BindError::TooLong(_))));
+}
+
+#[test]
+fn what_is_at_the_path_already_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir(at("folder")).unwrap();
+    std::fs::write(at("file"), "precious").unwrap();
+    std::os::unix::fs::symlink(at("nowhere"), at("link")).unwrap();
+    let listener = UnixListener::bind(at("listener")).unwrap();
+    let _datagrams = UnixDatagram::bind(at("datagrams")).unwrap();
+    for name in ["folder", "file", "link"] {
+        assert!(matches!(bind(Listen::Path(at(name))), Err(BindError::Occupied(_))), "{name}");
+    }
+    for name in ["listener", "datagrams"] {
+        assert!(matches!(bind(Listen::Path(at(name))), Err(BindError::Served(_))), "{name}");
+    }
+    assert_eq!(std::fs::read_to_string(at("file")).unwrap(), "precious");
+    // A full queue, here of those who looked whether anybody is there, is no sign of absence.
+    rustix::net::listen(&listener, 0).unwrap();
+    for _ in 0..3 {
+        assert!(matches!(bind(Listen::Path(at("listener"))), Err(BindError::Served(_))));
+    }
+    // Nor has anything been added.
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 5);
+}
+
+#[test]
+fn a_failed_start_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("api.sock");
+    let files = || std::fs::read_dir(&dir).unwrap().count();
+    drop(bind(Listen::Path(path.clone())).unwrap());
+    assert_eq!(files(), 0);
+    let (client, _inbox) = fake_api();
+    serve(bind(Listen::Path(path.clone())).unwrap(), client.clone()).unwrap().abandon().unwrap();
+    assert_eq!(files(), 0);
+    // A lock file of an earlier run is not this start's.
+    std::fs::write(lock_of(&path), "").unwrap();
+    serve(bind(Listen::Path(path.clone())).unwrap(), client).unwrap().abandon().unwrap();
+    assert!(lock_of(&path).exists() && !path.exists());
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use device::Stateful;
 use device::{MsiSource, MsiVector};
 
 /// A pin and where it leads while it is level-triggered.
@@ -174,9 +175,9 @@ fn a_restored_chip_is_watched_and_goes_on() {
     let (mut old, _) = chip();
     program(&mut old, 5, 0x40 | LEVEL);
     old.pins().line(5).set_level(true);
-    let saved = Device::save(&old).unwrap();
+    let saved = old.to_saved().unwrap();
     let (mut new, recorder) = chip();
-    Device::restore(&mut new, &saved).unwrap();
+    new.restore_saved(&saved).unwrap();
     assert_eq!(recorder.watched().len(), 1);
     assert_eq!(recorder.sent(), []);
     new.pins().eoi(0x40);

@@ -53,6 +53,12 @@ extern "C" fn handle(signal: c_int, info: *const Violation, _: *mut libc::c_void
         // A line that is too long is cut.
         let _ = describe(&mut line, violation);
         for fd in [libc::STDERR_FILENO, LOG.load(Ordering::Relaxed)] {
+            // A pipe that nobody reads must not keep the process from its end.
+            let mut ready = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+            // SAFETY: the kernel reads and writes the one entry it is told of.
+            if unsafe { libc::poll(&raw mut ready, 1, 0) } != 1 || ready.revents & libc::POLLOUT == 0 {
+                continue;
+            }
             // SAFETY: the kernel reads `len` bytes of a buffer that has them; a bad descriptor is an error that nobody can be told.
             unsafe { libc::write(fd, line.bytes.as_ptr().cast(), line.len) };
         }
