@@ -69,10 +69,14 @@ impl Machine {
     /// # Errors
     /// [`PauseError`] names what could not be held; the machine runs on then.
     pub fn pause(&mut self) -> Result<(), PauseError> {
-        let held = self.vcpus.pause().map_err(PauseError::from);
-        if let Err(error) = held.and_then(|()| Ok(self.nodes.pause()?)) {
+        if let Err(error) = self.vcpus.pause() {
+            // The devices go on: they were asked nothing, and a vCPU that does not come back may have one's lock.
+            self.vcpus.run();
+            return Err(error.into());
+        }
+        if let Err(error) = self.nodes.pause() {
             self.resume();
-            return Err(error);
+            return Err(error.into());
         }
         self.paused = true;
         Ok(())
