@@ -22,6 +22,7 @@ mod vcpus;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use api::DeviceNode;
 use chipset::acpi::{Cause, Notifier};
@@ -47,6 +48,7 @@ pub struct Machine {
     notifier: Notifier,
     consoles: Consoles,
     paused: bool,
+    vm: Arc<dyn hv::Vm>,
     ram: MappedRam,
 }
 
@@ -99,7 +101,8 @@ impl Machine {
     /// # Errors
     /// [`StateError`] names what has none.
     pub fn save(&self) -> Result<Tree, StateError> {
-        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()? })
+        let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
+        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()?, clock })
     }
 
     /// Takes a device away. Its threads have ended and its back end is closed when this returns. False if there is none.
