@@ -15,6 +15,8 @@ const HEADER: u64 = 0x1f1;
 const MAGIC: u32 = 0x5372_6448;
 /// Where [`MAGIC`] is.
 const MAGIC_OFFSET: u64 = 0x202;
+/// Where [`MAGIC`] ends: a shorter file cannot be told from others.
+pub(crate) const MAGIC_END: u64 = MAGIC_OFFSET + 4;
 /// The first protocol version with a 32-bit pointer to the command line.
 const OLDEST: u16 = 0x202;
 
@@ -26,6 +28,12 @@ pub enum BzImageError {
     Old {
         /// Major version in the high byte.
         version: u16,
+    },
+    /// The header itself is cut off.
+    #[error("it ends within its header, after {found:#x} bytes: the file is truncated")]
+    HeaderTruncated {
+        /// Bytes in the file.
+        found: u64,
     },
     /// There is less in the file than its header says.
     #[error(
@@ -99,13 +107,15 @@ pub(crate) fn load(image: &mut Image<'_>, ram: &GuestRam) -> Result<Kernel, BzIm
 }
 
 /// The header says itself where it ends; the fields a kernel does not know stay zero.
-fn read_header(image: &Image<'_>) -> Result<setup_header, ImageError> {
+fn read_header(image: &Image<'_>) -> Result<setup_header, BzImageError> {
     let mut setup = setup_header::default();
     let mut jump = [0; 2];
     image.read(0x200, &mut jump)?;
     let end = MAGIC_OFFSET + u64::from(jump[1]);
-    let size = usize::try_from(end.min(image.size()).saturating_sub(HEADER)).unwrap_or(0);
-    let size = size.min(size_of::<setup_header>());
+    if image.size() < end {
+        return Err(BzImageError::HeaderTruncated { found: image.size() });
+    }
+    let size = usize::try_from(end.saturating_sub(HEADER)).unwrap_or(0).min(size_of::<setup_header>());
     image.read(HEADER, setup.as_mut_slice().get_mut(..size).unwrap_or_default())?;
     Ok(setup)
 }

@@ -4,10 +4,11 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRam};
+use rustix::fs::OFlags;
 use thiserror::Error;
 
 /// Why a file could not be brought into RAM.
@@ -61,12 +62,14 @@ pub(crate) struct Image<'a> {
 impl<'a> Image<'a> {
     pub(crate) fn open(role: &'static str, path: &'a Path) -> Result<Self, ImageError> {
         let failed = |source| ImageError::Open { role, path: path.into(), source };
-        // Asked before opening, because opening a pipe waits for its other end.
+        // Asked before opening, because opening a device may do things.
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(ImageError::NotAFile { role, path: path.into() });
         }
-        let mut file = File::open(path).map_err(failed)?;
+        // A pipe that took the file's place meanwhile would wait for its other end.
+        let non_blocking = OFlags::NONBLOCK.bits().cast_signed();
+        let mut file = File::options().read(true).custom_flags(non_blocking).open(path).map_err(failed)?;
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self { role, path, file, size })
     }

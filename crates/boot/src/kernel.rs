@@ -149,12 +149,12 @@ fn load_kernel(ram: &GuestRam, path: &Path) -> Result<Kernel, LoadError> {
         return bzimage::load(&mut image, ram)
             .map_err(|source| LoadError::BzImage { path: path.into(), source });
     }
-    let (found, advice) = recognize(start);
+    let (found, advice) = recognize(start, image.size());
     Err(LoadError::Format { path: image.path().into(), found, advice })
 }
 
 /// Names a file that is no kernel by its first bytes, and the next step.
-fn recognize(start: &[u8]) -> (&'static str, &'static str) {
+fn recognize(start: &[u8], size: u64) -> (&'static str, &'static str) {
     const UNPACK: &str = "unpack it first";
     const DISK: &str = "it belongs into --disk";
     const FORMATS: [(usize, &[u8], &str, &str); 11] = [
@@ -172,6 +172,10 @@ fn recognize(start: &[u8]) -> (&'static str, &'static str) {
     ];
     if start.is_empty() {
         return ("empty", "take a bzImage or an ELF image with a PVH note");
+    }
+    if start.starts_with(b"MZ") && size < bzimage::MAGIC_END {
+        // All bzImages are EFI programs, too, and these begin as DOS programs did.
+        return ("cut off: it begins like a bzImage and ends before the header", "copy the whole file anew");
     }
     let matching =
         FORMATS.iter().find(|(at, magic, ..)| start.get(*at..).is_some_and(|s| s.starts_with(magic)));

@@ -302,7 +302,13 @@ fn hostile_bzimages_are_refused() {
     assert!(matches!(changed(0x1f4, &[0xff; 4]), BzImageError::Truncated { found: 0x4000, .. }));
     assert!(matches!(changed(0x1f1, &[0xff]), BzImageError::Truncated { found: 0, .. }));
     assert!(matches!(bzimage_error(&bzimage(0x4000)[..0x2000]), BzImageError::Truncated { .. }));
-    assert!(matches!(bzimage_error(&bzimage(0x4000)[..0x206]), BzImageError::Old { version: 0 }));
+    for found in [0x206, 0x212, 0x260] {
+        let cut = bzimage_error(&bzimage(0x4000)[..found]);
+        assert!(
+            matches!(cut, BzImageError::HeaderTruncated { found: size } if size == found as u64),
+            "{cut}"
+        );
+    }
     assert!(matches!(bzimage_error(&bzimage(0)), BzImageError::Truncated { found: 0, .. }));
 }
 
@@ -315,6 +321,13 @@ fn a_huge_sparse_file_is_refused_without_reading_it() {
     assert!(matches!(error, LoadError::BzImage { source: BzImageError::Placement { .. }, .. }));
 }
 
+/// The start of what a bzImage with an EFI stub looks like as well.
+fn efi_program(size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    bytes[..2].copy_from_slice(b"MZ");
+    bytes
+}
+
 #[test]
 fn other_files_are_named() {
     for (bytes, found) in [
@@ -323,6 +336,8 @@ fn other_files_are_named() {
         (b"QFI\xfb\0\0\0\x03", "qcow2"),
         (b"070701", "cpio"),
         (b"hello", "neither"),
+        (&efi_program(0x205), "cut off: it begins like a bzImage"),
+        (&efi_program(0x206), "an EFI program"),
         (&[0; 4096], "neither"),
     ] {
         let error = load_bytes(&small_ram(), bytes).unwrap_err();

@@ -1,10 +1,10 @@
 //! Ports that guests report through while they have nothing better: boot phases on 0x80, text on 0x402 and the debug console
 //! (`spec/devices.md` §2, §13 and §15 "Debug"). vCPUs enter them. No state.
 
-use std::io::Write;
 use std::time::Duration;
 
 use device::{Access, Device, Effect, Region, Space, Stateless};
+use stream::Stream;
 
 use crate::Clock;
 
@@ -74,21 +74,21 @@ impl Device for BootLog {
     fn reset(&mut self) {}
 }
 
-/// A port whose writes are text.
+/// A port whose writes are text. A stream takes them, and nothing else may: it never makes a vCPU wait for a reader.
 pub struct TextPort {
     port: u16,
     answer: Option<u8>,
-    output: Box<dyn Write + Send>,
+    output: Stream,
 }
 
 impl TextPort {
     /// The debug console: `output` gets what is written to `port`, and nothing is read.
-    pub fn debug_console(port: u16, output: Box<dyn Write + Send>) -> Self {
+    pub fn debug_console(port: u16, output: Stream) -> Self {
         Self { port, answer: None, output }
     }
 
     /// The firmware's log on port 0x402.
-    pub fn firmware(output: Box<dyn Write + Send>) -> Self {
+    pub fn firmware(output: Stream) -> Self {
         Self { port: FIRMWARE_PORT as u16, answer: Some(FIRMWARE_ANSWER), output }
     }
 }
@@ -109,8 +109,7 @@ impl Device for TextPort {
     }
 
     fn write(&mut self, _: Access, data: &[u8]) -> Effect {
-        // A log that cannot be written must not stop the guest.
-        let _ = self.output.write_all(data).and_then(|()| self.output.flush());
+        self.output.write(data);
         Effect::None
     }
 
@@ -121,22 +120,9 @@ impl Device for TextPort {
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
+    use stream::StreamConfig;
 
     const AT: Access = Access { region: 0, offset: 0 };
-
-    #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Page {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn lines_name_phase_code_and_time() {
@@ -163,12 +149,13 @@ mod tests {
 
     #[test]
     fn text_arrives_and_only_the_firmware_port_answers() {
-        let page = Page::default();
-        let mut console = TextPort::debug_console(0xe9, Box::new(page.clone()));
-        let mut firmware = TextPort::firmware(Box::new(page.clone()));
+        let page = tempfile::NamedTempFile::new().unwrap();
+        let stream = Stream::open(&StreamConfig::File(page.path().into())).unwrap();
+        let mut console = TextPort::debug_console(0xe9, stream.clone());
+        let mut firmware = TextPort::firmware(stream);
         assert_eq!(console.write(AT, b"a"), Effect::None);
         assert_eq!(firmware.write(AT, b"b"), Effect::None);
-        assert_eq!(*page.0.lock().unwrap(), b"ab");
+        assert_eq!(std::fs::read(page.path()).unwrap(), b"ab");
         let mut data = [0xff; 2];
         console.read(AT, &mut data[..1]);
         firmware.read(AT, &mut data[1..]);
@@ -178,6 +165,6 @@ mod tests {
     #[test]
     fn contract() {
         device::contract::check(&mut BootLog::new(crate::stopwatch()));
-        device::contract::check(&mut TextPort::firmware(Box::new(Page::default())));
+        device::contract::check(&mut TextPort::firmware(Stream::open(&StreamConfig::Null).unwrap()));
     }
 }

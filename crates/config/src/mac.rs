@@ -19,6 +19,11 @@ impl MacAddr {
         let [a, b, c, d, e, ..] = RandomState::new().hash_one(0u8).to_le_bytes();
         Self([0x2e, a, b, c, d, e])
     }
+
+    /// Whether it is that of one device: neither a group's, as broadcast is, nor all zeros.
+    pub fn is_unicast(self) -> bool {
+        self.0.first().is_some_and(|first| first & 1 == 0) && self.0 != [0; 6]
+    }
 }
 
 impl fmt::Display for MacAddr {

@@ -1,6 +1,6 @@
 //! `net` and `--net` (`spec/config.md` §7).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use keyval::Syntax;
@@ -162,6 +162,31 @@ impl NetConfig {
         at.claim(self.pci.id.as_deref());
     }
 
+    /// What the kernel would refuse of the interface's settings, and the guest of its address.
+    pub(crate) fn check_interface(&self, at: &mut Scope<'_, '_>) {
+        check_unicast("mac", self.mac, at);
+        if self.vhost_user {
+            return;
+        }
+        check_unicast("host_mac", self.host_mac, at);
+        if let Some(tap) = self.tap.as_ref().filter(|tap| !is_interface_name(tap)) {
+            let hint =
+                "use 1 to 15 letters, digits or signs other than '/' and ':'; a number can stand in for '%d'";
+            at.invalid("tap", format!("'{tap}' is no name of a network interface"), hint);
+        }
+        let Some((ip, mask)) = self.ip.zip(self.mask) else { return };
+        if ip.is_ipv4() != mask.is_ipv4() {
+            at.invalid("mask", "IP and mask are of different families", "give both as IPv4 or both as IPv6");
+        } else if !is_contiguous(mask) {
+            let hint = "use 255.255.255.0, for example";
+            at.invalid("mask", format!("Mask {mask} has ones after a zero"), hint);
+        }
+        if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            let hint = "give the host's own address on the tap";
+            at.invalid("ip", format!("{ip} is no address of a single host"), hint);
+        }
+    }
+
     fn check_queues(&self, at: &mut Scope<'_, '_>) {
         let queues = self.num_queues;
         if queues < 2 {
@@ -220,4 +245,27 @@ impl Section for Net {
             _ => Vec::new(),
         }
     }
+}
+
+fn check_unicast(field: &str, mac: Option<MacAddr>, at: &mut Scope<'_, '_>) {
+    if let Some(mac) = mac.filter(|mac| !mac.is_unicast()) {
+        let text = format!("MAC address {mac} is not that of a single device");
+        at.invalid(field, text, "use an address whose first byte is even, such as 2e:00:00:00:00:01");
+    }
+}
+
+/// Whether the kernel takes `name`: 15 bytes, no white space, and at most one `%`, which must be the `%d` that it replaces by a number.
+fn is_interface_name(name: &str) -> bool {
+    let legal = name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+    let plain = name.replacen("%d", "", 1);
+    (1..=15).contains(&name.len()) && legal && !plain.contains('%') && name != "." && name != ".."
+}
+
+/// Whether no zero stands before a one.
+fn is_contiguous(mask: IpAddr) -> bool {
+    let (bits, ones) = match mask {
+        IpAddr::V4(mask) => (u128::from(mask.to_bits()) << 96, mask.to_bits().count_ones()),
+        IpAddr::V6(mask) => (mask.to_bits(), mask.to_bits().count_ones()),
+    };
+    bits.leading_ones() == ones
 }

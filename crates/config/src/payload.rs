@@ -110,6 +110,22 @@ impl FwCfgConfig {
     }
 }
 
+/// The longest command line, with the NUL that closes it.
+const CMDLINE_LIMIT: usize = 64 << 10;
+
+/// What the boot protocols cannot hand over.
+pub(crate) fn check_cmdline(payload: &PayloadConfig, at: &mut Scope<'_, '_>) {
+    let cmdline = payload.cmdline.as_deref().filter(|_| payload.kernel.is_some()).unwrap_or_default();
+    if cmdline.len() >= CMDLINE_LIMIT {
+        let text = format!("Kernel command line of {} bytes is too long", cmdline.len());
+        at.invalid("cmdline", text, format!("use at most {} bytes", CMDLINE_LIMIT - 1));
+    }
+    if let Some(place) = cmdline.bytes().position(|byte| byte == 0) {
+        let text = format!("Kernel command line contains a NUL character at byte {place}");
+        at.invalid("cmdline", text, "remove it");
+    }
+}
+
 /// The rules of the payload; what is bootable comes out.
 pub(crate) fn check(payload: Option<&PayloadConfig>, at: &mut Scope<'_, '_>) -> Option<plan::Payload> {
     at.outer = Some("Payload configuration is not bootable");

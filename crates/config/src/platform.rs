@@ -9,6 +9,8 @@ use crate::plan;
 
 /// As many PCI segments as there are address windows for.
 const SEGMENT_LIMIT: u16 = 96;
+/// SMBIOS counts a structure's strings in a byte.
+const OEM_STRING_LIMIT: usize = 255;
 
 /// Properties of the machine as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +131,35 @@ impl PlatformConfig {
         }
     }
 
+    /// What SMBIOS cannot express.
+    pub(crate) fn check_identity(&self, at: &mut Scope<'_, '_>) {
+        let named = [
+            ("system_manufacturer", &self.system_manufacturer),
+            ("system_product_name", &self.system_product_name),
+            ("system_version", &self.system_version),
+            ("system_serial_number", &self.system_serial_number),
+            ("system_family", &self.system_family),
+            ("system_sku_number", &self.system_sku_number),
+            ("chassis_asset_tag", &self.chassis_asset_tag),
+        ];
+        let named = named.into_iter().filter_map(|(field, text)| Some((field, text.as_ref()?)));
+        let oem: Vec<_> = self.oem_strings.iter().flatten().map(|text| ("oem_strings", text)).collect();
+        for (field, _) in named.chain(oem.iter().copied()).filter(|(_, text)| text.contains('\0')) {
+            at.invalid(field, "SMBIOS string contains a NUL character", "remove it");
+        }
+        if oem.iter().any(|(_, text)| text.is_empty()) {
+            at.invalid("oem_strings", "SMBIOS OEM string is empty", "leave it out");
+        }
+        if oem.len() > OEM_STRING_LIMIT {
+            let text = format!("There are {} SMBIOS OEM strings, more than {OEM_STRING_LIMIT}", oem.len());
+            at.invalid("oem_strings", text, "use fewer");
+        }
+        if let Some(uuid) = self.system_uuid.as_ref().filter(|uuid| !is_uuid(uuid)) {
+            let hint = "write it like 01234567-89ab-cdef-0123-456789abcdef";
+            at.invalid("system_uuid", format!("Invalid system UUID '{uuid}'"), hint);
+        }
+    }
+
     pub(crate) fn smbios(&self) -> plan::Smbios {
         plan::Smbios {
             manufacturer: self.system_manufacturer.clone(),
@@ -142,4 +173,11 @@ impl PlatformConfig {
             oem_strings: self.oem_strings.clone().unwrap_or_default(),
         }
     }
+}
+
+/// Thirty-two hexadecimal digits, in the usual groups or in one.
+fn is_uuid(text: &str) -> bool {
+    let lengths: Vec<_> = text.split('-').map(str::len).collect();
+    let formed = matches!(lengths[..], [8, 4, 4, 4, 12] | [32]);
+    formed && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
 }

@@ -2,7 +2,7 @@
 //! which has no hypervisor (503), or our own (500). Called on the control thread.
 
 use std::error::Error;
-use std::io::{self, ErrorKind};
+use std::io;
 
 use api::{ApiError, Code};
 use machine::BuildError;
@@ -12,11 +12,14 @@ use rustix::io::Errno;
 pub(crate) fn build_failed(error: &BuildError) -> ApiError {
     let code = match error {
         BuildError::NotBuilt(_) => Code::NotImplemented,
-        BuildError::AddressSpace { .. }
-        | BuildError::TooManyVcpus { .. }
-        | BuildError::Identity(_)
-        | BuildError::Ram(_) => Code::InvalidConfig,
-        BuildError::Payload(_) | BuildError::Device(_) => code_of(error),
+        BuildError::AddressSpace { .. } | BuildError::TooManyVcpus { .. } | BuildError::Identity(_) => {
+            Code::InvalidConfig
+        }
+        // Less would have been there.
+        BuildError::Ram(_) if matches!(errno_of(error), Some(Errno::NOMEM | Errno::NOSPC)) => {
+            Code::InvalidConfig
+        }
+        BuildError::Ram(_) | BuildError::Payload(_) | BuildError::Device(_) => code_of(error),
         BuildError::State(_) => Code::InvalidConfig,
         BuildError::Hypervisor(_) | BuildError::Tables(_) | BuildError::Threads(_) => Code::Internal,
     };
@@ -36,36 +39,125 @@ pub(crate) fn no_hypervisor(error: &dyn Error) -> ApiError {
 
 /// Of an error about something that the configuration names. Where the kernel had no say in it, the thing itself is wrong.
 fn code_of(error: &(dyn Error + 'static)) -> Code {
+    match errno_of(error) {
+        Some(errno) if is_the_hosts(errno) => Code::Internal,
+        _ => Code::InvalidConfig,
+    }
+}
+
+/// The kernel's reason, if it gave one anywhere in the chain.
+fn errno_of(error: &(dyn Error + 'static)) -> Option<Errno> {
     let mut next = Some(error);
     while let Some(cause) = next {
-        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        let kind = kind.or_else(|| cause.downcast_ref::<Errno>().map(|errno| io::Error::from(*errno).kind()));
-        if let Some(kind) = kind {
-            return if is_about_a_name(kind) { Code::InvalidConfig } else { Code::Internal };
+        let number = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        let errno = number.map(Errno::from_raw_os_error).or_else(|| cause.downcast_ref::<Errno>().copied());
+        if errno.is_some() {
+            return errno;
         }
         next = cause.source();
     }
-    Code::InvalidConfig
+    None
 }
 
-fn is_about_a_name(kind: ErrorKind) -> bool {
+/// Whether no other name, type or value could have helped: the host has run out of something, its hardware or kernel fails, or we
+/// asked nonsense. All other reasons are about the thing that was named.
+fn is_the_hosts(errno: Errno) -> bool {
     matches!(
-        kind,
-        ErrorKind::NotFound
-            | ErrorKind::PermissionDenied
-            | ErrorKind::AlreadyExists
-            | ErrorKind::NotADirectory
-            | ErrorKind::IsADirectory
-            | ErrorKind::InvalidFilename
-            | ErrorKind::InvalidInput
-            | ErrorKind::InvalidData
-            | ErrorKind::UnexpectedEof
-            | ErrorKind::ReadOnlyFilesystem
-            | ErrorKind::NotSeekable
-            | ErrorKind::AddrInUse
-            | ErrorKind::ResourceBusy
-            | ErrorKind::ExecutableFileBusy
-            | ErrorKind::WouldBlock
-            | ErrorKind::ConnectionRefused
+        errno,
+        Errno::NOMEM
+            | Errno::NOBUFS
+            | Errno::MFILE
+            | Errno::NFILE
+            | Errno::AGAIN
+            | Errno::NOSPC
+            | Errno::DQUOT
+            | Errno::IO
+            | Errno::INTR
+            | Errno::CANCELED
+            | Errno::NOSYS
+            | Errno::FAULT
+            | Errno::BADF
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thiserror::Error as ThisError;
+
+    /// What a device's error looks like: the kernel's reason some links down.
+    #[derive(Debug, ThisError)]
+    #[error("a device")]
+    struct Device(#[source] io::Error);
+
+    #[test]
+    fn each_reason_of_the_kernel_has_its_culprit() {
+        let config = [
+            // No such thing, or not to be reached.
+            Errno::NOENT,
+            Errno::NXIO,
+            Errno::NODEV,
+            Errno::NOTDIR,
+            Errno::LOOP,
+            Errno::NAMETOOLONG,
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::ROFS,
+            // A thing of another type.
+            Errno::ISDIR,
+            Errno::NOTTY,
+            Errno::NOTBLK,
+            Errno::NOTSOCK,
+            Errno::SPIPE,
+            Errno::NOEXEC,
+            Errno::OPNOTSUPP,
+            Errno::MEDIUMTYPE,
+            Errno::NOMEDIUM,
+            // A value it does not take.
+            Errno::INVAL,
+            Errno::RANGE,
+            Errno::TOOBIG,
+            Errno::FBIG,
+            Errno::OVERFLOW,
+            Errno::ADDRNOTAVAIL,
+            Errno::AFNOSUPPORT,
+            Errno::PROTONOSUPPORT,
+            // Somebody else has it.
+            Errno::EXIST,
+            Errno::BUSY,
+            Errno::TXTBSY,
+            Errno::ADDRINUSE,
+            // A peer that is not there.
+            Errno::CONNREFUSED,
+            Errno::TIMEDOUT,
+        ];
+        let host =
+            [Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOSPC, Errno::IO, Errno::FAULT];
+        let expected =
+            config.map(|e| (e, Code::InvalidConfig)).into_iter().chain(host.map(|e| (e, Code::Internal)));
+        for (errno, code) in expected {
+            assert_eq!(code_of(&Device(errno.into())), code, "{errno:?}");
+            assert_eq!(code_of(&io::Error::other(Device(errno.into()))), code, "{errno:?} further down");
+            assert_eq!(code_of(&errno), code, "{errno:?} by itself");
+        }
+    }
+
+    #[test]
+    fn without_the_kernel_the_thing_itself_is_wrong() {
+        let short = io::Error::from(io::ErrorKind::UnexpectedEof);
+        assert_eq!(code_of(&Device(short)), Code::InvalidConfig);
+        assert_eq!(code_of(&io::Error::other("no disk")), Code::InvalidConfig);
+    }
+
+    #[test]
+    fn memory_that_the_host_cannot_give_is_a_question_of_the_size() {
+        let map = |errno: Errno| {
+            let error = memory::RamError::Map { zone: "z".into(), size: 1, source: errno.into() };
+            build_failed(&BuildError::Ram(error)).code
+        };
+        assert_eq!(map(Errno::NOMEM), Code::InvalidConfig);
+        assert_eq!(map(Errno::NOSPC), Code::InvalidConfig);
+        assert_eq!(map(Errno::INVAL), Code::InvalidConfig);
+        assert_eq!(map(Errno::MFILE), Code::Internal);
+    }
 }

@@ -6,10 +6,10 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use api::{ApiError, Code, PciDeviceInfo, With};
 use config::plan::Extra;
 use config::{DeviceConfig, NetConfig, Plan, VmConfig};
-use machine::Descriptors;
+use machine::{Consoles, Descriptors};
 
-use crate::Control;
 use crate::control::Vm;
+use crate::{Control, blame};
 
 type Added = Result<Option<PciDeviceInfo>, ApiError>;
 
@@ -39,6 +39,7 @@ impl Control {
     fn add_with(&mut self, extra: Extra, descriptors: Vec<OwnedFd>) -> Added {
         let vm = self.vm_at_rest("adding devices to a running VM")?;
         let (plan, id) = vm.plan.check_more(extra).map_err(|problems| ApiError::from_problems(&problems))?;
+        Consoles::check(&plan).map_err(|e| blame::consoles_failed(&e))?;
         vm.plan = plan;
         if !descriptors.is_empty() {
             vm.descriptors.insert(id, descriptors);

@@ -12,6 +12,7 @@ pub mod heap;
 pub mod inherit;
 pub mod kick;
 pub mod lock;
+pub mod opened;
 pub mod outlet;
 pub mod pty;
 pub mod signals;

@@ -1,5 +1,9 @@
 //! Signals as something to read: SIGTERM, SIGINT and SIGHUP ask for the process's end, SIGWINCH tells of a resized terminal, SIGUSR1 and SIGUSR2
 //! ask for more and for less in the log.
+//!
+//! Limits of the host that arrive as signals end a process without a word by default. Here a limit of the file size (SIGXFSZ) and a
+//! reader that is gone (SIGPIPE) are errors of the write that met them, and only that; the soft limit of CPU time (SIGXCPU) is the
+//! host asking for the end, a second before it takes it.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -18,28 +22,36 @@ pub enum Signal {
     LogLess,
 }
 
-const NUMBERS: [(libc::c_int, Signal); 6] = [
+const NUMBERS: [(libc::c_int, Signal); 7] = [
     (libc::SIGTERM, Signal::Terminate),
     (libc::SIGINT, Signal::Terminate),
     (libc::SIGHUP, Signal::Terminate),
+    (libc::SIGXCPU, Signal::Terminate),
     (libc::SIGWINCH, Signal::WindowChanged),
     (libc::SIGUSR1, Signal::LogMore),
     (libc::SIGUSR2, Signal::LogLess),
 ];
+
+/// What says the same as an error (EFBIG, EPIPE) to the thread whose write it is about.
+const IGNORED: [libc::c_int; 2] = [libc::SIGXFSZ, libc::SIGPIPE];
 
 /// The process's signals. Made before any other thread starts, so that all threads inherit the blocked set.
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks the signals for the calling thread and those it starts, and makes them readable here.
+    /// Blocks the signals for the calling thread and those it starts, and makes them readable here. Those that errors say as well are
+    /// ignored from now on.
     ///
     /// # Errors
     /// The kernel's, if there is no descriptor left.
     pub fn take() -> io::Result<Self> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `sigemptyset` initialises the set, the other calls read or extend it; the descriptor is new and owned here.
+        // SAFETY: ignoring a signal runs no code of ours. `sigemptyset` initialises the set, the other calls read or extend it; the descriptor is new and owned here.
         unsafe {
+            for signal in IGNORED {
+                libc::signal(signal, libc::SIG_IGN);
+            }
             libc::sigemptyset(set.as_mut_ptr());
             for (signal, _) in NUMBERS {
                 // `nohup` ignores it so that the program outlives its terminal, and a signal descriptor would read it all the same.
@@ -93,6 +105,16 @@ mod tests {
             // SAFETY: raises a signal that this thread has blocked.
             unsafe { libc::raise(number) };
             assert_eq!(signals.next(), Some(signal));
+        }
+        assert_eq!(signals.next(), None);
+    }
+
+    #[test]
+    fn a_write_beyond_a_limit_fails_and_ends_nothing() {
+        let signals = Signals::take().unwrap();
+        for number in IGNORED {
+            // SAFETY: raises a signal that is ignored; the process would end here if it were not.
+            unsafe { libc::raise(number) };
         }
         assert_eq!(signals.next(), None);
     }

@@ -63,7 +63,8 @@ pub(crate) fn attach(
     put("__i8042", slot(I8042))?;
     put("__cmos", slot(Cmos::new(chipset::wall_clock(), low, high)))?;
     put("__boot_log", slot(BootLog::new(chipset::stopwatch())))?;
-    put("__firmware_port", slot(TextPort::firmware(Box::new(std::io::stdout()))))?;
+    let stdout = Stream::stdout().map_err(|e| DeviceError::build("__firmware_port", e))?;
+    put("__firmware_port", slot(TextPort::firmware(stdout)))?;
     put("__host_bridge", slot(HostBridge::new()))?;
     put("__config_ports", slot(ConfigLatch::new(fixed.ports.clone())))?;
     Ok(Board { pins, notifier })

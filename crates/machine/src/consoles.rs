@@ -3,7 +3,9 @@
 
 use config::plan;
 use config::{Plan, VmConfig};
-use stream::{Error, Stream, StreamConfig};
+use stream::{Stream, StreamConfig};
+
+use crate::{ConsoleError, output_files};
 
 /// Open consoles.
 #[derive(Clone)]
@@ -18,14 +20,25 @@ impl Consoles {
     /// Opens what the plan says.
     ///
     /// # Errors
-    /// [`Error`] names what could not be opened.
-    pub fn open(plan: &Plan) -> Result<Self, Error> {
+    /// [`ConsoleError`] names what could not be opened.
+    pub fn open(plan: &Plan) -> Result<Self, ConsoleError> {
+        Self::check(plan)?;
         let console = plan.devices.iter().find_map(|device| match &device.kind {
             plan::DeviceKind::Console(console) => Some(&console.stream),
             _ => None,
         });
-        let console = console.unwrap_or(&plan::Stream::Off);
-        Ok(Self { serial: open(&plan.serial)?, console: open(console)? })
+        Ok(Self {
+            serial: open("the serial port", &plan.serial)?,
+            console: open("the console", console.unwrap_or(&plan::Stream::Off))?,
+        })
+    }
+
+    /// Whether the files of consoles are nobody else's.
+    ///
+    /// # Errors
+    /// [`ConsoleError::Shared`].
+    pub fn check(plan: &Plan) -> Result<(), ConsoleError> {
+        output_files::check(plan.config())
     }
 
     /// Writes the paths of pseudo-terminals into the configuration that clients see.
@@ -40,7 +53,10 @@ impl Consoles {
     }
 }
 
-fn open(stream: &plan::Stream) -> Result<Option<Stream>, Error> {
+fn open(console: &str, stream: &plan::Stream) -> Result<Option<Stream>, ConsoleError> {
+    if let plan::Stream::File(path) = stream {
+        output_files::check_unused(console, path)?;
+    }
     let config = match stream {
         plan::Stream::Off => return Ok(None),
         plan::Stream::Null => StreamConfig::Null,
@@ -49,5 +65,5 @@ fn open(stream: &plan::Stream) -> Result<Option<Stream>, Error> {
         plan::Stream::File(path) => StreamConfig::File(path.clone()),
         plan::Stream::Socket(path) => StreamConfig::Socket(path.clone()),
     };
-    Stream::open(&config).map(Some)
+    Ok(Some(Stream::open(&config)?))
 }

@@ -1,10 +1,29 @@
 //! Why a machine could not be built.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::{StateError, VcpuError};
+
+/// Why consoles cannot be opened.
+#[derive(Debug, Error)]
+pub enum ConsoleError {
+    /// What stands at the other end.
+    #[error(transparent)]
+    Stream(#[from] stream::Error),
+    /// The file, which would be emptied, has another use.
+    #[error("The file of {console}, '{}', would be emptied and is also {other}: name another", .path.display())]
+    Shared {
+        /// Whose file.
+        console: String,
+        /// Where it is.
+        path: PathBuf,
+        /// What else it is.
+        other: String,
+    },
+}
 
 /// Why a machine could not be built. Each names the part; its sources say why.
 #[derive(Debug, Error)]

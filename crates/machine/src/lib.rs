@@ -14,6 +14,7 @@ mod consoles;
 mod error;
 mod io;
 mod nodes;
+mod output_files;
 mod ram;
 mod readings;
 mod tree;
@@ -36,7 +37,7 @@ use vcpus::Vcpus;
 
 pub use build::{Start, build};
 pub use consoles::Consoles;
-pub use error::{BuildError, DeviceError, LateDevice, PauseError, PlugError};
+pub use error::{BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError};
 pub use readings::Readings;
 pub use tree::{StateError, Tree};
 pub use vcpus::VcpuError;

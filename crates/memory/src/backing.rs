@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -33,6 +34,23 @@ pub enum RamError {
         zone: String,
         /// Bytes asked for.
         size: u64,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The host's pool of huge pages is too small, or has none of that size.
+    #[error(
+        "The host has not enough free huge pages{} for {size} bytes of memory zone '{zone}': raise /proc/sys/vm/nr_hugepages \
+         or the pool of that size, lower the size, or set hugepages=off",
+        page.map(|page| format!(" of {page} bytes")).unwrap_or_default()
+    )]
+    HugePages {
+        /// The zone's id.
+        zone: String,
+        /// Bytes asked for.
+        size: u64,
+        /// Bytes per page; the host's default if absent.
+        page: Option<u64>,
         /// The kernel's reason.
         #[source]
         source: io::Error,
@@ -120,7 +138,7 @@ pub(crate) fn allocate_at(zone: &Zone, base: u64) -> Result<(RamRegion, Mapping)
 
 fn back(zone: &Zone, ranges: &[layout::Range]) -> Result<Vec<(RamRegion, Mapping)>, RamError> {
     let failed = |source| RamError::Backing { zone: zone.id.clone(), source };
-    let file = open(zone).map_err(failed)?;
+    let file = open(zone)?;
     let mut file_offset = 0;
     let mut all = Vec::with_capacity(ranges.len());
     for &(base, len) in ranges {
@@ -131,35 +149,59 @@ fn back(zone: &Zone, ranges: &[layout::Range]) -> Result<Vec<(RamRegion, Mapping
     Ok(all)
 }
 
-fn open(zone: &Zone) -> io::Result<Option<File>> {
+fn open(zone: &Zone) -> Result<Option<File>, RamError> {
+    let failed = |source| RamError::Backing { zone: zone.id.clone(), source };
     let file = match (&zone.backing, zone.pages) {
         (Backing::Anonymous, Pages::Normal { .. }) => return Ok(None),
-        (Backing::File { path, .. }, _) if path.is_dir() => {
-            let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-            rustix::fs::open(path, flags, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?.into()
-        }
         (Backing::File { path, .. }, _) => {
-            let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-            if file.metadata()?.len() >= zone.size {
+            let file = open_users(path).map_err(failed)?;
+            if file.metadata().map_err(failed)?.len() >= zone.size {
                 return Ok(Some(file));
             }
             file
         }
-        (_, pages) => memfd_create("guest-ram", MemfdFlags::CLOEXEC | huge_flags(pages))?.into(),
+        (_, Pages::Normal { .. }) => memory_file(MemfdFlags::empty()).map_err(failed)?,
+        (_, Pages::Huge { size: page }) => {
+            memory_file(huge_flags(page)).map_err(|source| no_huge_pages(zone, zone.size, page, source))?
+        }
     };
-    file.set_len(zone.size)?;
+    file.set_len(zone.size).map_err(failed)?;
     Ok(Some(file))
 }
 
-fn huge_flags(pages: Pages) -> MemfdFlags {
-    match pages {
-        Pages::Normal { .. } => MemfdFlags::empty(),
-        Pages::Huge { size: None } => MemfdFlags::HUGETLB,
-        // The kernel takes the page size as its binary logarithm from bit 26 on.
-        Pages::Huge { size: Some(size) } => {
-            MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size.trailing_zeros() << 26)
-        }
+/// The user's file, or one without a name in the user's directory.
+fn open_users(path: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags, open};
+    // What is no file after all must not make us wait for its other end.
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    if path.is_dir() {
+        return Ok(open(path, flags | OFlags::TMPFILE, Mode::RUSR | Mode::WUSR)?.into());
     }
+    let file = File::from(open(path, flags | OFlags::CREATE, Mode::from_raw_mode(0o666))?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a directory"));
+    }
+    Ok(file)
+}
+
+fn memory_file(flags: MemfdFlags) -> io::Result<File> {
+    Ok(memfd_create("guest-ram", MemfdFlags::CLOEXEC | flags)?.into())
+}
+
+fn no_huge_pages(zone: &Zone, size: u64, page: Option<u64>, source: io::Error) -> RamError {
+    RamError::HugePages { zone: zone.id.clone(), size, page, source }
+}
+
+/// Whether `file` lies on a file system of huge pages: the only ones whose blocks are as large as these.
+fn has_huge_pages(file: &File) -> bool {
+    const SMALLEST: u64 = 2 << 20;
+    file.metadata().is_ok_and(|metadata| metadata.blksize() >= SMALLEST)
+}
+
+fn huge_flags(page: Option<u64>) -> MemfdFlags {
+    // The kernel takes the page size as its binary logarithm from bit 26 on.
+    let size = page.map_or(0, |page| page.trailing_zeros() << 26);
+    MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size)
 }
 
 fn map(zone: &Zone, base: u64, len: u64, file: Option<FileOffset>) -> Result<(RamRegion, Mapping), RamError> {
@@ -171,17 +213,23 @@ fn map(zone: &Zone, base: u64, len: u64, file: Option<FileOffset>) -> Result<(Ra
         Backing::File { shared, .. } => !shared,
     };
     let mut flags = if private { MapFlags::PRIVATE } else { MapFlags::SHARED };
-    if !zone.reserve {
+    let huge = file.as_ref().is_some_and(|file| has_huge_pages(file.file()));
+    // Ordinary pages come from memory or swap sooner or later. Huge pages come from a pool: one that is not there when it is touched is
+    // a bus error, for us as for the guest.
+    if !zone.reserve && !huge {
         flags |= MapFlags::NORESERVE;
     }
     let source = file.as_ref().map(|file| (file.file(), file.start()));
-    let mapping = Mapping::new(size, base, alignment(zone.pages), flags, source).map_err(failed)?;
+    let mapping = Mapping::new(size, base, alignment(zone.pages), flags, source).map_err(|source| {
+        let page = if let Pages::Huge { size } = zone.pages { size } else { None };
+        if huge { no_huge_pages(zone, len, page, source) } else { failed(source) }
+    })?;
     advise(zone, mapping.start(), size)
         .map_err(|source| RamError::Advise { zone: zone.id.clone(), source })?;
     let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::with_len(size))
         .with_mmap_prot((ProtFlags::READ | ProtFlags::WRITE).bits().cast_signed())
         .with_mmap_flags(flags.bits().cast_signed())
-        .with_hugetlbfs(matches!(zone.pages, Pages::Huge { .. }));
+        .with_hugetlbfs(huge);
     if let Some(file) = file {
         builder = builder.with_file_offset(file);
     }
@@ -239,6 +287,30 @@ mod tests {
         assert_eq!(bases, [0, 2 << 30, 4 << 30]);
         ram.map().write_obj(7u64, GuestAddress(4 << 30)).unwrap();
         assert_eq!(ram.total(), 4 << 30);
+    }
+
+    /// More huge pages than any host has free: the kernel reserves them when they are mapped, or not at all.
+    #[test]
+    fn huge_pages_that_are_not_there_are_missed_at_once() {
+        for (page, backing) in [(None, Backing::Anonymous), (Some(2 << 20), Backing::Shared)] {
+            let huge = Zone { pages: Pages::Huge { size: page }, ..zone(1 << 40, backing) };
+            let error = GuestRam::allocate(&[huge]).unwrap_err();
+            assert!(matches!(error, RamError::HugePages { .. }), "{error}");
+            assert!(error.to_string().contains("huge pages") && error.to_string().contains("'z'"), "{error}");
+        }
+        let odd = Zone { pages: Pages::Huge { size: Some(64 << 10) }, ..zone(1 << 20, Backing::Shared) };
+        let error = GuestRam::allocate(&[odd]).unwrap_err();
+        assert!(error.to_string().contains("huge pages of 65536 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_zone_s_file_is_a_file() {
+        let path = std::env::temp_dir().join(format!("memory-backing-{}", std::process::id()));
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let backing = Backing::File { path: path.clone(), shared: true };
+        let error = GuestRam::allocate(&[zone(1 << 20, backing)]).unwrap_err();
+        std::fs::remove_file(path).unwrap();
+        assert!(matches!(&error, RamError::Backing { zone, .. } if zone == "z"), "{error}");
     }
 
     #[test]

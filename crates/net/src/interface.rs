@@ -33,7 +33,8 @@ pub(crate) fn request(name: &str) -> io::Result<ifreq> {
 
 fn check_name(name: &str) -> io::Result<()> {
     let fits = !name.is_empty() && name.len() < libc::IFNAMSIZ;
-    let legal = name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+    let legal =
+        name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':') && name != "." && name != "..";
     if fits && legal { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        for bad in ["", "a/b", "a b", "0123456789abcdef", "a\0b", "tap:1", "täp"] {
+        for bad in ["", "a/b", "a b", "0123456789abcdef", "a\0b", "tap:1", "täp", ".", ".."] {
             assert!(request(bad).is_err(), "{bad:?}");
         }
         assert_eq!(name(&request("0123456789abcde").unwrap()), "0123456789abcde");

@@ -29,7 +29,8 @@ pub enum StreamConfig {
     Tty,
     /// A pseudo-terminal; see [`Stream::slave`].
     Pty,
-    /// Output goes to this file, which is created or emptied.
+    /// Output goes to the end of this file, which is created or emptied; to a character device; or to a FIFO, which need not have a
+    /// reader yet.
     File(PathBuf),
     /// A UNIX socket is bound here. One client at a time; a new one replaces the old.
     Socket(PathBuf),
@@ -46,6 +47,12 @@ pub enum Error {
         /// The kernel's reason.
         #[source]
         source: io::Error,
+    },
+    /// The output file is of a type that takes no characters.
+    #[error("The console file '{}' is a socket or a block device: name a file, a FIFO or a terminal", .path.display())]
+    NotForOutput {
+        /// Where it is.
+        path: PathBuf,
     },
     /// The listening socket.
     #[error("Cannot bind the console socket '{}': remove what is left there of an earlier run", .path.display())]
@@ -88,13 +95,22 @@ impl Stream {
         open::open(config)
     }
 
+    /// Standard output as it is, without input and without a thread: a reader that keeps up gets everything, and of what one that
+    /// stalls does not take the last MiB is kept until the next output.
+    ///
+    /// # Errors
+    /// [`Error::Stdout`] or [`Error::Watch`] if no descriptor is left.
+    pub fn stdout() -> Result<Self, Error> {
+        open::stdout()
+    }
+
     /// The path of the pseudo-terminal's slave, if this is one.
     pub fn slave(&self) -> Option<&Path> {
         self.0.slave.as_deref()
     }
 
-    /// Whether a thread must wait for the descriptor and call [`Stream::service`]. Without, there is never input, and output never
-    /// has to wait.
+    /// Whether a thread must wait for the descriptor and call [`Stream::service`]. Without, there is never input, and no output is
+    /// left behind for long.
     pub fn needs_service(&self) -> bool {
         self.0.serviced
     }

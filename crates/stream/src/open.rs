@@ -1,6 +1,5 @@
 //! Opening streams. Runs on the control thread when the VM's configuration is taken over.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -11,8 +10,13 @@ use host::terminal::RawStdout;
 use host::{Epoll, TimerFd};
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::peer::{Link, Out, Peer, Unlink};
+use crate::peer::{Link, Out, Peer, Unlink, Writing};
 use crate::{Error, Shared, Stream, StreamConfig};
+
+/// A write of this size to a blocking pipe that polls writable does not block (PIPE_BUF).
+const SAFE_WRITE: usize = 4096;
+/// The same of a blocking terminal, which polls writable for any room at all.
+const SAFE_TERMINAL_WRITE: usize = 1;
 
 pub(crate) fn open(config: &StreamConfig) -> Result<Stream, Error> {
     match config {
@@ -25,12 +29,21 @@ pub(crate) fn open(config: &StreamConfig) -> Result<Stream, Error> {
 }
 
 fn finish(peer: Peer, slave: Option<PathBuf>, raw: Option<Arc<RawStdout>>) -> Result<Stream, Error> {
+    assemble(peer, slave, raw, true)
+}
+
+fn assemble(
+    peer: Peer,
+    slave: Option<PathBuf>,
+    raw: Option<Arc<RawStdout>>,
+    attended: bool,
+) -> Result<Stream, Error> {
     let serviced = match &peer {
         Peer::Fixed { out, input } => input.is_some() || out.as_ref().is_some_and(|out| can_fill(&out.fd)),
         Peer::Pty { .. } | Peer::Socket { .. } => true,
     };
     let epoll = Arc::new(Epoll::new().map_err(Error::Watch)?);
-    let link = Link::new(peer, epoll.clone()).map_err(Error::Watch)?;
+    let link = Link::new(peer, epoll.clone(), attended).map_err(Error::Watch)?;
     Ok(Stream(Arc::new(Shared { link: Mutex::new(link), epoll, slave, serviced, _raw: raw })))
 }
 
@@ -52,14 +65,25 @@ fn tty() -> Result<Stream, Error> {
     finish(Peer::Fixed { out: Some(out), input }, None, raw_stdout())
 }
 
+pub(crate) fn stdout() -> Result<Stream, Error> {
+    let out = fixed_out(rustix::stdio::stdout()).map_err(|e| Error::Stdout(e.into()))?;
+    assemble(Peer::Fixed { out: Some(out), input: None }, None, None, false)
+}
+
 fn fixed_out(stdout: BorrowedFd<'_>) -> rustix::io::Result<Out> {
-    // A file opened again would have a write position of its own.
-    if file_type(stdout) != Some(FileType::RegularFile)
+    let kind = file_type(stdout);
+    // A file opened again would have a write position of its own, and a socket cannot be.
+    if !matches!(kind, Some(FileType::RegularFile | FileType::Socket))
         && let Ok(fd) = reopen(stdout, OFlags::WRONLY)
     {
-        return Ok(Out { fd, blocking: false });
+        return Ok(Out { fd, writing: Writing::NonBlocking });
     }
-    Ok(Out { fd: dup(stdout)?, blocking: true })
+    let writing = match kind {
+        Some(FileType::Socket) => Writing::Socket,
+        _ if rustix::termios::isatty(stdout) => Writing::Polled { at_most: SAFE_TERMINAL_WRITE },
+        _ => Writing::Polled { at_most: SAFE_WRITE },
+    };
+    Ok(Out { fd: dup(stdout)?, writing })
 }
 
 /// Non-blocking mode belongs to the open file, which the shell that started us shares: only an open file of our own may have it.
@@ -93,9 +117,23 @@ fn pty() -> Result<Stream, Error> {
 }
 
 fn file(path: &Path) -> Result<Stream, Error> {
-    let failed = |source| Error::File { path: path.into(), source };
-    let file = File::options().write(true).create(true).truncate(true).open(path).map_err(failed)?;
-    let out = Out { fd: file.into(), blocking: true };
+    let failed = |source: rustix::io::Errno| Error::File { path: path.into(), source: source.into() };
+    let access = match rustix::fs::stat(path).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        // With a reading end of our own a FIFO can be opened before its reader comes, and keeps what it holds when that one leaves.
+        Ok(FileType::Fifo) => OFlags::RDWR,
+        Ok(FileType::Socket | FileType::BlockDevice) => {
+            return Err(Error::NotForOutput { path: path.into() });
+        }
+        // Appending leaves no hole when the file is emptied while it is in use, as log rotation does.
+        _ => OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND,
+    };
+    // A terminal's open would wait for its line, a FIFO's for its other end.
+    let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).map_err(failed)?;
+    if file_type(fd.as_fd()) == Some(FileType::RegularFile) {
+        rustix::fs::ftruncate(&fd, 0).map_err(failed)?;
+    }
+    let out = Out { fd, writing: Writing::NonBlocking };
     finish(Peer::Fixed { out: Some(out), input: None }, None, None)
 }
 
@@ -112,4 +150,14 @@ fn socket(path: &Path) -> Result<Stream, Error> {
 pub(crate) fn fixed(out: BorrowedFd<'_>, input: Option<OwnedFd>) -> Stream {
     let out = fixed_out(out).unwrap();
     finish(Peer::Fixed { out: Some(out), input }, None, None).unwrap()
+}
+
+/// For tests: a descriptor as if it were the standard output of [`Stream::stdout`]; `writing` instead of what would be chosen.
+#[cfg(test)]
+pub(crate) fn unattended(out: BorrowedFd<'_>, writing: Option<Writing>) -> Stream {
+    let out = match writing {
+        Some(writing) => Out { fd: dup(out).unwrap(), writing },
+        None => fixed_out(out).unwrap(),
+    };
+    assemble(Peer::Fixed { out: Some(out), input: None }, None, None, false).unwrap()
 }

@@ -10,11 +10,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use host::{ControlOperation, Epoll, EpollEvent, EventSet, TimerFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 
 use crate::ring::Ring;
 
@@ -22,16 +23,24 @@ use crate::ring::Ring;
 const PTY_CHECK: Duration = Duration::from_millis(500);
 /// How long a writer waits, once, for a peer that has stopped taking output before the oldest output is given up.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-/// How many times a peer may find room for the last output.
-const LAST_TRIES: usize = 512;
-/// A write of this size to a blocking pipe, terminal or socket that polls writable does not block.
-const SAFE_WRITE: usize = 4096;
+/// How long a peer that goes on taking output may keep the end of a stream waiting.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A descriptor that takes output for as long as the stream lives.
 pub(crate) struct Out {
     pub(crate) fd: OwnedFd,
-    /// The descriptor is in blocking mode.
-    pub(crate) blocking: bool,
+    pub(crate) writing: Writing,
+}
+
+/// How a descriptor is written to without waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Writing {
+    /// The open file is ours and in non-blocking mode.
+    NonBlocking,
+    /// Non-blocking mode would be others' too, but each message can ask for it.
+    Socket,
+    /// The open file is others' too: it is asked for room first, and given no more than surely fits.
+    Polled { at_most: usize },
 }
 
 /// A file to be removed at last.
@@ -75,12 +84,16 @@ pub(crate) struct Link {
     /// By token: [`INPUT`] (for pty and socket both directions) and [`OUTPUT`].
     watched: [Watched; 2],
     wants_input: bool,
+    /// A thread calls [`Link::service`]; without, output that was kept goes out with the next.
+    attended: bool,
+    /// Bytes that nobody took and that are gone, since this was last told.
+    dropped: u64,
     /// The peer took something since it was last waited for.
     patient: bool,
 }
 
 impl Link {
-    pub(crate) fn new(peer: Peer, epoll: Arc<Epoll>) -> io::Result<Self> {
+    pub(crate) fn new(peer: Peer, epoll: Arc<Epoll>, attended: bool) -> io::Result<Self> {
         let standing = match &peer {
             Peer::Fixed { .. } => None,
             Peer::Pty { timer, .. } => Some((timer.as_raw_fd(), TIMER)),
@@ -90,7 +103,16 @@ impl Link {
             epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token as u64))?;
         }
         let ring = Ring::default();
-        let mut link = Self { peer, ring, epoll, watched: [None; 2], wants_input: true, patient: true };
+        let mut link = Self {
+            peer,
+            ring,
+            epoll,
+            watched: [None; 2],
+            wants_input: true,
+            attended,
+            dropped: 0,
+            patient: true,
+        };
         link.set_pty_open(false);
         link.watch();
         Ok(link)
@@ -113,13 +135,14 @@ impl Link {
         if self.ring.is_empty() {
             rest = rest.get(self.send(bytes)..).unwrap_or_default();
         }
-        if self.ring.overflows(rest.len()) && self.patient {
+        let stays = !self.attended && !rest.is_empty();
+        if (stays || self.ring.overflows(rest.len())) && self.patient {
             self.patient = false;
             self.wait_for_writer();
             self.flush();
         }
         if !rest.is_empty() && !self.discards() {
-            self.ring.push(rest);
+            self.dropped += self.ring.push(rest);
             self.flush();
         }
         self.watch();
@@ -185,13 +208,13 @@ impl Link {
         }
     }
 
-    /// Where output can go now, and whether that descriptor blocks.
-    fn writer(&self) -> Option<(BorrowedFd<'_>, bool)> {
+    /// Where output can go now, and how.
+    fn writer(&self) -> Option<(BorrowedFd<'_>, Writing)> {
         match &self.peer {
-            Peer::Fixed { out, .. } => out.as_ref().map(|out| (out.fd.as_fd(), out.blocking)),
-            Peer::Pty { master, open, .. } => open.then(|| (master.as_fd(), false)),
+            Peer::Fixed { out, .. } => out.as_ref().map(|out| (out.fd.as_fd(), out.writing)),
+            Peer::Pty { master, open, .. } => open.then(|| (master.as_fd(), Writing::NonBlocking)),
             Peer::Socket { client, .. } => {
-                client.as_ref().filter(|c| !c.deaf).map(|c| (c.stream.as_fd(), false))
+                client.as_ref().filter(|c| !c.deaf).map(|c| (c.stream.as_fd(), Writing::Socket))
             }
         }
     }
@@ -213,6 +236,20 @@ impl Link {
                 return;
             }
         }
+        self.tell_of_dropped();
+    }
+
+    fn tell_of_dropped(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped != 0 {
+            tracing::warn!("{dropped} bytes of console output were dropped: nobody took them in time");
+        }
+    }
+
+    /// Bytes dropped since this was last told.
+    #[cfg(test)]
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Sends `bytes` as far as the peer takes them and returns how many.
@@ -229,15 +266,18 @@ impl Link {
     }
 
     fn send_some(&self, bytes: &[u8]) -> Result<usize, Errno> {
-        let (fd, blocking) = self.writer().ok_or(Errno::AGAIN)?;
-        if !blocking {
-            return rustix::io::write(fd, bytes);
+        let (fd, writing) = self.writer().ok_or(Errno::AGAIN)?;
+        match writing {
+            Writing::NonBlocking => rustix::io::write(fd, bytes),
+            Writing::Socket => rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+            Writing::Polled { at_most } => {
+                let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+                if poll(&mut polled, Some(&Timespec::default()))? == 0 {
+                    return Err(Errno::AGAIN);
+                }
+                rustix::io::write(fd, bytes.get(..at_most).unwrap_or(bytes))
+            }
         }
-        let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-        if poll(&mut polled, Some(&Timespec::default()))? == 0 {
-            return Err(Errno::AGAIN);
-        }
-        rustix::io::write(fd, bytes.get(..SAFE_WRITE).unwrap_or(bytes))
     }
 
     /// Whether the peer may take more after this answer.
@@ -260,7 +300,7 @@ impl Link {
         match &mut self.peer {
             // A full disk may have room again; what was to be written is lost either way.
             Peer::Fixed { .. } if matches!(error, Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
-                self.ring = Ring::default();
+                self.dropped += self.ring.clear();
             }
             Peer::Fixed { .. } => {
                 tracing::warn!("Console output is dropped from now on: {error}");
@@ -414,11 +454,10 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         // A guest's last words are often the ones that matter, but a peer that takes them one by one must not keep us here.
-        for _ in 0..LAST_TRIES {
-            if self.ring.is_empty() || !self.wait_for_writer() {
-                break;
-            }
+        let begin = Instant::now();
+        while !self.ring.is_empty() && begin.elapsed() < LAST_WORDS && self.wait_for_writer() {
             self.flush();
         }
+        self.tell_of_dropped();
     }
 }

@@ -19,11 +19,19 @@ impl Ring {
         self.0.len().saturating_add(len) > LIMIT
     }
 
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    /// Puts bytes in and answers how many are lost for it.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> u64 {
+        let lost = (self.0.len() + bytes.len()).saturating_sub(LIMIT);
         let bytes = bytes.get(bytes.len().saturating_sub(LIMIT)..).unwrap_or(bytes);
         let excess = (self.0.len() + bytes.len()).saturating_sub(LIMIT);
         self.0.drain(..excess);
         self.0.extend(bytes);
+        lost as u64
+    }
+
+    /// Forgets everything and answers how many bytes that was.
+    pub(crate) fn clear(&mut self) -> u64 {
+        std::mem::take(&mut self.0).len() as u64
     }
 
     /// The oldest bytes, not necessarily all.
@@ -48,16 +56,16 @@ mod tests {
     #[test]
     fn the_oldest_bytes_go_first() {
         let mut ring = Ring::default();
-        ring.push(&[1; 10]);
+        assert_eq!(ring.push(&[1; 10]), 0);
         assert!(!ring.overflows(LIMIT - 10) && ring.overflows(LIMIT - 9));
-        ring.push(&vec![2; LIMIT - 5]);
+        assert_eq!(ring.push(&vec![2; LIMIT - 5]), 5);
         assert_eq!(ring.0.len(), LIMIT);
         assert_eq!(ring.0.iter().filter(|b| **b == 1).count(), 5);
-        ring.push(&vec![3; LIMIT + 7]);
+        assert_eq!(ring.push(&vec![3; LIMIT + 7]), LIMIT as u64 + 7);
         assert!(ring.0.iter().all(|b| *b == 3) && ring.0.len() == LIMIT);
         ring.consume(LIMIT - 1);
         assert_eq!(ring.front(), [3]);
-        ring.consume(9);
+        assert_eq!(ring.clear(), 1);
         assert!(ring.is_empty() && !ring.overflows(usize::MAX >> 44));
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::peer::Writing;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -80,6 +81,51 @@ fn a_file_is_emptied_and_written_through() {
     stream.write(&[b'x'; 10_000]);
     let text = std::fs::read(&path).unwrap();
     assert_eq!((&text[..6], text.len()), (&b"hello "[..], 10_006));
+}
+
+#[test]
+fn a_file_that_is_emptied_in_use_gets_no_hole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out");
+    let stream = Stream::open(&StreamConfig::File(path.clone())).unwrap();
+    stream.write(b"yesterday");
+    File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    stream.write(b"today");
+    assert_eq!(std::fs::read(&path).unwrap(), b"today");
+}
+
+#[test]
+fn a_fifo_needs_no_reader_and_keeps_output_for_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let served = Served::open(&StreamConfig::File(path.clone()));
+    assert!(served.stream.needs_service());
+    served.stream.write(b"early");
+    let mut reader = File::open(&path).unwrap();
+    assert_eq!(read(&mut reader, 5), b"early");
+    drop(reader);
+    served.stream.write(&[7; 200_000]);
+    let mut reader = File::open(&path).unwrap();
+    let mut got = Vec::new();
+    while got.len() < 200_000 {
+        got.extend(read(&mut reader, 50_000));
+        if got.len() < 200_000 {
+            served.turn(0);
+        }
+    }
+    assert!(got.iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn a_file_that_takes_no_characters_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let error = Stream::open(&StreamConfig::File(path.clone())).err().unwrap();
+    assert!(matches!(&error, Error::NotForOutput { path: named } if *named == path), "{error}");
+    let error = Stream::open(&StreamConfig::File(dir.path().into())).err().unwrap();
+    assert!(matches!(&error, Error::File { source, .. } if source.kind() == ErrorKind::IsADirectory));
 }
 
 #[test]
@@ -279,4 +325,100 @@ fn the_last_words_are_sent_before_the_end() {
     });
     drop(stream);
     assert_eq!(waiting.join().unwrap(), 200_000);
+}
+
+/// Descriptors of every sort that standard output can be, in blocking mode and shared with whoever started us: one end to write to and
+/// one to read from, and how to write where it would not be found out here.
+fn shared_outputs() -> Vec<(&'static str, OwnedFd, OwnedFd, Option<Writing>)> {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (other_reader, other_writer) = rustix::pipe::pipe().unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let pty = host::pty::open().unwrap();
+    let slave: OwnedFd = File::options().read(true).write(true).open(&pty.slave).unwrap().into();
+    let other_pty = host::pty::open().unwrap();
+    let other_slave: OwnedFd = File::options().read(true).write(true).open(&other_pty.slave).unwrap().into();
+    vec![
+        ("pipe", writer, reader, None),
+        ("another's pipe", other_writer, other_reader, Some(Writing::Polled { at_most: 4096 })),
+        ("socket", near.into(), far.into(), None),
+        ("terminal", slave, pty.master.into(), None),
+        ("another's terminal", other_slave, other_pty.master.into(), Some(Writing::Polled { at_most: 1 })),
+    ]
+}
+
+#[test]
+fn nobody_waits_for_a_reader_that_forgot_to_read() {
+    for (name, writer, reader, writing) in shared_outputs() {
+        let stream = open::unattended(writer.as_fd(), writing);
+        // More than any of them and the ring hold together.
+        let data = vec![b'x'; 100_000];
+        (0..20).for_each(|_| stream.write(&data));
+        assert!(stream.lock().dropped() > 0, "{name}");
+        let shared = rustix::fs::fcntl_getfl(&writer).unwrap();
+        assert!(!shared.contains(rustix::fs::OFlags::NONBLOCK), "{name}: the shell's descriptor was changed");
+        if matches!(writing, Some(Writing::Polled { at_most: 1 })) {
+            // The reader would wake up as below, but a MiB byte by byte takes its time.
+            continue;
+        }
+        // The reader wakes up: what was kept goes out with the next output, and nothing else is lost.
+        drop(writer);
+        let reading = std::thread::spawn(move || read_until(reader, b"end"));
+        while !reading.is_finished() {
+            stream.write(b"end");
+        }
+        assert!(reading.join().unwrap() >= 1 << 20, "{name}");
+    }
+}
+
+#[test]
+fn a_reader_that_keeps_up_gets_everything_without_a_thread_of_ours() {
+    for (name, writer, reader, writing) in shared_outputs() {
+        let stream = open::unattended(writer.as_fd(), writing);
+        drop(writer);
+        let reading = std::thread::spawn(move || read_until(reader, b"end"));
+        // Byte by byte, as a port is written.
+        (0..100_000).for_each(|_| stream.write(b"x"));
+        b"end".iter().for_each(|byte| stream.write(&[*byte]));
+        assert_eq!(reading.join().unwrap(), 100_003, "{name}");
+    }
+}
+
+#[test]
+fn what_waits_for_room_comes_before_what_is_said_next() {
+    for (name, writer, reader, writing) in
+        shared_outputs().into_iter().filter(|(name, ..)| name.ends_with("pipe"))
+    {
+        let filler = vec![b'.'; rustix::pipe::fcntl_getpipe_size(&writer).unwrap()];
+        File::from(writer.try_clone().unwrap()).write_all(&filler).unwrap();
+        let stream = open::unattended(writer.as_fd(), writing);
+        b"abc".iter().for_each(|byte| stream.write(&[*byte]));
+        let mut reader = File::from(reader);
+        assert_eq!(read(&mut reader, filler.len()), filler);
+        stream.write(b"d");
+        drop((stream, writer));
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"abcd", "{name}");
+    }
+}
+
+/// Reads until `end` comes and answers how many bytes came.
+fn read_until(reader: OwnedFd, end: &[u8]) -> usize {
+    let mut last: Vec<u8> = Vec::new();
+    let (mut part, mut count) = ([0; 4096], 0);
+    while !last.windows(end.len()).any(|bytes| bytes == end) {
+        let got = match rustix::io::read(&reader, &mut part) {
+            Ok(got) => got,
+            Err(rustix::io::Errno::AGAIN) => {
+                let mut polled = [rustix::event::PollFd::new(&reader, rustix::event::PollFlags::IN)];
+                rustix::event::poll(&mut polled, None).unwrap();
+                continue;
+            }
+            Err(e) => panic!("{e}"),
+        };
+        count += got;
+        last.drain(..last.len().saturating_sub(end.len()));
+        last.extend(&part[..got]);
+    }
+    count
 }

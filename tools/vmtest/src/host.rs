@@ -62,19 +62,33 @@ pub fn allocated(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap().blocks() * 512
 }
 
-/// Makes a kernel that halts the CPU for good: an ELF image with a PVH entry, as small as they get.
+/// Makes a kernel that halts the CPU for good.
 ///
 /// # Panics
 /// It cannot be written.
 pub fn make_idle_kernel(path: &Path) {
+    // cli; hlt; jmp to the hlt.
+    make_kernel(path, &[0xfa, 0xf4, 0xeb, 0xfd]);
+}
+
+/// Makes a kernel that writes one character to an I/O port again and again.
+///
+/// # Panics
+/// It cannot be written.
+pub fn make_chatty_kernel(path: &Path, port: u16, character: u8) {
+    let [low, high] = port.to_le_bytes();
+    // mov dx, port; mov al, character; out dx, al; jmp to the out.
+    make_kernel(path, &[0x66, 0xba, low, high, 0xb0, character, 0xee, 0xeb, 0xfd]);
+}
+
+/// An ELF image with a PVH entry, as small as they get.
+fn make_kernel(path: &Path, code: &[u8]) {
     const LOAD_ADDRESS: u64 = 0x10_0000;
     /// Behind the file's header and those of two segments.
     const NOTE_OFFSET: u64 = 64 + 2 * 56;
     const NOTE_LEN: u64 = 20;
-    /// cli; hlt; jmp to the hlt.
-    const CODE: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
     let entry = LOAD_ADDRESS + NOTE_OFFSET + NOTE_LEN;
-    let end = NOTE_OFFSET + NOTE_LEN + CODE.len() as u64;
+    let end = NOTE_OFFSET + NOTE_LEN + code.len() as u64;
     let segment = |kind: u32, offset: u64, address: u64, len: u64| {
         let kind_and_rights = [kind.to_le_bytes(), 5u32.to_le_bytes()].concat();
         let fields = [offset, address, address, len, len, 4].map(u64::to_le_bytes).concat();
@@ -90,7 +104,7 @@ pub fn make_idle_kernel(path: &Path) {
         [4u32, 4, 18].map(u32::to_le_bytes).concat(),
         b"Xen\0".to_vec(),
         u32::try_from(entry).unwrap().to_le_bytes().to_vec(),
-        CODE.to_vec(),
+        code.to_vec(),
     ];
     std::fs::write(path, image.concat()).unwrap();
 }

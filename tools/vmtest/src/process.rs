@@ -4,6 +4,7 @@ use crate::console::Console;
 use crate::context::Context;
 use crate::rest::Client;
 use crate::wait;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,15 @@ impl Vmm {
     /// # Panics
     /// It does not start.
     pub fn start(context: &Context, arguments: &[String]) -> Self {
-        Self::spawn(context, arguments, None)
+        Self::spawn(context, arguments, None, None)
+    }
+
+    /// As [`Vmm::start`], with this as its standard output.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_with_output(context: &Context, arguments: &[String], output: OwnedFd) -> Self {
+        Self::spawn(context, arguments, None, Some(output))
     }
 
     /// Starts the VMM on a terminal of its own, and returns the other end.
@@ -51,11 +60,17 @@ impl Vmm {
         let path = ptsname(&controller, Vec::new()).unwrap();
         let path = path.to_str().unwrap().to_owned();
         let terminal = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-        let vmm = Self::spawn(context, arguments, Some(terminal.into()));
+        let (stdin, stdout) = (terminal.try_clone().unwrap().into(), terminal.into());
+        let vmm = Self::spawn(context, arguments, Some(stdin), Some(stdout));
         (vmm, Console::terminal(controller))
     }
 
-    fn spawn(context: &Context, arguments: &[String], terminal: Option<OwnedFd>) -> Self {
+    fn spawn(
+        context: &Context,
+        arguments: &[String],
+        stdin: Option<OwnedFd>,
+        stdout: Option<OwnedFd>,
+    ) -> Self {
         let number = context.next_number();
         let path = |name: &str| context.dir.join(format!("{name}{number}"));
         let (socket, log, events, output) = (path("api"), path("log"), path("events"), path("output"));
@@ -67,10 +82,8 @@ impl Vmm {
         let output_file = File::create(&output).unwrap();
         command.env("DBUS_SESSION_BUS_ADDRESS", context.bus_address());
         command.stderr(output_file.try_clone().unwrap());
-        match terminal {
-            Some(terminal) => command.stdin(terminal.try_clone().unwrap()).stdout(terminal),
-            None => command.stdin(Stdio::null()).stdout(output_file),
-        };
+        command.stdin(stdin.map_or_else(Stdio::null, Stdio::from));
+        command.stdout(stdout.map_or_else(|| Stdio::from(output_file), Stdio::from));
         let child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", context.vmm().display()));
         let api = Client::new(socket.clone());
         let transcript = api.clone();
@@ -90,6 +103,15 @@ impl Vmm {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sets a limit of the host's for the running process.
+    ///
+    /// # Panics
+    /// The kernel refuses.
+    pub fn set_limit(&self, resource: Resource, limit: u64) {
+        let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+        prlimit(Some(Pid::from_child(&self.child)), resource, limit).unwrap();
     }
 
     /// Waits for the end of the process.

@@ -9,6 +9,7 @@ use crate::process::Vmm;
 use crate::rest::Client;
 use crate::wait;
 use serde_json::{Value, json};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// Where the guest's agent listens.
@@ -30,6 +31,7 @@ pub struct Builder<'a> {
     flags: Vec<String>,
     cmdline: String,
     agent: AgentOn,
+    output: Option<OwnedFd>,
 }
 
 /// A VMM with a VM, which may not have been created yet.
@@ -57,7 +59,14 @@ impl<'a> Builder<'a> {
             "console": {"mode": "Off"},
             "landlock_enable": true,
         });
-        Self { context, config, flags: Vec::new(), cmdline: String::new(), agent: AgentOn::Serial }
+        Self {
+            context,
+            config,
+            flags: Vec::new(),
+            cmdline: String::new(),
+            agent: AgentOn::Serial,
+            output: None,
+        }
     }
 
     /// Boots another image than `vmlinux`.
@@ -140,6 +149,12 @@ impl<'a> Builder<'a> {
         self.cmdline("loglevel=7")
     }
 
+    /// Gives the VMM another standard output than a file.
+    pub fn output(mut self, output: OwnedFd) -> Self {
+        self.output = Some(output);
+        self
+    }
+
     /// Adds a command line flag of the VMM.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
@@ -198,11 +213,13 @@ impl<'a> Builder<'a> {
         self.config["payload"]["cmdline"] = json!(line);
     }
 
-    fn launch(self) -> Vm {
+    fn launch(mut self) -> Vm {
         let terminal = [self.mode("serial"), self.mode("console")].iter().any(|mode| mode == "Tty");
         let (vmm, terminal) = if terminal {
             let (vmm, terminal) = Vmm::start_on_terminal(self.context, &self.flags);
             (vmm, Some(terminal))
+        } else if let Some(output) = self.output.take() {
+            (Vmm::start_with_output(self.context, &self.flags, output), None)
         } else {
             (Vmm::start(self.context, &self.flags), None)
         };

@@ -126,6 +126,68 @@ fn input_beyond_the_fifo_waits_and_none_is_lost() {
     assert!(got == text);
 }
 
+/// As Linux does it: look why the interrupt came, take some bytes, and look again until nothing is pending.
+fn interrupt_handler(serial: &mut Serial, at_most: usize) -> Vec<u8> {
+    let mut got = Vec::new();
+    while read(serial, INTERRUPT_ID) & 1 == 0 {
+        for _ in 0..at_most {
+            if read(serial, LINE_STATUS) & DATA_READY == 0 {
+                break;
+            }
+            got.push(read(serial, DATA));
+        }
+    }
+    got
+}
+
+#[test]
+fn a_driver_that_takes_little_per_interrupt_gets_all() {
+    let (mut serial, edges) = port(&StreamConfig::Null);
+    write(&mut serial, INTERRUPT_ENABLE, 1);
+    let text: Vec<u8> = (0..64).collect();
+    for round in 1..4 {
+        serial.shared.access(|core| core.feed(&text));
+        assert_eq!(edges.count(), round);
+        assert_eq!(read(&mut serial, INTERRUPT_ID), 0xc4);
+        assert_eq!(interrupt_handler(&mut serial, 10), text);
+        assert_eq!(read(&mut serial, INTERRUPT_ID), 0xc1);
+    }
+}
+
+#[test]
+fn a_long_paste_arrives_by_interrupts_alone() {
+    let (mut serial, edges, mut client, _dir) = connected();
+    write(&mut serial, INTERRUPT_ENABLE, 1);
+    for length in [100, 250, 270, 300, 310, 800] {
+        let text: Vec<u8> = (0..length).map(|i| b'a' + (i % 26) as u8).collect();
+        let mut served = edges.count();
+        client.write_all(&text).unwrap();
+        let mut got = Vec::new();
+        while got.len() < text.len() {
+            edges.wait(served + 1);
+            served = edges.count();
+            got.extend(interrupt_handler(&mut serial, 256));
+        }
+        assert!(got == text, "{length}");
+    }
+}
+
+#[test]
+fn data_that_waits_is_told_when_the_driver_asks_to_be_told() {
+    let (mut serial, edges) = port(&StreamConfig::Null);
+    serial.shared.access(|core| core.feed(b"ab"));
+    assert_eq!((edges.count(), read(&mut serial, INTERRUPT_ID)), (0, 0xc1));
+    // The same register holds the divisor's upper half while its latch is open.
+    write(&mut serial, LINE_CONTROL, 0x83);
+    write(&mut serial, INTERRUPT_ENABLE, 1);
+    assert_eq!((edges.count(), read(&mut serial, INTERRUPT_ID)), (0, 0xc1));
+    write(&mut serial, LINE_CONTROL, 3);
+    write(&mut serial, INTERRUPT_ENABLE, 1);
+    assert_eq!((edges.count(), read(&mut serial, INTERRUPT_ID)), (1, 0xc4));
+    write(&mut serial, INTERRUPT_ENABLE, 0);
+    assert_eq!(read(&mut serial, INTERRUPT_ID), 0xc1);
+}
+
 #[test]
 fn in_loopback_the_line_is_cut() {
     let (mut serial, edges, mut client, _dir) = connected();

@@ -9,7 +9,18 @@ use serde::{Deserialize, Serialize};
 use vm_superio::serial::NoEvents;
 use vm_superio::{SerialState, Trigger};
 
+const INTERRUPT_ENABLE: u8 = 1;
+/// In [`INTERRUPT_ENABLE`]: tell of received data.
+const ENABLE_RECEIVED: u8 = 1;
+const INTERRUPT_ID: u8 = 2;
+/// In [`INTERRUPT_ID`]: no interrupt is pending; data was received.
+const ID_NONE: u8 = 1;
+const ID_RECEIVED: u8 = 1 << 2;
+const LINE_CONTROL: u8 = 3;
+const DIVISOR_LATCH: u8 = 1 << 7;
 const MODEM_CONTROL: u8 = 4;
+const LINE_STATUS: u8 = 5;
+const DATA_READY: u8 = 1;
 const LOOPBACK: u8 = 1 << 4;
 /// Bytes that wait for the FIFO at most: what one read of the input thread brings.
 pub(super) const WAITING: usize = 64;
@@ -64,24 +75,45 @@ type Uart = vm_superio::Serial<Edge, NoEvents, Sent>;
 pub(super) struct Core {
     uart: Uart,
     waiting: VecDeque<u8>,
+    /// The driver wants to be told of received data.
+    tells_received: bool,
+    /// It has been told of the data that is there now.
+    told: bool,
     /// The input thread found no room and waits to be told of some.
     starved: bool,
 }
 
 impl Default for Core {
     fn default() -> Self {
-        Self { uart: Uart::new(Edge::default(), Sent::default()), waiting: VecDeque::new(), starved: false }
+        Self {
+            uart: Uart::new(Edge::default(), Sent::default()),
+            waiting: VecDeque::new(),
+            tells_received: false,
+            told: false,
+            starved: false,
+        }
     }
 }
 
 // No call to the UART below can fail: its trigger and its output cannot, and the FIFO's room is asked for first.
 impl Core {
     pub(super) fn read(&mut self, register: u8) -> u8 {
-        self.uart.read(register)
+        let value = self.uart.read(register);
+        if register == INTERRUPT_ID && self.has_unread() { value & !ID_NONE | ID_RECEIVED } else { value }
+    }
+
+    /// Whether received data keeps the interrupt pending. It does until the last byte is read (data sheet, "Received data available"),
+    /// where `vm-superio` forgets it when the driver reads the identification: a driver that takes only so many bytes per interrupt
+    /// would never come back for the rest.
+    fn has_unread(&mut self) -> bool {
+        self.tells_received && self.uart.read(LINE_STATUS) & DATA_READY != 0
     }
 
     /// Stores into a register and returns the byte this sent, if any.
     pub(super) fn write(&mut self, register: u8, value: u8) -> Option<u8> {
+        if register == INTERRUPT_ENABLE && self.uart.read(LINE_CONTROL) & DIVISOR_LATCH == 0 {
+            self.tells_received = value & ENABLE_RECEIVED != 0;
+        }
         let _ = self.uart.write(register, value);
         self.uart.writer_mut().0.take()
     }
@@ -114,7 +146,10 @@ impl Core {
         let _ = self.uart.enqueue_raw_bytes(&moved);
         let tell = self.starved && self.current_room() > 0;
         self.starved &= !tell;
-        (self.uart.interrupt_evt().0.take(), tell)
+        let unread = self.has_unread();
+        let due = self.uart.interrupt_evt().0.take() || unread && !self.told;
+        self.told = unread;
+        (due, tell)
     }
 
     pub(super) fn reset(&mut self) {
@@ -157,6 +192,8 @@ impl Core {
             in_buffer: state.fifo,
         };
         self.uart = Uart::from_state(&s, Edge::default(), NoEvents, Sent::default()).ok()?;
+        self.tells_received = state.interrupt_enable & ENABLE_RECEIVED != 0;
+        self.told = false;
         self.waiting = state.waiting.into();
         Some(())
     }

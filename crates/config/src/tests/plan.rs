@@ -38,7 +38,7 @@ fn zones_topology_and_streams() {
         "memory":{"size":0,"thp":false,"zones":[{"id":"a","size":4096,"hugepages":true,"hugepage_size":4096},
             {"id":"b","size":8192,"file":"/f","shared":true}]},
         "serial":{"mode":"Socket","socket":"/s"},"console":{"mode":"File","file":"/c","pci_device_id":7},
-        "platform":{"system_uuid":"u","oem_strings":["a"]}"#,
+        "platform":{"system_uuid":"01234567-89ab-cdef-0123-456789abcdef","oem_strings":["a"]}"#,
     );
     assert_eq!((plan.cpus.topology.cores_per_die, plan.cpus.amx), (3, true));
     assert_eq!(plan.cpus.affinity, [(1, vec![2])]);
@@ -48,7 +48,8 @@ fn zones_topology_and_streams() {
     assert_eq!(plan.serial, Stream::Socket("/s".into()));
     assert_eq!(plan.devices[0].kind, DeviceKind::Console(Console { stream: Stream::File("/c".into()) }));
     assert_eq!(plan.devices[0].place, Place { segment: 0, device: Some(7), iommu: false });
-    assert_eq!((plan.smbios.uuid.as_deref(), plan.smbios.oem_strings.len()), (Some("u"), 1));
+    assert_eq!(plan.smbios.uuid.as_deref(), Some("01234567-89ab-cdef-0123-456789abcdef"));
+    assert_eq!(plan.smbios.oem_strings, ["a"]);
 }
 
 #[test]

@@ -391,3 +391,49 @@ fn a_path_names_something() {
 fn an_empty_path_that_nobody_uses_does_no_harm() {
     plan(r#""serial":{"mode":"Null","file":"","socket":""},"console":{"mode":"Off","file":""}"#);
 }
+
+#[test]
+fn what_no_boot_protocol_hands_over() {
+    let cmdline = |text: &str| format!(r#""payload":{{"kernel":"/k","cmdline":"{text}"}}"#);
+    let long = cmdline(&"x".repeat(0x1_0000));
+    assert_first_problems(&[
+        (&long, "payload.cmdline", "Kernel command line of 65536 bytes is too long"),
+        (&cmdline(r"a\u0000b"), "payload.cmdline", "Kernel command line contains a NUL character at byte 1"),
+    ]);
+    plan(&cmdline(&"x".repeat(0xffff)));
+}
+
+#[test]
+fn what_smbios_cannot_express() {
+    let platform = |fields: &str| format!(r#""platform":{{{fields}}}"#);
+    let nul = "SMBIOS string contains a NUL character";
+    for field in [
+        "system_manufacturer",
+        "system_product_name",
+        "system_version",
+        "system_serial_number",
+        "system_family",
+        "system_sku_number",
+        "chassis_asset_tag",
+    ] {
+        let text = platform(&format!(r#""{field}":"a\u0000""#));
+        assert_first_problems(&[(&text, &format!("platform.{field}"), nul)]);
+        plan(&platform(&format!(r#""{field}":"""#)));
+    }
+    let many = vec![r#""x""#; 256].join(",");
+    assert_first_problems(&[
+        (&platform(r#""oem_strings":["a\u0000"]"#), "platform.oem_strings", nul),
+        (&platform(r#""oem_strings":[""]"#), "platform.oem_strings", "SMBIOS OEM string is empty"),
+        (
+            &platform(&format!(r#""oem_strings":[{many}]"#)),
+            "platform.oem_strings",
+            "There are 256 SMBIOS OEM strings, more than 255",
+        ),
+    ]);
+    for uuid in ["", "x", "+0112233445566778899aabbccddeeff", "00112233-4455-6677-8899-AABBCCDDEEF"] {
+        let text = platform(&format!(r#""system_uuid":"{uuid}""#));
+        assert_first_problems(&[(&text, "platform.system_uuid", &format!("Invalid system UUID '{uuid}'"))]);
+    }
+    plan(&platform(r#""system_uuid":"00112233-4455-6677-8899-AABBCCDDEEFF""#));
+    plan(&platform(r#""system_uuid":"00112233445566778899aabbccddeeff""#));
+}

@@ -170,6 +170,65 @@ fn nets() {
 }
 
 #[test]
+fn what_the_kernel_refuses_of_an_interface() {
+    let tap =
+        |name: &str| (format!(r#""tap":"{name}""#), format!("'{name}' is no name of a network interface"));
+    for name in ["", "0123456789abcdef", "a/b", "a b", "tap:1", ".", "..", "t%s", "t%d%d", "täp"] {
+        let (field, text) = tap(name);
+        assert_elements("net", "", &[(&field, "tap", &text)]);
+    }
+    for name in ["0123456789abcde", "vm%d", "tap-1.2_3"] {
+        plan(&format!(r#""net":[{{"tap":"{name}"}}]"#));
+    }
+    let mac = |mac: &str| format!("MAC address {mac} is not that of a single device");
+    let (group, none) = (mac("01:00:5e:00:00:01"), mac("00:00:00:00:00:00"));
+    let no_host = |ip: &str| format!("{ip} is no address of a single host");
+    assert_elements(
+        "net",
+        "",
+        &[
+            (r#""mac":"01:00:5e:00:00:01""#, "mac", &group),
+            (r#""mac":"00:00:00:00:00:00""#, "mac", &none),
+            (r#""host_mac":"01:00:5e:00:00:01""#, "host_mac", &group),
+            (r#""host_mac":"ff:ff:ff:ff:ff:ff""#, "host_mac", &mac("ff:ff:ff:ff:ff:ff")),
+            (r#""ip":"10.0.0.1","mask":"255.0.255.0""#, "mask", "Mask 255.0.255.0 has ones after a zero"),
+            (r#""ip":"fe80::1","mask":"::1""#, "mask", "Mask ::1 has ones after a zero"),
+            (r#""ip":"10.0.0.1","mask":"ffff::""#, "mask", "IP and mask are of different families"),
+            (r#""ip":"0.0.0.0","mask":"0.0.0.0""#, "ip", &no_host("0.0.0.0")),
+            (r#""ip":"224.0.0.1","mask":"255.0.0.0""#, "ip", &no_host("224.0.0.1")),
+            (r#""ip":"255.255.255.255","mask":"255.0.0.0""#, "ip", &no_host("255.255.255.255")),
+            (r#""ip":"::","mask":"ffff::""#, "ip", &no_host("::")),
+            (r#""ip":"ff02::1","mask":"ffff::""#, "ip", &no_host("ff02::1")),
+        ],
+    );
+    plan(r#""net":[{"ip":"10.0.0.1","mask":"255.255.255.255"},{"ip":"10.1.0.1","mask":"0.0.0.0"}]"#);
+}
+
+#[test]
+fn paths_of_sockets_are_short() {
+    let (long, fits) = ("/".repeat(108), "/".repeat(107));
+    let text = "The path of a UNIX socket has 108 bytes, and 107 fit";
+    for (section, field) in [
+        (r#""serial":{"mode":"Socket","socket":"@"}"#, "serial.socket"),
+        (r#""disks":[{"vhost_user":true,"vhost_socket":"@"}]"#, "disks[0].vhost_socket"),
+        (r#""net":[{"vhost_user":true,"vhost_socket":"@"}]"#, "net[0].vhost_socket"),
+        (r#""fs":[{"tag":"t","socket":"@"}]"#, "fs[0].socket"),
+        (
+            r#""generic_vhost_user":[{"device_type":1,"queue_sizes":[128],"socket":"@"}]"#,
+            "generic_vhost_user[0].socket",
+        ),
+        (r#""user_devices":[{"socket":"@"}]"#, "user_devices[0].socket"),
+        (r#""vsock":{"cid":3,"socket":"@"}"#, "vsock.socket"),
+        (r#""tpm":{"socket":"@"}"#, "tpm.socket"),
+    ] {
+        let with = |path: &str| format!("{}{SHARED}", section.replace('@', path));
+        assert_first_problems(&[(&with(&long), field, text)]);
+        assert_first_problems(&[(&with(""), field, "The path of a UNIX socket is empty")]);
+        plan(&with(&fits));
+    }
+}
+
+#[test]
 fn devices_of_other_processes() {
     assert_elements("fs", "", &[(r#""tag":"t","socket":"/s""#, "", VHOST)]);
     assert_elements(

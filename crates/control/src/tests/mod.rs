@@ -1,5 +1,6 @@
 mod confine;
 mod fake;
+mod host_objects;
 mod sections;
 
 use std::sync::{Arc, mpsc};

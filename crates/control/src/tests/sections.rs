@@ -4,6 +4,7 @@ use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 
 use api::{Answer, ApiError, Code, Request, Verb};
+use config::ImageType;
 
 use super::config;
 use super::fake::{Rig, kernel};
@@ -78,4 +79,21 @@ fn numbers_in_json_are_no_descriptors() {
     rig.ok("vm.add-net", r#"{"fds":[5]}"#);
     let info = rig.client.reads().vm_info().unwrap();
     assert!(info.config.net.unwrap().iter().all(|net| net.fds.is_none()));
+}
+
+#[test]
+fn what_a_disk_was_found_to_be_is_shown_while_it_is_there() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    rig.ok("vm.create", &config(&kernel));
+    rig.ok("vm.add-disk", &format!(r#"{{"path":"{}"}}"#, image.path().display()));
+    let shown = || rig.client.reads().vm_info().unwrap().config.disks.unwrap()[0].image_type;
+    assert_eq!(shown(), ImageType::Unknown);
+    rig.ok("vm.boot", "");
+    assert_eq!(shown(), ImageType::Raw);
+    rig.ok("vm.reboot", "");
+    assert_eq!(shown(), ImageType::Raw);
+    rig.ok("vm.shutdown", "");
+    assert_eq!(shown(), ImageType::Unknown);
 }

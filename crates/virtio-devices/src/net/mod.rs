@@ -70,6 +70,10 @@ pub enum Error {
 /// [`enum@Error`]; nothing is left behind.
 pub fn build(plan: &plan::Net, context: &BuildContext<'_>) -> Result<Built, Error> {
     let net = connect(plan, context)?;
+    if !context.descriptors.is_empty() {
+        // Whoever opened the interface knows its name, and the configuration shows descriptors in its place.
+        return Ok(built(net, BarKind::Memory64, context));
+    }
     let (id, name) = (context.id.to_owned(), net.tap_name().to_owned());
     let learned = move |vm: &mut VmConfig| {
         let mut nets = vm.net.iter_mut().flatten();

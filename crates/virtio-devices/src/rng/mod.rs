@@ -58,7 +58,12 @@ fn front(rng: &plan::Rng, id: &str) -> Result<Front, Error> {
 fn open(path: &Path) -> io::Result<File> {
     let non_blocking = OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(non_blocking).open(path)?;
-    if file.metadata()?.file_type().is_char_device() {
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        // It opens, but nothing can be read from it.
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if kind.is_char_device() {
         rustix::io::ioctl_fionbio(&file, false)?;
     }
     Ok(file)

@@ -84,3 +84,14 @@ fn a_missing_source_is_named() {
     let error = front(&plan::Rng { src: "/nonexistent/rng".into() }, "__rng").err().unwrap();
     assert!(error.to_string().contains("/nonexistent/rng"));
 }
+
+#[test]
+fn what_gives_no_bytes_is_no_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for path in [dir.path(), &socket, &dir.path().join("missing")] {
+        let error = front(&plan::Rng { src: path.into() }, "__rng").err().unwrap();
+        assert!(matches!(&error, Error::Source { path: named, .. } if named == path), "{error}");
+    }
+}

@@ -7,6 +7,7 @@ mod console;
 mod dbus;
 mod events;
 mod fuzzing;
+mod host_side;
 mod lifecycle;
 mod net;
 mod sandbox;
@@ -22,6 +23,7 @@ pub(crate) fn all() -> Vec<Test> {
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,
+        host_side::TESTS,
         events::TESTS,
         clients::TESTS,
         fuzzing::TESTS,

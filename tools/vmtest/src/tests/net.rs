@@ -113,7 +113,7 @@ fn by_descriptors(context: &Context) {
     let name = context.tap();
     let ip = Some((host.parse().unwrap(), "255.255.255.0".parse().unwrap()));
     let guest_mac = config::MacAddr([0x2e, 0, 0, 0, 0, 1]);
-    let wanted = Net { tap: Some(name), ip, queue_pairs: 2, ..Net::new(guest_mac) };
+    let wanted = Net { tap: Some(name.clone()), ip, queue_pairs: 2, ..Net::new(guest_mac) };
     let tap = net::Tap::open(&wanted).unwrap();
     let descriptors: Vec<_> = tap.queues().iter().map(|queue| queue.as_fd()).collect();
     let vm = Builder::new(context).cpus(2).start();
