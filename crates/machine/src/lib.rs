@@ -23,6 +23,7 @@ mod vcpus;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use api::DeviceNode;
 use chipset::acpi::{Cause, Notifier};
@@ -51,6 +52,7 @@ pub struct Machine {
     notifier: Notifier,
     consoles: Consoles,
     paused: bool,
+    vm: Arc<dyn hv::Vm>,
     ram: MappedRam,
 }
 
@@ -73,10 +75,14 @@ impl Machine {
     /// # Errors
     /// [`PauseError`] names what could not be held; the machine runs on then.
     pub fn pause(&mut self) -> Result<(), PauseError> {
-        let held = self.vcpus.pause().map_err(PauseError::from);
-        if let Err(error) = held.and_then(|()| Ok(self.nodes.pause()?)) {
+        if let Err(error) = self.vcpus.pause() {
+            // The devices go on: they were asked nothing, and a vCPU that does not come back may have one's lock.
+            self.vcpus.run();
+            return Err(error.into());
+        }
+        if let Err(error) = self.nodes.pause() {
             self.resume();
-            return Err(error);
+            return Err(error.into());
         }
         self.paused = true;
         Ok(())
@@ -99,7 +105,8 @@ impl Machine {
     /// # Errors
     /// [`StateError`] names what has none.
     pub fn save(&self) -> Result<Tree, StateError> {
-        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()? })
+        let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
+        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()?, clock })
     }
 
     /// Takes a device away. Its threads have ended and its back end is closed when this returns. False if there is none.
