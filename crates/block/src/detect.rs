@@ -1,38 +1,12 @@
 //! Which format an image file has, by its first and last bytes (`spec/devices.md` §7, "Block back ends").
 
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use config::ImageType;
+
 use crate::SECTOR;
-
-/// The formats this program can tell apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// A plain run of bytes; whatever is none of the others.
-    Raw,
-    /// QEMU copy-on-write, version 2 or 3.
-    Qcow2,
-    /// Virtual PC's format of fixed size: raw with a footer.
-    FixedVhd,
-    /// Hyper-V's format.
-    Vhdx,
-    /// VMware's text descriptor with flat extents.
-    FlatVmdk,
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-            Self::FixedVhd => "vhd",
-            Self::Vhdx => "vhdx",
-            Self::FlatVmdk => "vmdk",
-        })
-    }
-}
 
 const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
 const VHDX_MAGIC: &[u8] = b"vhdxfile";
@@ -42,24 +16,24 @@ const VHD_COOKIE: &[u8] = b"conectix";
 const VHD_TYPE: (usize, [u8; 4]) = (60, [0, 0, 0, 2]);
 
 /// The format of `file`, which has `len` bytes.
-pub(crate) fn detect(file: &File, len: u64) -> io::Result<Format> {
+pub(crate) fn detect(file: &File, len: u64) -> io::Result<ImageType> {
     let mut sector = [0; SECTOR as usize];
     read(file, &mut sector, 0)?;
     if sector.starts_with(QCOW2_MAGIC) {
-        return Ok(Format::Qcow2);
+        return Ok(ImageType::Qcow2);
     }
     if sector.starts_with(VHDX_MAGIC) {
-        return Ok(Format::Vhdx);
+        return Ok(ImageType::Vhdx);
     }
     if sector.starts_with(VMDK_TITLE) {
-        return Ok(Format::FlatVmdk);
+        return Ok(ImageType::FlatVmdk);
     }
-    let Some(footer) = len.checked_sub(SECTOR) else { return Ok(Format::Raw) };
+    let Some(footer) = len.checked_sub(SECTOR) else { return Ok(ImageType::Raw) };
     sector = [0; SECTOR as usize];
     read(file, &mut sector, footer)?;
     let (at, fixed) = VHD_TYPE;
     let is_vhd = sector.starts_with(VHD_COOKIE) && sector.get(at..at + 4) == Some(&fixed);
-    Ok(if is_vhd { Format::FixedVhd } else { Format::Raw })
+    Ok(if is_vhd { ImageType::FixedVhd } else { ImageType::Raw })
 }
 
 /// Reads as much as there is; a file shorter than a sector leaves zeroes.
@@ -82,7 +56,7 @@ fn read(file: &File, mut into: &mut [u8], mut offset: u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn format_of(content: &[u8]) -> Format {
+    fn format_of(content: &[u8]) -> ImageType {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(content, 0).unwrap();
         detect(&file, content.len() as u64).unwrap()
@@ -90,15 +64,15 @@ mod tests {
 
     #[test]
     fn each_format_is_known_by_its_magic() {
-        assert_eq!(format_of(b""), Format::Raw);
-        assert_eq!(format_of(&[0x55; 700]), Format::Raw);
-        assert_eq!(format_of(b"QFI\xfb\0\0\0\x03"), Format::Qcow2);
-        assert_eq!(format_of(b"vhdxfile"), Format::Vhdx);
-        assert_eq!(format_of(b"# Disk DescriptorFile\nversion=1\n"), Format::FlatVmdk);
+        assert_eq!(format_of(b""), ImageType::Raw);
+        assert_eq!(format_of(&[0x55; 700]), ImageType::Raw);
+        assert_eq!(format_of(b"QFI\xfb\0\0\0\x03"), ImageType::Qcow2);
+        assert_eq!(format_of(b"vhdxfile"), ImageType::Vhdx);
+        assert_eq!(format_of(b"# Disk DescriptorFile\nversion=1\n"), ImageType::FlatVmdk);
         let mut vhd = [0; 2048];
         vhd[1536..1544].copy_from_slice(b"conectix");
-        assert_eq!(format_of(&vhd), Format::Raw);
+        assert_eq!(format_of(&vhd), ImageType::Raw);
         vhd[1536 + 63] = 2;
-        assert_eq!(format_of(&vhd), Format::FixedVhd);
+        assert_eq!(format_of(&vhd), ImageType::FixedVhd);
     }
 }

@@ -3,10 +3,11 @@
 //! ```text
 //!  start(request)  ->  queued  -- poll -->  under way  -- poll, drain -->  Completion
 //! ```
-//! An engine belongs to one queue's thread. It holds guest RAM for as long as the kernel may touch it, so requests name their buffers
-//! by guest address and nothing above this crate handles host pointers.
+//! An engine belongs to one queue's thread. It holds the guest RAM of a request for as long as the kernel may touch it, so requests name
+//! their buffers by guest address and nothing above this crate handles host pointers.
 
 mod bounce;
+mod held;
 mod sync;
 mod transfer;
 mod uring;
@@ -14,7 +15,7 @@ mod uring;
 use std::io;
 
 use host::EventFd;
-use memory::GuestAddress;
+use memory::{DmaView, GuestAddress};
 
 pub(crate) use sync::SyncEngine;
 pub(crate) use uring::UringEngine;
@@ -68,8 +69,9 @@ pub struct Completion {
 
 /// A queue's way to its image.
 pub trait Engine: Send {
-    /// Takes a request. It is under way at the latest with the next [`Engine::poll`], which also reports its failure.
-    fn start(&mut self, request: &Request<'_>);
+    /// Takes a request whose buffers lie in `ram`. It is under way at the latest with the next [`Engine::poll`], which also reports its
+    /// failure.
+    fn start(&mut self, request: &Request<'_>, ram: &DmaView);
 
     /// Passes requests on to the kernel and appends those that have ended to `done`. Never waits for a device.
     ///

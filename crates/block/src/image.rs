@@ -7,51 +7,17 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use memory::GuestRam;
+use config::{ImageType, plan};
 use thiserror::Error;
 
 use crate::lock::LockRange;
 use crate::raw::RawImage;
-use crate::{Engine, Format, LockError, Topology, detect, geometry};
-
-/// How to open an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenOptions {
-    /// The image file or block device.
-    pub path: PathBuf,
-    /// Refuse writes.
-    pub readonly: bool,
-    /// Go around the host's page cache (`O_DIRECT`).
-    pub direct: bool,
-    /// Use io_uring where the kernel has it.
-    pub io_uring: bool,
-    /// Let discarded blocks go back to the host; without it all blocks are allocated now.
-    pub sparse: bool,
-    /// The format the user promises, or `None` to look.
-    pub format: Option<Format>,
-    /// What to lock now, or `None` to leave that to [`Image::lock`].
-    pub lock: Option<LockRange>,
-}
-
-impl OpenOptions {
-    /// Writable, buffered, sparse, of any format, with io_uring and a lock on its bytes: the defaults of a disk.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            readonly: false,
-            direct: false,
-            io_uring: true,
-            sparse: true,
-            format: None,
-            lock: Some(LockRange::Bytes),
-        }
-    }
-}
+use crate::{Engine, LockError, Topology, detect, geometry};
 
 /// An open disk image of some format, shared by the queues of its disk.
 pub trait Image: Send + Sync + fmt::Debug {
     /// The format it was found to have.
-    fn format(&self) -> Format;
+    fn format(&self) -> ImageType;
 
     /// Bytes of the disk inside, a multiple of [`crate::SECTOR`].
     fn size(&self) -> u64;
@@ -69,12 +35,11 @@ pub trait Image: Send + Sync + fmt::Debug {
     /// The serial number of a disk whose user gave none: at most 20 ASCII bytes.
     fn default_serial(&self) -> String;
 
-    /// Makes the engine of one queue, for the calling thread. At most `depth` requests will be under way at a time, with buffers in
-    /// `ram`.
+    /// Makes the engine of one queue, for the calling thread. At most `depth` requests will be under way at a time.
     ///
     /// # Errors
     /// The kernel's, if there is no descriptor or memory left.
-    fn engine(&self, ram: GuestRam, depth: u16) -> io::Result<Box<dyn Engine>>;
+    fn engine(&self, depth: u16) -> io::Result<Box<dyn Engine>>;
 
     /// Changes the size of the disk inside to `bytes`.
     ///
@@ -137,9 +102,9 @@ pub enum OpenError {
         /// The image.
         path: PathBuf,
         /// What the user said.
-        expected: Format,
+        expected: ImageType,
         /// What the file says.
-        found: Format,
+        found: ImageType,
     },
     /// A format this program has no code for.
     #[error("Disk image '{}' is of type {format}, which is not supported: convert it to raw", path.display())]
@@ -147,7 +112,7 @@ pub enum OpenError {
         /// The image.
         path: PathBuf,
         /// Its format.
-        format: Format,
+        format: ImageType,
     },
     /// The lock was not given.
     #[error("Another instance likely holds a lock")]
@@ -170,7 +135,7 @@ pub enum ResizeError {
     },
     /// The format has no way.
     #[error("Disk images of type {0} cannot be resized")]
-    Unsupported(Format),
+    Unsupported(ImageType),
     /// The image is opened for reading only.
     #[error("A read-only disk cannot be resized")]
     ReadOnly,
@@ -179,18 +144,19 @@ pub enum ResizeError {
     Io(#[from] io::Error),
 }
 
-/// Opens an image.
+/// Opens the image of `disk`, and locks it against other programs before anything in it is changed; not if `lock` is `None`, which
+/// leaves that to [`Image::lock`].
 ///
 /// # Errors
 /// [`OpenError`] names the file and what is wrong with it.
-pub fn open(options: &OpenOptions) -> Result<Arc<dyn Image>, OpenError> {
-    let path = || options.path.clone();
+pub fn open(disk: &plan::Disk, lock: Option<LockRange>) -> Result<Arc<dyn Image>, OpenError> {
+    let path = || disk.path.clone();
     let file = File::options()
         .read(true)
-        .write(!options.readonly)
+        .write(!disk.readonly)
         // A named pipe would make the caller wait for its other end.
         .custom_flags(libc::O_NONBLOCK)
-        .open(&options.path)
+        .open(&disk.path)
         .map_err(|source| OpenError::Open { path: path(), source })?;
     let examine = |source| OpenError::Examine { path: path(), source };
     let metadata = file.metadata().map_err(examine)?;
@@ -199,18 +165,18 @@ pub fn open(options: &OpenOptions) -> Result<Arc<dyn Image>, OpenError> {
     }
     let size = geometry::size(&file, &metadata).map_err(examine)?;
     let found = detect::detect(&file, size).map_err(examine)?;
-    match options.format {
-        Some(expected) if expected != found => {
+    match disk.image_type {
+        ImageType::Unknown => tracing::warn!(
+            "{}: found to be of type {found}: say image_type={found} to be sure of it",
+            disk.path.display()
+        ),
+        expected if expected != found => {
             return Err(OpenError::Mismatch { path: path(), expected, found });
         }
-        Some(_) => {}
-        None => tracing::warn!(
-            "{}: found to be of type {found}: say image_type={found} to be sure of it",
-            options.path.display()
-        ),
+        _ => {}
     }
     match found {
-        Format::Raw => Ok(Arc::new(RawImage::new(file, &metadata, size, options)?)),
+        ImageType::Raw => Ok(Arc::new(RawImage::new(file, &metadata, size, disk, lock)?)),
         format => Err(OpenError::Unsupported { path: path(), format }),
     }
 }

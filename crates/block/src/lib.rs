@@ -13,10 +13,9 @@ mod image;
 mod lock;
 mod raw;
 
-pub use detect::Format;
 pub use engine::{Buffer, Completion, Engine, Kind, Request};
 pub use geometry::Topology;
-pub use image::{Image, OpenError, OpenOptions, ResizeError, open};
+pub use image::{Image, OpenError, ResizeError, open};
 pub use lock::{LockError, LockFailure, LockRange};
 
 /// Bytes in a sector, the unit of virtio-blk whatever the disk's block size.

@@ -7,14 +7,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use memory::GuestRam;
+use config::{ImageType, plan};
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_setfl};
 
 use crate::engine::{Engine, SyncEngine, UringEngine};
 use crate::geometry::{self, Alignment};
-use crate::{
-    Format, Image, LockError, LockRange, OpenError, OpenOptions, ResizeError, SECTOR, Topology, lock,
-};
+use crate::{Image, LockError, LockRange, OpenError, ResizeError, SECTOR, Topology, lock};
 
 /// What the engines of a raw image share.
 #[derive(Debug)]
@@ -30,7 +28,7 @@ pub(crate) struct Extent {
 /// An open raw image.
 #[derive(Debug)]
 pub(crate) struct RawImage {
-    options: OpenOptions,
+    disk: plan::Disk,
     extent: Arc<Extent>,
     is_device: bool,
     size: AtomicU64,
@@ -45,36 +43,37 @@ impl RawImage {
         file: File,
         metadata: &Metadata,
         size: u64,
-        options: &OpenOptions,
+        disk: &plan::Disk,
+        lock: Option<LockRange>,
     ) -> Result<Self, OpenError> {
-        let path = || options.path.clone();
+        let path = || disk.path.clone();
         let topology = geometry::topology(&file, metadata)
             .map_err(|source| OpenError::Examine { path: path(), source })?;
-        let flags = if options.direct { OFlags::DIRECT } else { OFlags::empty() };
+        let flags = if disk.direct { OFlags::DIRECT } else { OFlags::empty() };
         fcntl_setfl(&file, flags).map_err(|e| OpenError::Direct { path: path(), source: e.into() })?;
-        let alignment = options
+        let alignment = disk
             .direct
             .then(|| geometry::alignment(&file, metadata, &topology))
             .transpose()
             .map_err(|source| OpenError::Examine { path: path(), source })?;
         if !size.is_multiple_of(SECTOR) {
             let tail = size % SECTOR;
-            tracing::warn!("{}: the last {tail} bytes are no whole sector: hidden", options.path.display());
+            tracing::warn!("{}: the last {tail} bytes are no whole sector: hidden", disk.path.display());
         }
         let is_device = metadata.file_type().is_block_device();
         let image = Self {
-            can_zero: !options.readonly && (is_device || can_punch(&file, size)),
+            can_zero: !disk.readonly && (is_device || can_punch(&file, size)),
             is_device,
             size: AtomicU64::new(size - size % SECTOR),
             topology,
             serial: geometry::serial(metadata),
             extent: Arc::new(Extent { file, alignment, no_zero_range: AtomicBool::new(false) }),
-            options: options.clone(),
+            disk: disk.clone(),
         };
-        if let Some(range) = options.lock {
+        if let Some(range) = lock {
             image.lock(range).map_err(OpenError::Lock)?;
         }
-        if !options.sparse {
+        if !disk.sparse {
             image.preallocate();
         }
         Ok(image)
@@ -82,11 +81,11 @@ impl RawImage {
 
     fn preallocate(&self) {
         let size = self.size();
-        if self.is_device || self.options.readonly || size == 0 {
+        if self.is_device || self.disk.readonly || size == 0 {
             return;
         }
         if let Err(e) = fallocate(&self.extent.file, FallocateFlags::empty(), 0, size) {
-            tracing::warn!("{}: cannot allocate all blocks: {e}", self.options.path.display());
+            tracing::warn!("{}: cannot allocate all blocks: {e}", self.disk.path.display());
         }
     }
 }
@@ -99,8 +98,8 @@ fn can_punch(file: &File, size: u64) -> bool {
 }
 
 impl Image for RawImage {
-    fn format(&self) -> Format {
-        Format::Raw
+    fn format(&self) -> ImageType {
+        ImageType::Raw
     }
 
     fn size(&self) -> u64 {
@@ -116,21 +115,21 @@ impl Image for RawImage {
     }
 
     fn guards_first_sector(&self) -> bool {
-        self.options.format.is_none()
+        self.disk.image_type == ImageType::Unknown
     }
 
     fn default_serial(&self) -> String {
         self.serial.clone()
     }
 
-    fn engine(&self, ram: GuestRam, depth: u16) -> io::Result<Box<dyn Engine>> {
-        if self.options.io_uring {
-            match UringEngine::new(self.extent.clone(), ram.clone(), depth) {
+    fn engine(&self, depth: u16) -> io::Result<Box<dyn Engine>> {
+        if self.disk.io_uring {
+            match UringEngine::new(self.extent.clone(), depth) {
                 Ok(engine) => return Ok(Box::new(engine)),
-                Err(e) => tracing::info!("{}: no io_uring ({e})", self.options.path.display()),
+                Err(e) => tracing::info!("{}: no io_uring ({e})", self.disk.path.display()),
             }
         }
-        Ok(Box::new(SyncEngine::new(self.extent.clone(), ram)))
+        Ok(Box::new(SyncEngine::new(self.extent.clone())))
     }
 
     fn resize(&self, bytes: u64) -> Result<(), ResizeError> {
@@ -143,7 +142,7 @@ impl Image for RawImage {
             if found != bytes {
                 return Err(ResizeError::Device { wanted: bytes, found });
             }
-        } else if self.options.readonly {
+        } else if self.disk.readonly {
             return Err(ResizeError::ReadOnly);
         } else {
             file.set_len(bytes)?;
@@ -154,7 +153,7 @@ impl Image for RawImage {
 
     fn lock(&self, range: LockRange) -> Result<(), LockError> {
         let Extent { file, .. } = &*self.extent;
-        let path = &self.options.path;
+        let path = &self.disk.path;
         let len = match range {
             LockRange::Whole => 0,
             // A sparse image is larger than its blocks, a preallocated one may be smaller.
@@ -162,11 +161,11 @@ impl Image for RawImage {
                 file.metadata().map_or(0, |m| self.size().max(m.blocks().saturating_mul(512)))
             }
         };
-        lock::acquire(file, path, len, !self.options.readonly)
+        lock::acquire(file, path, len, !self.disk.readonly)
     }
 
     fn unlock(&self) -> Result<(), LockError> {
-        lock::release(&self.extent.file, &self.options.path)
+        lock::release(&self.extent.file, &self.disk.path)
     }
 }
 

@@ -100,7 +100,7 @@ impl<'a> Image<'a> {
         let size = usize::try_from(size).map_err(io::Error::other)?;
         self.file.seek(SeekFrom::Start(offset))?;
         // vm-memory's own copy to an address reads once per region, and the kernel reads at most 2 GiB at once.
-        for slice in GuestMemoryBackend::get_slices(ram.map(), GuestAddress(to), size) {
+        for slice in GuestMemoryBackend::get_slices(&*ram.map(), GuestAddress(to), size) {
             let slice = slice.map_err(io::Error::other)?;
             slice.read_exact_volatile_from(0, &mut self.file, slice.len()).map_err(io::Error::other)?;
         }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use device::{Access, Device, Effect, Persist, Power, Region, RestoreError, Saved, Space};
+use device::{Access, Device, Effect, Persist, Power, Region, RestoreError, Space};
 use serde::{Deserialize, Serialize};
 
 use crate::Clock;
@@ -120,14 +120,6 @@ impl Device for Cmos {
 
     fn reset(&mut self) {
         self.state = State::default();
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use device::{Access, Device, Effect, Region, Space};
+use device::{Access, Device, Effect, Region, Space, Stateless};
 
 use crate::Clock;
 
@@ -53,6 +53,10 @@ fn line(code: u8, now: Duration) -> String {
     format!("[Debug I/O port: {phase} code 0x{code:x}] {}.{:06} seconds", now.as_secs(), now.subsec_micros())
 }
 
+impl Stateless for BootLog {
+    const KIND: &'static str = "boot-log";
+}
+
 impl Device for BootLog {
     fn regions(&self) -> Vec<Region> {
         vec![Region::new(Space::Pio, POST_PORT, 1, 0)]
@@ -87,6 +91,10 @@ impl TextPort {
     pub fn firmware(output: Box<dyn Write + Send>) -> Self {
         Self { port: FIRMWARE_PORT as u16, answer: Some(FIRMWARE_ANSWER), output }
     }
+}
+
+impl Stateless for TextPort {
+    const KIND: &'static str = "text-port";
 }
 
 impl Device for TextPort {

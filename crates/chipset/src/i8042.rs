@@ -1,6 +1,6 @@
 //! What is left of the keyboard controller: its reset line (`spec/devices.md` §2). vCPUs enter it.
 
-use device::{Access, Device, Effect, Power, Region, Space};
+use device::{Access, Device, Effect, Power, Region, Space, Stateless};
 
 const BASE: u64 = 0x61;
 const LEN: u64 = 4;
@@ -17,6 +17,10 @@ const RESET_CPU: u8 = 0xfe;
 /// Ports 0x61 to 0x64. No state.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct I8042;
+
+impl Stateless for I8042 {
+    const KIND: &'static str = "i8042";
+}
 
 impl Device for I8042 {
     fn regions(&self) -> Vec<Region> {

@@ -5,7 +5,7 @@ mod function;
 
 use device::Events;
 
-pub use function::PvpanicFunction;
+pub use function::{PvpanicFunction, build};
 
 /// Bytes of the register.
 pub const LEN: u64 = 2;

@@ -12,7 +12,7 @@ mod uart;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Saved, Space};
+use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Space};
 use host::EventFd;
 use stream::Stream;
 use thiserror::Error;
@@ -100,14 +100,6 @@ impl Device for Serial {
 
     fn reset(&mut self) {
         self.shared.access(Core::reset);
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 

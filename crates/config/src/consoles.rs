@@ -6,9 +6,10 @@ use keyval::{Options, Syntax};
 use serde::{Deserialize, Serialize};
 
 use crate::check::Scope;
+use crate::devices::{Name, Section};
 use crate::flag::FlagError;
 use crate::pci::Placed;
-use crate::plan;
+use crate::plan::{self, Access, DeviceKind, Grant, directory};
 
 /// The port debug consoles have had since Bochs.
 const DEBUG_PORT: u16 = 0xe9;
@@ -128,6 +129,18 @@ impl SerialConfig {
         }
     }
 
+    /// The files that a back end uses.
+    pub(crate) fn files(&self) -> Vec<Grant> {
+        let read_write = |path: &str| Grant::new(path, Access::ReadWrite);
+        match (self.mode, &self.file, &self.socket) {
+            (ConsoleMode::Pty, ..) => vec![read_write("/dev/ptmx"), read_write("/dev/pts")],
+            (ConsoleMode::File, Some(file), _) => vec![Grant::new(file, Access::ReadWrite)],
+            // A reboot binds it anew: the one that a rule could name is gone by then.
+            (ConsoleMode::Socket, _, Some(socket)) => vec![Grant::new(directory(socket), Access::Bind)],
+            _ => Vec::new(),
+        }
+    }
+
     pub(crate) fn plan(&self) -> plan::Stream {
         match (self.mode, &self.file, &self.socket) {
             (ConsoleMode::Null, ..) => plan::Stream::Null,
@@ -137,6 +150,22 @@ impl SerialConfig {
             (ConsoleMode::Socket, _, Some(path)) => plan::Stream::Socket(path.clone()),
             (ConsoleMode::Off | ConsoleMode::File | ConsoleMode::Socket, ..) => plan::Stream::Off,
         }
+    }
+}
+
+/// As the back end of the virtio console. The serial port, which sits in no slot, has no use for it.
+impl Section for SerialConfig {
+    fn name(&self) -> Name {
+        Name::Fixed("__console")
+    }
+
+    fn kind(&self) -> Option<DeviceKind> {
+        let stream = self.plan();
+        (stream != plan::Stream::Off).then_some(DeviceKind::Console(plan::Console { stream }))
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        self.files()
     }
 }
 

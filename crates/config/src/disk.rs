@@ -1,5 +1,6 @@
 //! `disks` and `--disk` (`spec/config.md` §6).
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -7,11 +8,13 @@ use keyval::Syntax;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Scope;
+use crate::devices::{Name, Section};
 use crate::flag::FlagError;
 use crate::pci::Placed;
+use crate::plan::{self, Access, DeviceKind, Grant};
+use crate::queues;
 use crate::rate_limit::RateLimiterConfig;
 use crate::words::{self, UnknownWord};
-use crate::{plan, queues};
 
 /// virtio's GET_ID answers this many bytes.
 const SERIAL_LIMIT: usize = 20;
@@ -108,17 +111,28 @@ pub enum LockGranularity {
     Full,
 }
 
+impl ImageType {
+    /// The words of the flag.
+    const WORDS: [(&str, Self); 5] = [
+        ("vmdk", Self::FlatVmdk),
+        ("vhd", Self::FixedVhd),
+        ("qcow2", Self::Qcow2),
+        ("raw", Self::Raw),
+        ("vhdx", Self::Vhdx),
+    ];
+}
+
 impl FromStr for ImageType {
     type Err = UnknownWord;
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
-        let known = [
-            ("vmdk", Self::FlatVmdk),
-            ("vhd", Self::FixedVhd),
-            ("qcow2", Self::Qcow2),
-            ("raw", Self::Raw),
-            ("vhdx", Self::Vhdx),
-        ];
-        words::any_case(word, &known)
+        words::any_case(word, &Self::WORDS)
+    }
+}
+
+impl fmt::Display for ImageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = Self::WORDS.iter().find(|(_, format)| format == self);
+        f.write_str(known.map_or("unknown", |(word, _)| *word))
     }
 }
 
@@ -197,6 +211,7 @@ impl DiskConfig {
         }
         self.pci.check(at);
         queues::check_count(at, self.num_queues, self.num_queues);
+        queues::check_limit(at, self.num_queues, 0);
         if self.num_queues == 0 {
             at.invalid("num_queues", "Queue count must be at least 1", "set num_queues=1 or more");
         }
@@ -234,15 +249,19 @@ impl DiskConfig {
             at.invalid("path", text, "give the image's path, or vhost_user=on with a socket");
         }
     }
+}
+
+impl Section for Disk {
+    fn name(&self) -> Name {
+        Name::Prefix("_disk")
+    }
 
     /// An image disk; `None` for a vhost-user one.
-    pub(crate) fn plan(&self) -> Option<plan::Disk> {
+    fn kind(&self) -> Option<DeviceKind> {
         if self.vhost_user {
             return None;
         }
-        Some(plan::Disk {
-            id: self.pci.id.clone()?,
-            place: plan::Place::of(&self.pci),
+        Some(DeviceKind::Disk(plan::Disk {
             path: self.path.clone()?,
             readonly: self.readonly,
             direct: self.direct,
@@ -255,7 +274,15 @@ impl DiskConfig {
             image_type: self.image_type,
             full_lock: self.lock_granularity == LockGranularity::Full,
             queue_affinity: self.queue_affinity.iter().flatten().cloned().map(QueueAffinity::pair).collect(),
-        })
+        }))
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        if let (true, Some(socket)) = (self.vhost_user, &self.vhost_socket) {
+            return vec![Grant::new(socket, Access::ReadWrite)];
+        }
+        let access = if self.readonly { Access::Read } else { Access::ReadWrite };
+        self.path.iter().map(|path| Grant::new(path, access)).collect()
     }
 }
 

@@ -8,6 +8,7 @@
 mod check;
 mod consoles;
 mod cpus;
+mod devices;
 mod disk;
 mod fds;
 mod flag;

@@ -7,12 +7,14 @@ use keyval::Syntax;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Scope;
+use crate::devices::{Name, Section};
 use crate::flag::FlagError;
 use crate::mac::MacAddr;
 use crate::pci::Placed;
+use crate::plan::{self, Access, DeviceKind, Grant};
+use crate::queues;
 use crate::rate_limit::RateLimiterConfig;
 use crate::words::{self, UnknownWord};
-use crate::{plan, queues};
 
 /// The smallest MTU virtio allows.
 const MIN_MTU: u16 = 1280;
@@ -180,28 +182,42 @@ impl NetConfig {
             }
         }
         queues::check_count(at, queues / 2, queues);
+        // The control queue.
+        queues::check_limit(at, queues, 1);
         queues::check_size(at, "queue_size", self.queue_size);
+    }
+}
+
+impl Section for Net {
+    fn name(&self) -> Name {
+        Name::Prefix("_net")
     }
 
     /// A device on a tap of this process; `None` for a vhost-user one.
-    pub(crate) fn plan(&self) -> Option<plan::Net> {
+    fn kind(&self) -> Option<DeviceKind> {
         if self.vhost_user {
             return None;
         }
-        Some(plan::Net {
-            id: self.pci.id.clone()?,
-            place: plan::Place::of(&self.pci),
+        Some(DeviceKind::Net(plan::Net {
             tap: self.tap.clone(),
-            ip: self.ip,
-            mask: self.mask,
+            ip: self.ip.zip(self.mask),
             mac: self.mac?,
             host_mac: self.host_mac,
             mtu: self.mtu,
-            num_queues: u16::try_from(self.num_queues).ok()?,
+            queue_pairs: u16::try_from(self.num_queues / 2).ok()?,
             queue_size: self.queue_size,
             offload_tso: self.offload_tso,
             offload_ufo: self.offload_ufo,
             offload_csum: self.offload_csum,
-        })
+        }))
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        match (self.vhost_user, &self.vhost_socket, &self.fds) {
+            (true, Some(socket), _) => vec![Grant::new(socket, Access::ReadWrite)],
+            (false, _, None) => vec![Grant::new("/dev/net/tun", Access::ReadWrite)],
+            // An open descriptor needs no leave.
+            _ => Vec::new(),
+        }
     }
 }

@@ -33,6 +33,15 @@ pub(crate) fn check_count(at: &mut Scope<'_, '_>, used: usize, shown: usize) {
     }
 }
 
+/// A PCI function has a bell for each of 1024 queues. `with` are those that the device has besides.
+pub(crate) fn check_limit(at: &mut Scope<'_, '_>, queues: usize, with: usize) {
+    const LIMIT: usize = 1024;
+    if queues.saturating_add(with) > LIMIT {
+        let text = format!("Queue count ({queues}) must not exceed {}", LIMIT - with);
+        at.invalid("num_queues", text, "use fewer queues: one for each vCPU that uses the device at once");
+    }
+}
+
 /// A split virtqueue's size.
 pub(crate) fn check_size(at: &mut Scope<'_, '_>, field: &str, size: u16) {
     if !size.is_power_of_two() {

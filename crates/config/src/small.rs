@@ -7,8 +7,10 @@ use keyval::Syntax;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Scope;
+use crate::devices::{Name, Section};
 use crate::flag::{self, FlagError};
 use crate::pci::Placed;
+use crate::plan::{self, Access, DeviceKind, Grant};
 
 /// The entropy device.
 pub type RngConfig = Placed<Rng>;
@@ -42,6 +44,20 @@ impl RngConfig {
     }
 }
 
+impl Section for Rng {
+    fn name(&self) -> Name {
+        Name::Fixed("__rng")
+    }
+
+    fn kind(&self) -> Option<DeviceKind> {
+        Some(DeviceKind::Rng(plan::Rng { src: self.src.clone() }))
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        vec![Grant::new(&self.src, Access::Read)]
+    }
+}
+
 /// The virtio clock.
 pub type RtcConfig = Placed<Rtc>;
 
@@ -61,6 +77,12 @@ impl RtcConfig {
     /// [`FlagError`].
     pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         flag::read("--rtc", &Self::SYNTAX, text)
+    }
+}
+
+impl Section for Rtc {
+    fn name(&self) -> Name {
+        Name::Fixed("__rtc")
     }
 }
 
@@ -108,6 +130,12 @@ impl BalloonConfig {
     }
 }
 
+impl Section for Balloon {
+    fn name(&self) -> Name {
+        Name::Fixed("__balloon")
+    }
+}
+
 /// A persistent memory device.
 pub type PmemConfig = Placed<Pmem>;
 
@@ -138,6 +166,17 @@ impl PmemConfig {
     /// [`FlagError`].
     pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         flag::read("--pmem", &Self::SYNTAX, text)
+    }
+}
+
+impl Section for Pmem {
+    fn name(&self) -> Name {
+        Name::Prefix("_pmem")
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        let access = if self.discard_writes { Access::Read } else { Access::ReadWrite };
+        vec![Grant::new(&self.file, access)]
     }
 }
 

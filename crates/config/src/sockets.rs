@@ -7,8 +7,10 @@ use keyval::Syntax;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::check::Scope;
+use crate::devices::{Name, Section};
 use crate::flag::{self, FlagError};
 use crate::pci::Placed;
+use crate::plan::{Access, Grant, directory};
 use crate::queues;
 use crate::words::{self, UnknownWord};
 
@@ -68,6 +70,16 @@ impl FsConfig {
         queues::check_size(at, "queue_size", self.queue_size);
         self.pci.check_no_iommu(at);
         at.place(&self.pci);
+    }
+}
+
+impl Section for Fs {
+    fn name(&self) -> Name {
+        Name::Prefix("_fs")
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        vec![Grant::new(&self.socket, Access::ReadWrite)]
     }
 }
 
@@ -175,6 +187,16 @@ impl GenericVhostUserConfig {
     }
 }
 
+impl Section for GenericVhostUser {
+    fn name(&self) -> Name {
+        Name::Prefix("_generic_vhost_user")
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        vec![Grant::new(&self.socket, Access::ReadWrite)]
+    }
+}
+
 /// The virtual socket device.
 pub type VsockConfig = Placed<Vsock>;
 
@@ -210,6 +232,16 @@ impl VsockConfig {
     }
 }
 
+impl Section for Vsock {
+    fn name(&self) -> Name {
+        Name::Prefix("_vsock")
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        vec![Grant::new(directory(&self.socket), Access::Bind)]
+    }
+}
+
 /// A vDPA device.
 pub type VdpaConfig = Placed<Vdpa>;
 
@@ -237,6 +269,16 @@ impl VdpaConfig {
     /// [`FlagError`].
     pub fn from_flag(text: &str) -> Result<Self, FlagError> {
         flag::read("--vdpa", &Self::SYNTAX, text)
+    }
+}
+
+impl Section for Vdpa {
+    fn name(&self) -> Name {
+        Name::Prefix("_vdpa")
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        vec![Grant::new(&self.path, Access::ReadWrite)]
     }
 }
 
@@ -271,6 +313,16 @@ impl UserDeviceConfig {
         }
         self.pci.check_no_iommu(at);
         at.place(&self.pci);
+    }
+}
+
+impl Section for UserDevice {
+    fn name(&self) -> Name {
+        Name::Prefix("_vfio_user")
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        vec![Grant::new(&self.socket, Access::ReadWrite)]
     }
 }
 
@@ -320,5 +372,15 @@ impl IvshmemConfig {
             Ok(_) => {}
         }
         at.place(&self.pci);
+    }
+}
+
+impl Section for Ivshmem {
+    fn name(&self) -> Name {
+        Name::Fixed("__ivshmem")
+    }
+
+    fn grants(&self) -> Vec<Grant> {
+        vec![Grant::new(&self.path, Access::ReadWrite)]
     }
 }

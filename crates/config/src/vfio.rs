@@ -6,6 +6,7 @@ use keyval::Syntax;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Scope;
+use crate::devices::{Name, Section};
 use crate::flag::{self, FlagError};
 use crate::pci::Placed;
 
@@ -74,6 +75,12 @@ impl DeviceConfig {
             at.invalid("x_exclude_mmap_bars", text, "use numbers from 0 to 5");
         }
         at.place(&self.pci);
+    }
+}
+
+impl Section for Device {
+    fn name(&self) -> Name {
+        Name::Prefix("_vfio")
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) fn build_failed(error: &BuildError) -> ApiError {
         | BuildError::Identity(_)
         | BuildError::Ram(_) => Code::InvalidConfig,
         BuildError::Payload(_) | BuildError::Device(_) => code_of(error),
+        BuildError::State(_) => Code::InvalidConfig,
         BuildError::Hypervisor(_) | BuildError::Tables(_) | BuildError::Threads(_) => Code::Internal,
     };
     ApiError::from_error(code, error)

@@ -69,6 +69,8 @@ pub struct Control {
     pub(crate) confined: Vec<Vec<Grant>>,
     /// Set when the process is to end.
     pub(crate) ending: bool,
+    /// What the guest asked for while it was being paused. It is done when it goes on.
+    pub(crate) kept: Vec<Event>,
     inbox: Inbox,
     published: Arc<Published>,
     options: Options,
@@ -90,6 +92,7 @@ impl Control {
             open_hypervisor,
             confined: Vec::new(),
             ending: false,
+            kept: Vec::new(),
             inbox,
             published,
             options,
@@ -145,21 +148,26 @@ impl Control {
     /// Acts on what the guest or the machine's threads have raised.
     fn look_after_guest(&mut self) -> Result<(), Ended> {
         let raised = self.events.take();
-        if self.machine().is_none() {
-            return Ok(());
-        }
+        let Some(machine) = self.machine() else { return Ok(()) };
         if raised.has(Event::Fatal) {
             return Err(Ended::Vcpu);
         }
-        if raised.has(Event::PowerOff) {
-            if self.options.no_shutdown {
+        if raised.has(Event::News) {
+            machine.look_after();
+        }
+        let wanted = [Event::PowerOff, Event::Reset].into_iter().find(|event| raised.has(*event));
+        if machine.is_paused() {
+            self.kept.extend(wanted);
+            return Ok(());
+        }
+        match wanted {
+            Some(Event::PowerOff) if self.options.no_shutdown => {
                 self.stop_machine();
                 self.publish();
-            } else {
-                self.ending = true;
             }
-        } else if raised.has(Event::Reset) {
-            self.reboot().map_err(Ended::Reboot)?;
+            Some(Event::PowerOff) => self.ending = true,
+            Some(_) => self.reboot().map_err(Ended::Reboot)?,
+            None => {}
         }
         Ok(())
     }
@@ -197,6 +205,9 @@ impl Control {
             let mut config = vm.plan.config().clone();
             if let Some(consoles) = &vm.consoles {
                 consoles.amend(&mut config);
+            }
+            if let Some(machine) = machine {
+                machine.amend(&mut config);
             }
             VmInfo {
                 config,

@@ -1,5 +1,6 @@
 //! What each verb does. `dispatch` has one arm per verb; admission has been granted.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
 use config::{Plan, RestoreConfig, VmConfig};
 use hv::Hypervisor;
-use machine::{Consoles, Descriptors, Machine};
+use machine::{Consoles, Descriptors, Machine, Start};
 
 use crate::control::Vm;
 use crate::{Control, blame, sections};
@@ -32,12 +33,10 @@ impl Control {
             Command::VmReboot { reply, .. } => reply.send(self.reboot()),
             Command::VmPowerButton { reply, .. } => reply.send(self.with_machine(|m| {
                 m.press_power_button();
-                Ok(())
+                Ok::<_, Infallible>(())
             })),
             Command::VmPause { reply, .. } => reply.send(self.between("pausing", "paused", Machine::pause)),
-            Command::VmResume { reply, .. } => {
-                reply.send(self.between("resuming", "resumed", Machine::resume));
-            }
+            Command::VmResume { reply, .. } => reply.send(self.resume()),
             Command::VmNmi { reply, .. } => reply.send(self.with_machine(|m| m.nmi())),
             Command::VmAddDisk { body, reply } => reply.send(self.add(Extra::Disk(body))),
             Command::VmAddNet { body, reply } => reply.send(self.add_net(body)),
@@ -146,10 +145,14 @@ impl Control {
             None => open_consoles(&vm.plan)?,
         };
         vm.consoles = Some(consoles.clone());
-        let built = machine::build(&vm.plan, hypervisor.as_ref(), consoles, &vm.descriptors, &self.events);
+        let Vm { plan, descriptors, .. } = &*vm;
+        let built =
+            machine::build(plan, Start::Boot, hypervisor.as_ref(), consoles, descriptors, &self.events);
         let mut machine = built.map_err(|e| blame::build_failed(&e))?;
+        machine.slots().for_each(|(id, slot)| vm.plan.settle(id, slot));
         // News of a machine that is gone does not concern this one.
         let _ = self.events.take();
+        self.kept.clear();
         machine.start();
         vm.machine = Some(machine);
         self.publish();
@@ -165,6 +168,7 @@ impl Control {
     /// Drops the machine, if there is one, and closes its consoles.
     pub(crate) fn stop_machine(&mut self) {
         let Some(vm) = self.vm.as_mut() else { return };
+        self.kept.clear();
         if vm.machine.take().is_some() {
             vm.consoles = None;
             self.tell("shutdown");
@@ -201,17 +205,26 @@ impl Control {
         self.events.record("vmm", "shutdown", &[]);
     }
 
-    fn with_machine(&mut self, act: impl FnOnce(&mut Machine) -> Result<(), hv::Error>) -> Done {
+    fn resume(&mut self) -> Done {
+        self.between("resuming", "resumed", |machine| {
+            machine.resume();
+            Ok::<_, Infallible>(())
+        })?;
+        self.kept.drain(..).for_each(|event| self.events.raise(event));
+        Ok(())
+    }
+
+    fn with_machine<E: Error>(&mut self, act: impl FnOnce(&mut Machine) -> Result<(), E>) -> Done {
         let missing = || ApiError::new(Code::IllegalState, ["VM is not running".into()]);
         act(self.machine().ok_or_else(missing)?).map_err(|e| internal(&e))
     }
 
     /// Does something that has an event before and one after its success.
-    fn between(
+    fn between<E: Error>(
         &mut self,
         before: &'static str,
         after: &'static str,
-        act: impl FnOnce(&mut Machine) -> Result<(), hv::Error>,
+        act: impl FnOnce(&mut Machine) -> Result<(), E>,
     ) -> Done {
         self.tell(before);
         self.with_machine(act)?;

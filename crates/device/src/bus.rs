@@ -4,6 +4,8 @@
 //! the device's own. Attaching and moving devices builds a new array under `edit`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use host::EventFd;
@@ -79,13 +81,31 @@ impl AddressSpaces {
     /// # Errors
     /// [`Collision`] if one is taken; then the device has none.
     pub fn attach(&self, slot: &Slot) -> Result<(), Collision> {
-        self.replace(slot, lock(slot).regions())
+        self.edit(slot, |_| Some(lock(slot).regions()))
     }
 
-    /// Takes a device's addresses away.
-    pub fn detach(&self, slot: &Slot) {
+    /// Takes a device's addresses away and drops it. `slot` is the caller's and the only reference besides those of the bus: a vCPU
+    /// may be inside the device at this moment, and the device must not come to its end, which joins threads, on that vCPU's thread.
+    /// So this waits until no vCPU is inside, for as long as `limit`.
+    pub fn detach(&self, slot: Slot, limit: Duration) {
         // Only new regions can collide.
-        let _ = self.replace(slot, Vec::new());
+        let _ = self.edit(&slot, |_| Some(Vec::new()));
+        let deadline = Instant::now() + limit;
+        while Arc::strong_count(&slot) > 1 {
+            if Instant::now() > deadline {
+                tracing::error!(
+                    "A vCPU has not left a removed device for {limit:?}: it ends on that vCPU's thread"
+                );
+                return;
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Takes a device's addresses away for a moment: [`AddressSpaces::attach`] gives it others. No vCPU runs.
+    pub fn withdraw(&self, slot: &Slot) {
+        // Only new regions can collide.
+        let _ = self.edit(slot, |_| Some(Vec::new()));
     }
 
     /// Reads `data.len()` bytes at `address`; all ones where nobody answers.
@@ -104,29 +124,28 @@ impl AddressSpaces {
         if effect != Effect::Remap {
             return effect;
         }
-        if let Err(collision) = self.attach(&entry.slot) {
+        // A device that was detached while the guest moved it stays away.
+        let moved = |attached: bool| attached.then(|| lock(&entry.slot).regions());
+        if let Err(collision) = self.edit(&entry.slot, moved) {
             tracing::warn!("The guest moved a device onto another: {collision}");
             lock(&entry.slot).undo_remap();
         }
         Effect::None
     }
 
-    /// Every attached device once, in address order.
-    pub fn slots(&self) -> Vec<Slot> {
-        let mut slots: Vec<Slot> = Vec::new();
-        for entry in self.entries.load().iter() {
-            if !slots.iter().any(|slot| entry.belongs_to(slot)) {
-                slots.push(entry.slot.clone());
-            }
-        }
-        slots
+    /// Whether some device answers at `address`.
+    pub fn answers(&self, space: Space, address: u64) -> bool {
+        find(&self.entries.load(), space, address, 1).is_some()
     }
 
-    fn replace(&self, slot: &Slot, regions: Vec<Region>) -> Result<(), Collision> {
+    /// Gives a device other regions: `regions` is told whether it has any now, and answers `None` to leave it as it is. Asked under the
+    /// lock of edits, so that of two moves the later one counts.
+    fn edit(&self, slot: &Slot, regions: impl FnOnce(bool) -> Option<Vec<Region>>) -> Result<(), Collision> {
         let _edit = self.edit.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.entries.load_full();
         let (old, mut entries): (Vec<Entry>, Vec<Entry>) =
             current.iter().cloned().partition(|e| e.belongs_to(slot));
+        let Some(regions) = regions(!old.is_empty()) else { return Ok(()) };
         let new: Vec<Entry> = regions
             .into_iter()
             .filter(|region| region.len != 0)

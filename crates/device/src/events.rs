@@ -1,4 +1,4 @@
-//! News for those above: bits and an eventfd for the control loop, records for the event monitor.
+//! What those above must hear of: bits and an eventfd for the control loop, records for the event monitor.
 //!
 //! Nothing here ever waits, so a vCPU never blocks on the control thread while that waits for the vCPU.
 
@@ -18,6 +18,8 @@ pub enum Event {
     PowerOff = 2,
     /// A thread that the machine cannot do without has failed.
     Fatal = 4,
+    /// Something that control asked for and did not wait for has come to its end: a device that was late to hold still, a job.
+    News = 8,
 }
 
 /// One record for the event monitor (`spec/events.md` §2).

@@ -37,20 +37,33 @@ pub trait Interrupt: Send + Sync {
     /// Sends the interrupt; nothing if the guest has not said where to.
     fn fire(&self);
 
-    /// A descriptor that fires the interrupt when written, for back ends outside this process; `None` if the hypervisor has none.
+    /// A descriptor that fires the interrupt when it is written, for back ends outside this process; `None` if the hypervisor or the
+    /// host has none. It can be had before the guest has said where the interrupt goes, and stays the same.
     fn event_fd(&self) -> Option<EventFd> {
         None
     }
 }
 
-/// A message-signalled vector: an interrupt whose destination the guest programs.
+/// A message-signalled vector: an interrupt whose destination the guest programs. It starts masked.
+///
+/// Who fires from inside this process looks at the mask first and keeps what it must not send, so that firing is one write. A back end
+/// outside knows no mask: its signals are kept by the vector.
 pub trait MsiVector: Interrupt {
-    /// Sends the vector to `msi` from now on.
-    fn route(&self, msi: Msi);
+    /// Sends the vector to `msi` from now on, and with it what was signalled while it was masked. Called again, it only changes the
+    /// destination.
+    fn unmask(&self, msi: Msi);
+
+    /// Keeps what is signalled through [`Interrupt::event_fd`] from now on. What is fired from inside may still be sent.
+    fn mask(&self);
+
+    /// Takes what was signalled while the vector was masked: whether there was anything.
+    fn take_pending(&self) -> bool {
+        false
+    }
 }
 
 /// Hands out vectors.
 pub trait MsiSource: Send + Sync {
-    /// A vector of the caller's own. Costs nothing until it is routed.
+    /// A vector of the caller's own. Costs nothing until it is unmasked or its descriptor is asked for.
     fn vector(&self) -> Box<dyn MsiVector>;
 }

@@ -13,9 +13,10 @@ mod state;
 pub use bus::{AddressSpaces, Collision, Doorbells, NoDoorbells, Slot};
 pub use events::{Event, EventBits, EventSink, Events, NoSink, Record};
 pub use interrupt::{Interrupt, InterruptLine, Msi, MsiSource, MsiVector, NoInterrupt};
-pub use state::{Persist, RestoreError, Saved};
+pub use state::{Part, Persist, RestoreError, SaveError, Saved, Stateful, Stateless};
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use host::EventFd;
 
@@ -26,7 +27,7 @@ pub enum Space {
     Pio,
     /// Guest-physical addresses.
     Mmio,
-    /// PCI configuration: segment << 20 | bus << 20 (always 0) | slot << 15 | register.
+    /// PCI configuration: segment << 20 | slot << 15 | register. The bus is always 0, as is the function.
     Config,
 }
 
@@ -72,13 +73,6 @@ pub enum Effect {
     Remap,
     /// The machine is to be reset or switched off.
     Power(Power),
-    /// The guest let go of the PCI device in this slot.
-    Ejected {
-        /// PCI segment.
-        segment: u16,
-        /// Slot 0 to 31.
-        slot: u8,
-    },
 }
 
 /// Ways for a guest to end its run.
@@ -90,10 +84,11 @@ pub enum Power {
     Off,
 }
 
-/// A device's registers: the half of it that vCPUs enter, one at a time, under its bus slot's lock.
+/// A device's registers: the half of it that vCPUs enter, one at a time, under its bus slot's lock. Control enters it the same way to
+/// stop it, let it go on, save and restore it.
 ///
 /// Accesses may have any size and alignment; bytes a device does not serve read as ones.
-pub trait Device: Send {
+pub trait Device: Stateful + Send {
     /// Where the registers are now. Asked when the device is attached and after [`Effect::Remap`].
     fn regions(&self) -> Vec<Region>;
 
@@ -109,16 +104,15 @@ pub trait Device: Send {
     /// Takes back a move that collided with another device's registers.
     fn undo_remap(&mut self) {}
 
-    /// The guest-visible state, or `None` if the device has none.
-    fn save(&self) -> Option<Saved> {
-        None
+    /// Asks whatever works for the device beside its registers to hold still: threads, timers, clocks. Does not wait. The vCPUs are
+    /// held already.
+    fn pause(&mut self) {}
+
+    /// Whether it holds still now; waits for that until `deadline`.
+    fn is_paused(&mut self, _deadline: Instant) -> bool {
+        true
     }
 
-    /// Puts a saved state back.
-    ///
-    /// # Errors
-    /// [`RestoreError`] if the state is another device's, of an unknown version or does not make sense.
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        Err(RestoreError::Kind { expected: "no state", found: saved.kind.clone() })
-    }
+    /// Goes on after [`Device::pause`], whether it has held still meanwhile or not.
+    fn resume(&mut self) {}
 }

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod allowance;
+mod boot_time;
 pub mod calendar;
 pub mod heap;
 pub mod inherit;
@@ -16,6 +17,7 @@ pub mod pty;
 pub mod signals;
 pub mod terminal;
 
+pub use boot_time::boot_time;
 pub use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 pub use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 pub use vmm_sys_util::timerfd::TimerFd;

@@ -1,19 +1,18 @@
 //! CPU state between KVM's structures and the neutral form.
 
+mod events;
+
 use std::collections::BTreeMap;
 
-use hv::{
-    CpuState, DebugRegisters, DescriptorTable, Error, PendingEvents, Registers, RunState, Segment,
-    SystemRegisters,
-};
+use hv::{CpuState, DebugRegisters, DescriptorTable, Error, Registers, RunState, Segment, SystemRegisters};
 use kvm_bindings::{
     KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED,
-    KVM_MP_STATE_UNINITIALIZED, KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_PAYLOAD,
-    KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM, Msrs,
-    kvm_debugregs, kvm_dtable, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment,
-    kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_debugregs, kvm_dtable, kvm_lapic_state, kvm_mp_state,
+    kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
+
+pub(crate) use events::EventAbilities;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -39,13 +38,16 @@ pub(crate) fn read_state(fd: &VcpuFd, msrs: &[u32]) -> Result<CpuState> {
             .iter()
             .map(|r| r.cast_unsigned())
             .collect(),
-        events: events(&get("read a vCPU's events", fd.get_vcpu_events())?),
+        events: events::from_kvm(&get("read a vCPU's events", fd.get_vcpu_events())?),
         run_state,
         tsc_khz: fd.get_tsc_khz().ok(),
     })
 }
 
-pub(crate) fn write_state(fd: &VcpuFd, state: &CpuState) -> Result<()> {
+/// Puts `state` in. `able` says which events this machine's KVM takes.
+pub(crate) fn write_state(fd: &VcpuFd, state: &CpuState, able: EventAbilities) -> Result<()> {
+    // Before anything is changed.
+    let events = events::to_kvm(&state.events, able)?;
     if let Some(khz) = state.tsc_khz {
         // A host that cannot scale keeps its own rate; it refuses only a rate too far off.
         get("set a vCPU's TSC rate", fd.set_tsc_khz(khz))?;
@@ -75,7 +77,7 @@ pub(crate) fn write_state(fd: &VcpuFd, state: &CpuState) -> Result<()> {
     get("set a vCPU's debug registers", fd.set_debug_regs(&debug))?;
     let mp_state = kvm_mp_state { mp_state: kvm_run_state(state.run_state) };
     get("set a vCPU's run state", fd.set_mp_state(mp_state))?;
-    get("set a vCPU's events", fd.set_vcpu_events(&kvm_events(&state.events)))
+    get("set a vCPU's events", fd.set_vcpu_events(&events))
 }
 
 pub(crate) fn read_system(fd: &VcpuFd) -> Result<SystemRegisters> {
@@ -229,59 +231,6 @@ fn kvm_run_state(state: RunState) -> u32 {
     }
 }
 
-fn events(e: &kvm_vcpu_events) -> PendingEvents {
-    let exception = (e.exception.injected | e.exception.pending != 0)
-        .then(|| (e.exception.nr, (e.exception.has_error_code != 0).then_some(e.exception.error_code)));
-    PendingEvents {
-        exception,
-        exception_pending: e.exception.pending != 0,
-        exception_payload: (e.exception_has_payload != 0).then_some(e.exception_payload),
-        interrupt: (e.interrupt.injected != 0).then_some((e.interrupt.nr, e.interrupt.soft != 0)),
-        interrupt_shadow: e.interrupt.shadow,
-        nmi_injected: e.nmi.injected != 0,
-        nmi_pending: e.nmi.pending != 0,
-        nmi_masked: e.nmi.masked != 0,
-        sipi_vector: e.sipi_vector,
-        smm: e.smi.smm != 0,
-        smi_pending: e.smi.pending != 0,
-        smm_inside_nmi: e.smi.smm_inside_nmi != 0,
-        smi_latched_init: e.smi.latched_init != 0,
-        triple_fault: e.triple_fault.pending != 0,
-    }
-}
-
-fn kvm_events(e: &PendingEvents) -> kvm_vcpu_events {
-    let mut to = kvm_vcpu_events {
-        flags: KVM_VCPUEVENT_VALID_NMI_PENDING
-            | KVM_VCPUEVENT_VALID_SIPI_VECTOR
-            | KVM_VCPUEVENT_VALID_SHADOW
-            | KVM_VCPUEVENT_VALID_SMM,
-        sipi_vector: e.sipi_vector,
-        ..kvm_vcpu_events::default()
-    };
-    if let Some((vector, code)) = e.exception {
-        to.exception.nr = vector;
-        to.exception.injected = u8::from(!e.exception_pending);
-        to.exception.has_error_code = code.is_some().into();
-        to.exception.error_code = code.unwrap_or(0);
-    }
-    if let Some(payload) = e.exception_payload {
-        to.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
-        to.exception.pending = e.exception_pending.into();
-        to.exception_has_payload = 1;
-        to.exception_payload = payload;
-    }
-    if let Some((vector, soft)) = e.interrupt {
-        (to.interrupt.injected, to.interrupt.nr, to.interrupt.soft) = (1, vector, soft.into());
-    }
-    to.interrupt.shadow = e.interrupt_shadow;
-    (to.nmi.injected, to.nmi.pending, to.nmi.masked) =
-        (e.nmi_injected.into(), e.nmi_pending.into(), e.nmi_masked.into());
-    (to.smi.smm, to.smi.pending) = (e.smm.into(), e.smi_pending.into());
-    (to.smi.smm_inside_nmi, to.smi.latched_init) = (e.smm_inside_nmi.into(), e.smi_latched_init.into());
-    to
-}
-
 /// Reads those of the listed MSRs that this vCPU has.
 fn read_msrs(fd: &VcpuFd, numbers: &[u32]) -> Result<BTreeMap<u32, u64>> {
     let mut values = BTreeMap::new();
@@ -333,19 +282,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_and_events_go_round() {
+    fn segments_go_round() {
         let code = Segment { selector: 8, base: 0x1000, limit: u32::MAX, attributes: 0xc09b };
         assert_eq!(segment(&kvm_seg(&code)), code);
         let unusable = Segment { attributes: Segment::UNUSABLE, ..Segment::default() };
         assert_eq!(segment(&kvm_seg(&unusable)), unusable);
-        let pending = PendingEvents {
-            exception: Some((14, Some(2))),
-            interrupt: Some((0x20, false)),
-            nmi_pending: true,
-            sipi_vector: 9,
-            ..PendingEvents::default()
-        };
-        assert_eq!(events(&kvm_events(&pending)), pending);
     }
 
     #[test]

@@ -1,19 +1,24 @@
 //! Interrupt routing: which global system interrupt (GSI) is which message.
 //!
 //! GSIs 0 to 23 mirror the level-triggered pins of the user-space IOAPIC, so that KVM reports the end of their interrupts. From 24 on,
-//! each message-signalled vector has one, allocated when the guest first unmasks the vector, and an irqfd that fires it.
+//! each message-signalled vector has one, allocated when the guest first unmasks the vector, and an irqfd that fires it
+//! ([`vector`]).
+
+mod vector;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use device::{Interrupt, Msi, MsiSource, MsiVector};
-use host::EventFd;
+use device::{Msi, MsiSource, MsiVector};
 use hv::IrqChip;
 use kvm_bindings::{
     KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
     kvm_irq_routing_msi, kvm_irq_routing_msi__bindgen_ty_1, kvm_msi,
 };
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{Cap, VmFd};
+
+use vector::KvmVector;
 
 /// Pins of the IOAPIC, and the first GSI for messages.
 pub(crate) const PINS: u32 = 24;
@@ -26,43 +31,58 @@ fn kvm_address(address: u64) -> (u32, u32) {
     (low & !EXTENDED, (address >> 32) as u32 | (low & EXTENDED) << 3)
 }
 
-struct Shared {
+/// Which GSI is which message, as KVM knows it too.
+struct Routes {
     vm: Arc<VmFd>,
-    routes: Mutex<BTreeMap<u32, Msi>>,
+    table: Mutex<BTreeMap<u32, Msi>>,
+    /// KVM's number of GSIs.
+    limit: u32,
 }
 
-impl Shared {
+impl Routes {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Msi>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes one route and tells KVM if that makes a difference.
-    fn set(&self, gsi: u32, msi: Option<Msi>) {
-        let mut routes = self.lock();
-        let former = match msi {
-            Some(msi) => routes.insert(gsi, msi),
-            None => routes.remove(&gsi),
-        };
-        if former != msi {
-            self.publish(&routes);
-        }
+    /// Changes one route and tells KVM if that makes a difference. If KVM refuses, the route is what it was.
+    fn set(&self, gsi: u32, msi: Option<Msi>) -> io::Result<()> {
+        self.change(&mut self.lock(), gsi, msi)
     }
 
     /// Takes the lowest free GSI.
-    fn allocate(&self, msi: Msi) -> u32 {
-        let mut routes = self.lock();
-        let gsi = (PINS..).find(|gsi| !routes.contains_key(gsi)).unwrap_or(u32::MAX);
-        routes.insert(gsi, msi);
-        self.publish(&routes);
-        gsi
+    fn allocate(&self, msi: Msi) -> io::Result<u32> {
+        let mut table = self.lock();
+        let free = (PINS..self.limit).find(|gsi| !table.contains_key(gsi));
+        let gsi = free.ok_or_else(|| {
+            let text =
+                format!("all {} interrupt routes of KVM are in use: give devices fewer queues", self.limit);
+            io::Error::new(io::ErrorKind::QuotaExceeded, text)
+        })?;
+        self.change(&mut table, gsi, Some(msi))?;
+        Ok(gsi)
     }
 
-    fn publish(&self, routes: &BTreeMap<u32, Msi>) {
-        let entries: Vec<_> = routes.iter().map(|(gsi, msi)| entry(*gsi, *msi)).collect();
-        let Ok(table) = KvmIrqRouting::from_entries(&entries) else { return };
-        if let Err(e) = self.vm.set_gsi_routing(&table) {
-            tracing::error!("KVM refuses {} interrupt routes: {e}", entries.len());
+    fn change(&self, table: &mut BTreeMap<u32, Msi>, gsi: u32, msi: Option<Msi>) -> io::Result<()> {
+        let put = |table: &mut BTreeMap<u32, Msi>, msi| match msi {
+            Some(msi) => table.insert(gsi, msi),
+            None => table.remove(&gsi),
+        };
+        let former = put(table, msi);
+        if former == msi {
+            return Ok(());
         }
+        let published = self.publish(table);
+        if published.is_err() {
+            put(table, former);
+        }
+        published
+    }
+
+    fn publish(&self, table: &BTreeMap<u32, Msi>) -> io::Result<()> {
+        let entries: Vec<_> = table.iter().map(|(gsi, msi)| entry(*gsi, *msi)).collect();
+        let routing =
+            KvmIrqRouting::from_entries(&entries).map_err(|e| io::Error::other(format!("{e:?}")))?;
+        Ok(self.vm.set_gsi_routing(&routing)?)
     }
 }
 
@@ -83,11 +103,12 @@ fn entry(gsi: u32, msi: Msi) -> kvm_irq_routing_entry {
 }
 
 /// The kernel's local APICs.
-pub(crate) struct KvmIrqChip(Arc<Shared>);
+pub(crate) struct KvmIrqChip(Arc<Routes>);
 
 impl KvmIrqChip {
     pub(crate) fn new(vm: Arc<VmFd>) -> Self {
-        Self(Arc::new(Shared { vm, routes: Mutex::default() }))
+        let limit = u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
+        Self(Arc::new(Routes { vm, table: Mutex::default(), limit }))
     }
 }
 
@@ -101,79 +122,17 @@ impl IrqChip for KvmIrqChip {
     }
 
     fn watch_level_pin(&self, pin: u8, msi: Option<Msi>) {
-        self.0.set(pin.into(), msi);
+        if let Err(e) = self.0.set(pin.into(), msi) {
+            tracing::error!("The end of pin {pin}'s interrupts will not be reported: {e}");
+        }
     }
 }
 
 impl MsiSource for KvmIrqChip {
     fn vector(&self) -> Box<dyn MsiVector> {
-        Box::new(KvmVector { chip: self.0.clone(), bound: OnceLock::new() })
-    }
-}
-
-struct Bound {
-    gsi: u32,
-    fd: EventFd,
-}
-
-struct KvmVector {
-    chip: Arc<Shared>,
-    /// Set when the guest first unmasks the vector.
-    bound: OnceLock<Bound>,
-}
-
-impl KvmVector {
-    fn bind(&self, msi: Msi) -> std::io::Result<Bound> {
-        let fd = host::event_fd()?;
-        let gsi = self.chip.allocate(msi);
-        self.chip.vm.register_irqfd(&fd, gsi)?;
-        Ok(Bound { gsi, fd })
-    }
-}
-
-impl MsiVector for KvmVector {
-    fn route(&self, msi: Msi) {
-        if let Some(bound) = self.bound.get() {
-            return self.chip.set(bound.gsi, Some(msi));
-        }
-        match self.bind(msi) {
-            // The slot's lock lets one thread in at a time, so nobody else has bound it meanwhile.
-            Ok(bound) => drop(self.bound.set(bound)),
-            Err(e) => tracing::error!("An interrupt vector cannot be bound: {e}"),
-        }
-    }
-}
-
-impl Interrupt for KvmVector {
-    fn fire(&self) {
-        if let Some(bound) = self.bound.get() {
-            // A full counter means the interrupt is pending already.
-            let _ = bound.fd.write(1);
-        }
-    }
-
-    fn event_fd(&self) -> Option<EventFd> {
-        self.bound.get()?.fd.try_clone().ok()
-    }
-}
-
-impl Drop for KvmVector {
-    fn drop(&mut self) {
-        if let Some(bound) = self.bound.get() {
-            // The VM may be going away as a whole.
-            let _ = self.chip.vm.unregister_irqfd(&bound.fd, bound.gsi);
-            self.chip.set(bound.gsi, None);
-        }
+        Box::new(KvmVector::new(self.0.clone()))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn extended_destinations_move_to_the_upper_half() {
-        assert_eq!(kvm_address(0xfee0_1000), (0xfee0_1000, 0));
-        assert_eq!(kvm_address(0xfee0_1020), (0xfee0_1000, 0x100));
-    }
-}
+mod tests;

@@ -5,9 +5,13 @@
 // Guest RAM is handed to the kernel by address, and `kvm_run` is shared with it.
 #![allow(unsafe_code)]
 
+mod clock;
 mod convert;
 mod cpuid;
 mod irq;
+mod slots;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 mod vm;
 
@@ -20,9 +24,10 @@ use kvm_ioctls::{Cap, Kvm};
 const DEVICE: &str = "/dev/kvm";
 
 /// What the machine cannot do without.
-const REQUIRED: [(Cap, &str); 5] = [
+const REQUIRED: [(Cap, &str); 6] = [
     (Cap::UserMemory, "user memory"),
     (Cap::SplitIrqchip, "split irqchip"),
+    (Cap::IrqRouting, "interrupt routing"),
     (Cap::Irqfd, "irqfd"),
     (Cap::Ioeventfd, "ioeventfd"),
     (Cap::ImmediateExit, "immediate exit"),

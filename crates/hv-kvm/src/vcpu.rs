@@ -13,6 +13,8 @@ use hv::{
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
 
+use crate::convert::EventAbilities;
+use crate::slots::Slots;
 use crate::{convert, cpuid};
 
 pub(crate) struct KvmVcpu {
@@ -22,14 +24,23 @@ pub(crate) struct KvmVcpu {
     stop: Arc<AtomicBool>,
     target: kick::Target,
     msrs: Arc<[u32]>,
+    events: EventAbilities,
     exits: Arc<Exits>,
+    /// What the guest can reach stays mapped as long as it can run.
+    _memory: Arc<Slots>,
 }
 
 // SAFETY: `run` points into a mapping that `fd` owns and moves with it; only the thread that owns the vCPU uses either.
 unsafe impl Send for KvmVcpu {}
 
 impl KvmVcpu {
-    pub(crate) fn new(mut fd: VcpuFd, leaves: &[Leaf], msrs: Arc<[u32]>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        mut fd: VcpuFd,
+        leaves: &[Leaf],
+        msrs: Arc<[u32]>,
+        events: EventAbilities,
+        memory: Arc<Slots>,
+    ) -> Result<Self, Error> {
         let table = cpuid::to_kvm(leaves).map_err(|e| {
             Error::operation("hold so many CPUID leaves", std::io::Error::other(format!("{e:?}")))
         })?;
@@ -41,7 +52,9 @@ impl KvmVcpu {
             stop: Arc::default(),
             target: kick::Target::default(),
             msrs,
+            events,
             exits: Arc::new(Exits::new(&EXIT_REASONS)),
+            _memory: memory,
         })
     }
 
@@ -135,7 +148,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
-        convert::write_state(&self.fd, state)
+        convert::write_state(&self.fd, state, self.events)
     }
 
     fn set_boot_registers(&mut self, registers: &Registers, system: &SystemRegisters) -> Result<(), Error> {

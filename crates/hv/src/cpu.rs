@@ -85,23 +85,45 @@ pub struct DebugRegisters {
     pub dr7: u64,
 }
 
+/// An exception under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exception {
+    /// 0 to 31.
+    pub vector: u8,
+    /// What delivery pushes, for exceptions that push one.
+    pub error_code: Option<u32>,
+    /// How far it has come.
+    pub stage: ExceptionStage,
+}
+
+/// How far an exception has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExceptionStage {
+    /// It is being delivered, and what it leaves in CR2 or DR6 is there.
+    Injected,
+    /// It has been recognised, and a nested hypervisor may still take it. Delivery puts `payload` into CR2 (page fault) or DR6 (debug
+    /// exception); `None`: it is there already, or the exception has none.
+    #[allow(missing_docs, reason = "said above")]
+    Pending { payload: Option<u64> },
+}
+
 /// Events that were under way when the CPU stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct PendingEvents {
-    /// An exception being delivered: vector, error code.
-    pub exception: Option<(u8, Option<u32>)>,
-    /// An exception that waits to be delivered, with its payload.
-    pub exception_pending: bool,
-    pub exception_payload: Option<u64>,
+    pub exception: Option<Exception>,
     /// An interrupt being delivered, and whether it is a software one.
     pub interrupt: Option<(u8, bool)>,
-    /// Bits as in the interruptibility state: 1 STI, 2 MOV SS.
-    pub interrupt_shadow: u8,
+    /// The last instruction was STI: interrupts wait for the next one.
+    pub sti_shadow: bool,
+    /// The last instruction loaded SS: interrupts and debug exceptions wait for the next one.
+    pub mov_ss_shadow: bool,
     pub nmi_injected: bool,
-    pub nmi_pending: bool,
+    /// Non-maskable interrupts that wait: one more may come while one waits.
+    pub nmi_pending: u8,
     pub nmi_masked: bool,
-    pub sipi_vector: u32,
+    /// Where a start-up IPI that has come starts the CPU, in pages; `None`: none has, or the CPU has taken it.
+    pub sipi_vector: Option<u8>,
     pub smm: bool,
     pub smi_pending: bool,
     pub smm_inside_nmi: bool,

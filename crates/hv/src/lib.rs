@@ -3,19 +3,21 @@
 //! A back end (KVM; later a software CPU) implements these traits, and nothing of its own types leaves its crate. What a back end may
 //! lack is an `Option`, never a method that answers "unsupported".
 
+mod clock;
 mod cpu;
 pub mod cpuid;
 
 use std::sync::Arc;
 
 use device::{Doorbells, Msi, MsiSource};
-use memory::RamRegion;
+use memory::HostMemory;
 use meter::Tally;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use clock::{ClockReading, GuestClock};
 pub use cpu::{
-    CpuState, DebugRegisters, DescriptorTable, PendingEvents, Registers, RunState, Segment, SystemRegisters,
+    CpuState, DebugRegisters, DescriptorTable, Exception, ExceptionStage, PendingEvents, Registers, RunState,
+    Segment, SystemRegisters,
 };
 
 /// Why a back end refused.
@@ -63,22 +65,45 @@ pub trait Hypervisor: Send + Sync {
     fn create_vm(&self) -> Result<Arc<dyn Vm>, Error>;
 }
 
-/// Names a mapped stretch of RAM.
+/// What the guest may do with memory it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MappingKind {
+    /// RAM: the guest's writes are logged while the dirty log runs.
+    Ram,
+    /// Read-only memory: the guest's writes come to [`VcpuIo::mmio_write`].
+    Rom,
+    /// A device's memory (a BAR, a shared region, persistent memory): writable and never logged, because its contents belong to the
+    /// device and not to RAM.
+    Device,
+}
+
+/// Host memory and where the guest sees it.
+pub struct Mapping {
+    /// First guest-physical address, a multiple of the page size.
+    pub guest: u64,
+    /// What lies there; its start and size are multiples of the page size.
+    pub memory: Arc<dyn HostMemory>,
+    /// What the guest may do with it.
+    pub kind: MappingKind,
+}
+
+/// Names a [`Mapping`] of one machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RegionId(pub u32);
 
 /// One virtual machine.
 pub trait Vm: Send + Sync {
-    /// Gives the guest a stretch of RAM. The caller keeps it mapped in this process until [`Vm::unmap`] or the machine's end.
+    /// Gives the guest host memory. The machine keeps it alive until [`Vm::unmap`] has succeeded, or as long as any of its CPUs could
+    /// reach it.
     ///
     /// # Errors
-    /// [`Error::Operation`].
-    fn map(&self, region: &RamRegion) -> Result<RegionId, Error>;
+    /// [`Error::Operation`], if the guest has memory there already, or addresses are no multiples of the page size.
+    fn map(&self, mapping: Mapping) -> Result<RegionId, Error>;
 
-    /// Takes a stretch of RAM away.
+    /// Takes memory away and lets go of it; nothing if that is done already.
     ///
     /// # Errors
-    /// [`Error::Operation`].
+    /// [`Error::Operation`]: the guest has the memory still, and the call may be repeated.
     fn unmap(&self, id: RegionId) -> Result<(), Error>;
 
     /// A vCPU in its power-on state. `apic_id` is unique; `cpuid` is what it shows the guest.
@@ -110,47 +135,25 @@ pub trait IrqChip: MsiSource {
     fn watch_level_pin(&self, pin: u8, msi: Option<Msi>);
 }
 
-/// The log of pages that the guest wrote.
+/// The log of pages that the guest wrote to [`MappingKind::Ram`].
 pub trait DirtyLog {
-    /// Starts logging with a clean log.
+    /// Starts logging with a clean log. RAM that is mapped later is logged as well.
     ///
     /// # Errors
-    /// [`Error::Operation`].
+    /// [`Error::Operation`]; then some RAM may be logged already, until [`DirtyLog::stop`].
     fn start(&self) -> Result<(), Error>;
 
     /// Stops logging.
     ///
     /// # Errors
-    /// [`Error::Operation`].
+    /// [`Error::Operation`]; the call may be repeated.
     fn stop(&self) -> Result<(), Error>;
 
     /// Takes a region's log: one bit per 4 KiB page, least significant first.
     ///
     /// # Errors
-    /// [`Error::Operation`].
+    /// [`Error::Operation`], also if the region is not logged.
     fn take(&self, id: RegionId) -> Result<Vec<u64>, Error>;
-}
-
-/// A reading of the guest's paravirtual clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClockReading {
-    /// Nanoseconds since the guest's boot.
-    pub nanoseconds: u64,
-}
-
-/// The guest's paravirtual clock.
-pub trait GuestClock {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// [`Error::Operation`].
-    fn read(&self) -> Result<ClockReading, Error>;
-
-    /// Sets it.
-    ///
-    /// # Errors
-    /// [`Error::Operation`].
-    fn set(&self, reading: ClockReading) -> Result<(), Error>;
 }
 
 /// Exits of a vCPU to the VMM. What a hypervisor handles by itself is not among them.

@@ -10,7 +10,8 @@ mod entry;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use device::{Access, Device, Effect, InterruptLine, Msi, Persist, Region, RestoreError, Saved, Space};
+use device::{Access, Device, Effect, InterruptLine, Msi, Persist, Region, RestoreError, Space};
+use hv::IrqChip;
 use memory::layout;
 use serde::{Deserialize, Serialize};
 
@@ -28,18 +29,6 @@ const REG_ARBITRATION: u8 = 2;
 const REG_TABLE: u8 = 0x10;
 /// 24 entries, version 0x11 (no EOI register).
 const VERSION: u32 = 0x0017_0011;
-
-/// Where the chip's messages go. Implemented by the hypervisor.
-pub trait MsiSend: Send + Sync {
-    /// Delivers `msi` to the local APICs now.
-    fn send(&self, msi: Msi);
-
-    /// The guest changed what `pin` sends: the message and whether it is level-triggered, masked or not; `None` while it is not
-    /// programmed. Hypervisors need it to know whose end of interrupt to report.
-    fn route(&self, pin: u8, entry: Option<(Msi, bool)>) {
-        let _ = (pin, entry);
-    }
-}
 
 /// Everything the guest can see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,7 +97,7 @@ impl State {
 
 struct Core {
     state: Mutex<State>,
-    sender: Arc<dyn MsiSend>,
+    local_apics: Arc<dyn IrqChip>,
 }
 
 impl Core {
@@ -118,7 +107,7 @@ impl Core {
 
     fn send(&self, msi: Option<Msi>) {
         if let Some(msi) = msi {
-            self.sender.send(msi);
+            self.local_apics.send(msi);
         }
     }
 
@@ -138,8 +127,8 @@ impl Core {
         state.set_entry(pin, new);
         let msi = state.deliver_level(pin);
         drop(state);
-        if new.route() != old.route() {
-            self.sender.route(pin, new.route());
+        if new.level_message() != old.level_message() {
+            self.local_apics.watch_level_pin(pin, new.level_message());
         }
         self.send(msi);
     }
@@ -148,9 +137,9 @@ impl Core {
     fn replace(&self, new: State) {
         let old = std::mem::replace(&mut *self.lock(), new.clone());
         for pin in 0..PINS {
-            let route = new.entry(pin).route();
-            if route != old.entry(pin).route() {
-                self.sender.route(pin, route);
+            let message = new.entry(pin).level_message();
+            if message != old.entry(pin).level_message() {
+                self.local_apics.watch_level_pin(pin, message);
             }
         }
     }
@@ -201,9 +190,9 @@ impl InterruptLine for Line {
 pub struct IoApic(Arc<Core>);
 
 impl IoApic {
-    /// A chip out of reset: all pins masked. Messages go to `sender`.
-    pub fn new(sender: Arc<dyn MsiSend>) -> Self {
-        Self(Arc::new(Core { state: Mutex::default(), sender }))
+    /// A chip out of reset: all pins masked. Messages go to `local_apics`.
+    pub fn new(local_apics: Arc<dyn IrqChip>) -> Self {
+        Self(Arc::new(Core { state: Mutex::default(), local_apics }))
     }
 
     /// The pins, to hand out before the chip goes to the bus.
@@ -244,14 +233,6 @@ impl Device for IoApic {
 
     fn reset(&mut self) {
         self.0.replace(State::default());
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 

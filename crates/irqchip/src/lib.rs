@@ -5,4 +5,4 @@
 
 mod ioapic;
 
-pub use ioapic::{IoApic, MsiSend, PINS, Pins};
+pub use ioapic::{IoApic, PINS, Pins};

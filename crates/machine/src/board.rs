@@ -7,33 +7,20 @@ use chipset::cmos::Cmos;
 use chipset::debug::{BootLog, TextPort};
 use chipset::i8042::I8042;
 use chipset::serial::Serial;
-use device::{AddressSpaces, Device, InterruptLine, Msi, Slot};
+use device::{Device, InterruptLine, Slot};
 use hv::IrqChip;
-use irqchip::{IoApic, MsiSend, Pins};
+use irqchip::{IoApic, Pins};
 use memory::layout;
-use pci::HostBridge;
+use pci::{ConfigLatch, ConfigPorts, HostBridge};
 use stream::Stream;
 
 use crate::DeviceError;
+use crate::nodes::Nodes;
 
 /// COM1's pin.
 const SERIAL_PIN: u8 = 4;
 /// The generic event device's pin.
 pub(crate) const GED_PIN: u8 = 13;
-
-/// The IOAPIC's way to the local APICs.
-struct ToLocalApics(Arc<dyn IrqChip>);
-
-impl MsiSend for ToLocalApics {
-    fn send(&self, msi: Msi) {
-        self.0.send(msi);
-    }
-
-    fn route(&self, pin: u8, entry: Option<(Msi, bool)>) {
-        let level = entry.and_then(|(msi, level)| level.then_some(msi));
-        self.0.watch_level_pin(pin, level);
-    }
-}
 
 /// The parts of the board that others talk to.
 pub(crate) struct Board {
@@ -41,38 +28,44 @@ pub(crate) struct Board {
     pub(crate) notifier: Notifier,
 }
 
-/// Puts the board's devices into `spaces`. The generic event device's register lies at `ged`.
+/// What the board is built around.
+pub(crate) struct Fixed<'a> {
+    pub(crate) irqchip: Arc<dyn IrqChip>,
+    /// Bytes of RAM.
+    pub(crate) ram: u64,
+    /// Where the generic event device's register lies.
+    pub(crate) ged: u64,
+    /// The ports to configuration space.
+    pub(crate) ports: &'a Arc<ConfigPorts>,
+}
+
+/// Puts the board's devices among the machine's.
 pub(crate) fn attach(
-    spaces: &AddressSpaces,
-    irqchip: Arc<dyn IrqChip>,
+    nodes: &mut Nodes,
+    fixed: Fixed<'_>,
     serial: Option<Stream>,
-    ram: u64,
-    ged: u64,
 ) -> Result<Board, DeviceError> {
-    let put = |id: &str, slot: Slot| {
-        spaces.attach(&slot).map_err(|source| DeviceError::Attach { id: id.into(), source })
-    };
-    let ioapic = IoApic::new(Arc::new(ToLocalApics(irqchip)));
+    let ioapic = IoApic::new(fixed.irqchip);
     let pins = ioapic.pins();
+    let mut put = |id: &str, slot: Slot| nodes.attach_board(id, slot);
     put("__ioapic", slot(ioapic))?;
     if let Some(stream) = serial {
         let line: Arc<dyn InterruptLine> = pins.line(SERIAL_PIN);
         let serial = Serial::build(stream, line).map_err(|e| DeviceError::build("__serial", e))?;
         put("__serial", slot(serial))?;
     }
-    let ged = Ged::new(ged, pins.line(GED_PIN));
+    let ged = Ged::new(fixed.ged, pins.line(GED_PIN));
     let notifier = ged.notifier();
-    put("ged", slot(ged))?;
-    put("sleep control", slot(SleepControl))?;
-    put("pm timer", slot(PmTimer::new(chipset::stopwatch())))?;
-    put("i8042", slot(I8042))?;
-    put(
-        "cmos",
-        slot(Cmos::new(chipset::wall_clock(), ram.min(layout::HOLE), ram.saturating_sub(layout::HOLE))),
-    )?;
-    put("debug port", slot(BootLog::new(chipset::stopwatch())))?;
-    put("firmware port", slot(TextPort::firmware(Box::new(std::io::stdout()))))?;
-    put("host bridge", slot(HostBridge::new()))?;
+    let (low, high) = (fixed.ram.min(layout::HOLE), fixed.ram.saturating_sub(layout::HOLE));
+    put("__ged", slot(ged))?;
+    put("__sleep_control", slot(SleepControl))?;
+    put("__pm_timer", slot(PmTimer::new(chipset::stopwatch())))?;
+    put("__i8042", slot(I8042))?;
+    put("__cmos", slot(Cmos::new(chipset::wall_clock(), low, high)))?;
+    put("__boot_log", slot(BootLog::new(chipset::stopwatch())))?;
+    put("__firmware_port", slot(TextPort::firmware(Box::new(std::io::stdout()))))?;
+    put("__host_bridge", slot(HostBridge::new()))?;
+    put("__config_ports", slot(ConfigLatch::new(fixed.ports.clone())))?;
     Ok(Board { pins, notifier })
 }
 

@@ -7,24 +7,40 @@ use boot::{Loaded, Payload};
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
 use hv::cpuid::{self, Leaf, Model};
-use hv::{Hypervisor, Vcpu, VcpuIo, Vm};
+use hv::{Hypervisor, Vcpu, Vm};
 use memory::layout::{self, DeviceArea};
-use memory::{Backing, GuestMemoryBackend, GuestRam, Pages, Zone};
-use pci::ConfigPorts;
+use memory::{Backing, GuestRam, Pages, Zone};
+use pci::{BuildContext, ConfigPorts, Segments, Windows};
 use sandbox::Kind;
 
-use crate::catalogue::{self, CATALOGUE, Order};
-use crate::functions::{self, Functions, Surroundings};
+use crate::board::Board;
 use crate::io::MachineIo;
+use crate::nodes::Nodes;
+use crate::ram::MappedRam;
+use crate::tree::{StateError, Tree};
 use crate::vcpus::Vcpus;
-use crate::{BuildError, Consoles, Descriptors, Machine, board};
+use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board, catalogue};
 
-/// Builds the machine that `plan` describes, its CPUs held at the payload's entry. `descriptors` stay open for the next one.
+/// What a machine begins with.
+pub enum Start<'a> {
+    /// Fresh RAM, and the payload in it.
+    Boot,
+    /// A machine's state, and its RAM as it was then.
+    Restore {
+        /// The state.
+        tree: &'a Tree,
+        /// RAM with its contents.
+        ram: GuestRam,
+    },
+}
+
+/// Builds the machine that `plan` describes, its CPUs held. `descriptors` stay open for the next one.
 ///
 /// # Errors
 /// [`BuildError`] names the part that failed; nothing is left behind.
 pub fn build(
     plan: &Plan,
+    start: Start<'_>,
     hypervisor: &dyn Hypervisor,
     consoles: Consoles,
     descriptors: &Descriptors,
@@ -37,103 +53,136 @@ pub fn build(
     if plan.cpus.boot > limit {
         return Err(BuildError::TooManyVcpus { wanted: plan.cpus.boot, limit });
     }
-    let ram = GuestRam::allocate(&plan.memory.zones.iter().map(zone).collect::<Vec<_>>())?;
+    let build = |ram: &GuestRam| Parts::build(plan, hypervisor, consoles, descriptors, events, ram);
+    match start {
+        Start::Boot => {
+            let ram = GuestRam::allocate(&plan.memory.zones.iter().map(zone).collect::<Vec<_>>())?;
+            let (parts, loaded) = while_loading(&ram, &plan.payload, || build(&ram))?;
+            parts.boot(plan, &ram, &loaded, events)
+        }
+        Start::Restore { tree, ram } => build(&ram)?.restore(plan, tree, events),
+    }
+}
+
+/// Reads the payload while `build` builds devices: both take their time.
+fn while_loading<T>(
+    ram: &GuestRam,
+    payload: &plan::Payload,
+    build: impl FnOnce() -> Result<T, BuildError>,
+) -> Result<(T, Loaded), BuildError> {
     thread::scope(|scope| {
-        // The payload is read while devices are built: both take their time.
-        let load = || load(&ram, &plan.payload);
+        let load = || load(ram, payload);
         let loading = sandbox::spawn_scoped(scope, Kind::PayloadLoader, "payload_loader", load)
             .map_err(BuildError::Threads)?;
-        let parts = assemble(plan, hypervisor, consoles, descriptors, events, &ram)?;
+        let built = build()?;
         let loaded = loading
             .join()
             .map_err(|_| BuildError::Threads(std::io::Error::other("the payload loader died")))?;
-        parts.finish(plan, &loaded?, events)
+        Ok((built, loaded?))
     })
 }
 
-/// A machine without its firmware tables and its CPUs' threads.
+/// A machine whose CPUs have no threads yet and no state but that of power-on.
 struct Parts {
-    ram: GuestRam,
-    vm: Arc<dyn Vm>,
+    ram: MappedRam,
     area: DeviceArea,
     vcpus: Vec<Box<dyn Vcpu>>,
-    board: board::Board,
-    functions: Functions,
+    board: Board,
+    nodes: Nodes,
     spaces: Arc<AddressSpaces>,
+    ports: Arc<ConfigPorts>,
     consoles: Consoles,
-}
-
-fn assemble(
-    plan: &Plan,
-    hypervisor: &dyn Hypervisor,
-    consoles: Consoles,
-    descriptors: &Descriptors,
-    events: &Events,
-    ram: &GuestRam,
-) -> Result<Parts, BuildError> {
-    let supported = hypervisor.supported_cpuid()?;
-    let phys_bits = cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits);
-    let area = layout::device_area(ram.total(), phys_bits)
-        .ok_or(BuildError::AddressSpace { ram: ram.total(), phys_bits })?;
-    let vm = hypervisor.create_vm()?;
-    ram.map().iter().try_for_each(|region| vm.map(region).map(drop))?;
-    let vcpus = create_vcpus(&plan.cpus, vm.as_ref(), &supported, phys_bits)?;
-    let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
-    let spaces = Arc::new(AddressSpaces::new(doorbells));
-    let irqchip = vm.irqchip();
-    let board =
-        board::attach(&spaces, irqchip.clone(), consoles.serial.clone(), ram.total(), ged_address(&area))?;
-    let around = Surroundings {
-        spaces: spaces.clone(),
-        irqchip,
-        segment: functions::segment(&area),
-        ram: ram.clone(),
-        events: events.clone(),
-    };
-    let mut functions = Functions::new(around, catalogue::places(plan))?;
-    let order = Order { plan, descriptors, console: consoles.console.clone() };
-    for (_, attach) in CATALOGUE {
-        attach(&mut functions, &order)?;
-    }
-    Ok(Parts { ram: ram.clone(), vm, area, vcpus, board, functions, spaces, consoles })
 }
 
 impl Parts {
-    /// Writes what firmware would leave behind and puts the CPUs on their threads.
-    fn finish(mut self, plan: &Plan, loaded: &Loaded, events: &Events) -> Result<Machine, BuildError> {
-        self.write_tables(plan)?;
+    fn build(
+        plan: &Plan,
+        hypervisor: &dyn Hypervisor,
+        consoles: Consoles,
+        descriptors: &Descriptors,
+        events: &Events,
+        ram: &GuestRam,
+    ) -> Result<Self, BuildError> {
+        let supported = hypervisor.supported_cpuid()?;
+        let phys_bits = cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits);
+        let largest = plan.memory.largest();
+        let area = layout::device_area(largest, phys_bits)
+            .ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
+        let vm = hypervisor.create_vm()?;
+        let mapped = MappedRam::new(vm.clone(), ram.clone())?;
+        let vcpus = create_vcpus(&plan.cpus, vm.as_ref(), &supported, phys_bits)?;
+        let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
+        let spaces = Arc::new(AddressSpaces::new(doorbells));
+        let ports = Arc::new(ConfigPorts::default());
+        let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.irqchip());
+        let fixed =
+            board::Fixed { irqchip: vm.irqchip(), ram: ram.total(), ged: ged_address(&area), ports: &ports };
+        let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
+        attach_devices(&mut nodes, plan, &consoles, descriptors, events, ram)?;
+        Ok(Self { ram: mapped, area, vcpus, board, nodes, spaces, ports, consoles })
+    }
+
+    /// Writes what firmware would leave behind and lets the first CPU begin at the payload's entry.
+    fn boot(
+        mut self,
+        plan: &Plan,
+        ram: &GuestRam,
+        loaded: &Loaded,
+        events: &Events,
+    ) -> Result<Machine, BuildError> {
+        boot::acpi::write(ram, &self.tables(plan)).map_err(unwritable)?;
+        boot::smbios::write(ram, &identity(&plan.smbios))?;
         if let Some(first) = self.vcpus.first_mut() {
             let (registers, system) =
-                boot::enter(&self.ram, loaded, &first.system_registers()?).map_err(unwritable)?;
+                boot::enter(ram, loaded, &first.system_registers()?).map_err(unwritable)?;
             first.set_boot_registers(&registers, &system)?;
         }
-        let io: Arc<dyn VcpuIo + Send + Sync> = Arc::new(MachineIo {
+        self.finish(plan, events)
+    }
+
+    /// Puts a saved state into everything.
+    fn restore(mut self, plan: &Plan, tree: &Tree, events: &Events) -> Result<Machine, BuildError> {
+        let (expected, found) = (self.vcpus.len(), tree.vcpus.len());
+        if expected != found {
+            return Err(StateError::Vcpus { expected, found }.into());
+        }
+        self.nodes.restore(&tree.nodes)?;
+        for (vcpu, state) in self.vcpus.iter_mut().zip(&tree.vcpus) {
+            vcpu.set_state(state)?;
+        }
+        let mut machine = self.finish(plan, events)?;
+        machine.paused = true;
+        Ok(machine)
+    }
+
+    /// Puts the CPUs on their threads.
+    fn finish(self, plan: &Plan, events: &Events) -> Result<Machine, BuildError> {
+        let io = Arc::new(MachineIo {
             spaces: self.spaces,
-            config_ports: ConfigPorts::default(),
+            config_ports: self.ports,
             pins: self.board.pins,
             events: events.clone(),
         });
-        let vcpus =
-            Vcpus::spawn(self.vcpus, &plan.cpus.affinity, &io, events).map_err(BuildError::Threads)?;
-        let serial = self.consoles.serial.as_ref().map(|_| "__serial");
+        let mut vcpus = Vcpus::new(io, events.clone());
+        for (number, vcpu) in (0u32..).zip(self.vcpus) {
+            let hosts = plan.cpus.affinity.iter().find(|(vcpu, _)| *vcpu == number);
+            vcpus.add(vcpu, hosts.map(|(_, hosts)| hosts.as_slice())).map_err(BuildError::Threads)?;
+        }
         Ok(Machine {
             vcpus,
-            functions: self.functions,
-            board: std::iter::once("__ioapic").chain(serial).collect(),
+            nodes: self.nodes,
             notifier: self.board.notifier,
             consoles: self.consoles,
-            vm: self.vm,
-            clock: None,
             paused: false,
             ram: self.ram,
         })
     }
 
-    fn write_tables(&self, plan: &Plan) -> Result<(), BuildError> {
+    fn tables(&self, plan: &Plan) -> boot::acpi::Tables {
         let topology = topology(&plan.cpus);
-        let cpu = |vcpu| boot::acpi::Cpu { apic_id: topology.apic_id(vcpu), enabled: true };
-        let tables = boot::acpi::Tables {
-            cpus: (0..plan.cpus.boot).map(cpu).collect(),
+        let cpu = |vcpu| boot::acpi::Cpu { apic_id: topology.apic_id(vcpu), enabled: vcpu < plan.cpus.boot };
+        boot::acpi::Tables {
+            cpus: (0..plan.cpus.max).map(cpu).collect(),
             segments: vec![boot::acpi::PciSegment {
                 number: 0,
                 window32: layout::HOLE as u32..=(layout::HOLE + layout::PCI32_SIZE - 1) as u32,
@@ -141,10 +190,41 @@ impl Parts {
             }],
             serial: self.consoles.serial.is_some(),
             ged: ged_address(&self.area),
-        };
-        boot::acpi::write(&self.ram, &tables).map_err(unwritable)?;
-        Ok(boot::smbios::write(&self.ram, &identity(&plan.smbios))?)
+        }
     }
+}
+
+/// Builds the plan's devices one by one. Slots that users chose, or that devices had before, are promised first.
+fn attach_devices(
+    nodes: &mut Nodes,
+    plan: &Plan,
+    consoles: &Consoles,
+    descriptors: &Descriptors,
+    events: &Events,
+    ram: &GuestRam,
+) -> Result<(), DeviceError> {
+    let ram = ram.dma();
+    plan.devices.iter().try_for_each(|device| nodes.promise(&device.id, &device.place))?;
+    for device in &plan.devices {
+        let context = BuildContext {
+            id: &device.id,
+            ram: &ram,
+            events,
+            descriptors: descriptors.get(&device.id).map_or(&[], Vec::as_slice),
+            stream: consoles.console.as_ref(),
+        };
+        nodes.attach(&device.id, &device.place, catalogue::build(device, &context)?)?;
+    }
+    Ok(())
+}
+
+/// The machine's one segment: its 32-bit window lies below the ECAM, its 64-bit one after RAM.
+fn segments(area: &DeviceArea) -> Segments {
+    let windows = Windows {
+        memory32: (layout::HOLE, layout::HOLE + layout::PCI32_SIZE - 1),
+        memory64: (area.pci64_start, area.pci64_end),
+    };
+    Segments::new(windows, [])
 }
 
 fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> BuildError {

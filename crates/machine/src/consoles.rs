@@ -20,7 +20,12 @@ impl Consoles {
     /// # Errors
     /// [`Error`] names what could not be opened.
     pub fn open(plan: &Plan) -> Result<Self, Error> {
-        Ok(Self { serial: open(&plan.serial)?, console: open(&plan.console.stream)? })
+        let console = plan.devices.iter().find_map(|device| match &device.kind {
+            plan::DeviceKind::Console(console) => Some(&console.stream),
+            _ => None,
+        });
+        let console = console.unwrap_or(&plan::Stream::Off);
+        Ok(Self { serial: open(&plan.serial)?, console: open(console)? })
     }
 
     /// Writes the paths of pseudo-terminals into the configuration that clients see.

@@ -1,6 +1,10 @@
 //! Why a machine could not be built.
 
+use std::time::Duration;
+
 use thiserror::Error;
+
+use crate::{StateError, VcpuError};
 
 /// Why a machine could not be built. Each names the part; its sources say why.
 #[derive(Debug, Error)]
@@ -47,6 +51,44 @@ pub enum BuildError {
     /// A device.
     #[error("Error from device manager")]
     Device(#[from] DeviceError),
+    /// A saved state.
+    #[error("The saved state does not fit this machine")]
+    State(#[from] StateError),
+}
+
+/// A device that does not hold still.
+#[derive(Debug, Error)]
+#[error("Device '{id}' has not finished what is under way within {} s: look after its back end, then pause again", limit.as_secs())]
+pub struct LateDevice {
+    /// The device's id.
+    pub id: String,
+    /// How long it was waited for.
+    pub limit: Duration,
+}
+
+/// Why a machine could not be paused.
+#[derive(Debug, Error)]
+pub enum PauseError {
+    /// A vCPU goes on.
+    #[error("The vCPUs cannot be held")]
+    Vcpu(#[from] VcpuError),
+    /// A device goes on.
+    #[error("The devices cannot be held")]
+    Device(#[from] LateDevice),
+}
+
+/// Why RAM could not be changed.
+#[derive(Debug, Error)]
+pub enum PlugError {
+    /// It cannot be had, or its place is taken.
+    #[error("Memory manager error")]
+    Ram(#[from] memory::RamError),
+    /// The hypervisor refused.
+    #[error("The guest's view of its RAM cannot be changed")]
+    Hypervisor(#[from] hv::Error),
+    /// Nothing was plugged there.
+    #[error("No RAM begins at {0:#x}")]
+    NoRam(u64),
 }
 
 /// Why a device could not be built or placed.

@@ -11,7 +11,7 @@ use pci::{ConfigPorts, address};
 /// The machine as its vCPUs see it. Nothing in it is locked but the device that an access reaches.
 pub(crate) struct MachineIo {
     pub(crate) spaces: Arc<AddressSpaces>,
-    pub(crate) config_ports: ConfigPorts,
+    pub(crate) config_ports: Arc<ConfigPorts>,
     pub(crate) pins: Pins,
     pub(crate) events: Events,
 }
@@ -33,11 +33,10 @@ fn config_port(port: u16) -> Option<u16> {
 impl MachineIo {
     fn apply(&self, effect: Effect) {
         match effect {
-            Effect::None => {}
+            // The bus has moved the device.
+            Effect::None | Effect::Remap => {}
             Effect::Power(Power::Reset) => self.events.raise(Event::Reset),
             Effect::Power(Power::Off) => self.events.raise(Event::PowerOff),
-            // The bus has moved the device; hot-unplug has no device yet that would eject.
-            Effect::Remap | Effect::Ejected { .. } => {}
         }
     }
 }

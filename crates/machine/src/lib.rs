@@ -1,61 +1,62 @@
 //! A virtual machine: a plan made real, and its life until it is dropped.
 //!
 //! ```text
-//!  Plan --build--> held --start--> running <--pause/resume--> paused
-//!                                     \____ drop ____/
+//!  Plan --build--> held --start--> running <--pause/resume--> paused --save--> Tree
+//!  Plan, Tree and RAM --build--> paused \____ drop ____/
 //! ```
-//! The control thread owns a [`Machine`] by value and is the only one to call it. Reset and reboot drop it and build it anew.
+//! The control thread owns a [`Machine`] by value and is the only one to call it. Reset and reboot drop it and build it anew. Whatever
+//! control asks of it comes back within 30 s, or an error names what does not.
 
 mod board;
 mod build;
 mod catalogue;
 mod consoles;
 mod error;
-mod functions;
 mod io;
+mod nodes;
+mod ram;
 mod readings;
+mod tree;
 mod vcpus;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use api::DeviceNode;
 use chipset::acpi::{Cause, Notifier};
-use hv::{ClockReading, Vm};
-use memory::GuestRam;
+use config::VmConfig;
+use memory::{GuestAddress, Zone};
+use virtio_devices::console::Resizer;
 
-use functions::Functions;
+use nodes::Nodes;
+use ram::MappedRam;
 use vcpus::Vcpus;
 
-pub use build::build;
+pub use build::{Start, build};
 pub use consoles::Consoles;
-pub use error::{BuildError, DeviceError};
+pub use error::{BuildError, DeviceError, LateDevice, PauseError, PlugError};
 pub use readings::Readings;
+pub use tree::{StateError, Tree};
+pub use vcpus::VcpuError;
 
 /// A machine. Its parts are dropped in this order: CPUs first, RAM last.
 pub struct Machine {
     vcpus: Vcpus,
-    functions: Functions,
-    board: DeviceNodes,
+    nodes: Nodes,
     notifier: Notifier,
     consoles: Consoles,
-    vm: Arc<dyn Vm>,
-    clock: Option<ClockReading>,
     paused: bool,
-    ram: GuestRam,
+    ram: MappedRam,
 }
 
 /// Descriptors that clients handed over for devices, by the device's id: of a network device, the queues of its tap.
 pub type Descriptors = BTreeMap<String, Vec<OwnedFd>>;
 
-/// Ids of board devices that `vm.info` shows.
-type DeviceNodes = Vec<&'static str>;
-
 impl Machine {
     /// Lets a freshly built machine run.
     pub fn start(&mut self) {
-        self.vcpus.run();
+        self.resume();
     }
 
     /// Whether it is paused.
@@ -63,36 +64,59 @@ impl Machine {
         self.paused
     }
 
-    /// Holds the CPUs, then the devices. In-flight requests are finished; the guest's clock stands still.
+    /// Holds the CPUs, then the devices. In-flight requests are finished; the guest's clocks run on ([`hv::GuestClock`]).
     ///
     /// # Errors
-    /// The hypervisor's, if the clock cannot be read; the machine runs on then.
-    pub fn pause(&mut self) -> Result<(), hv::Error> {
-        self.vcpus.pause();
-        match self.vm.clock().map(hv::GuestClock::read).transpose() {
-            Ok(clock) => self.clock = clock,
-            Err(error) => {
-                self.vcpus.run();
-                return Err(error);
-            }
+    /// [`PauseError`] names what could not be held; the machine runs on then.
+    pub fn pause(&mut self) -> Result<(), PauseError> {
+        let held = self.vcpus.pause().map_err(PauseError::from);
+        if let Err(error) = held.and_then(|()| Ok(self.nodes.pause()?)) {
+            self.resume();
+            return Err(error);
         }
-        self.functions.pause();
         self.paused = true;
         Ok(())
     }
 
     /// Lets a paused machine go on where it was.
-    ///
-    /// # Errors
-    /// The hypervisor's, if the clock cannot be set; the machine stays paused then.
-    pub fn resume(&mut self) -> Result<(), hv::Error> {
-        if let (Some(clock), Some(reading)) = (self.vm.clock(), self.clock) {
-            clock.set(reading)?;
-        }
-        self.functions.resume();
+    pub fn resume(&mut self) {
+        self.nodes.resume();
         self.vcpus.run();
         self.paused = false;
-        Ok(())
+    }
+
+    /// Looks after what was late and has come to its end meanwhile: [`device::Event::News`] says when.
+    pub fn look_after(&mut self) {
+        self.nodes.look_after();
+    }
+
+    /// The state of a paused machine, without guest RAM.
+    ///
+    /// # Errors
+    /// [`StateError`] names what has none.
+    pub fn save(&self) -> Result<Tree, StateError> {
+        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()? })
+    }
+
+    /// Takes a device away. Its threads have ended and its back end is closed when this returns. False if there is none.
+    pub fn detach(&mut self, id: &str) -> bool {
+        self.nodes.detach(id)
+    }
+
+    /// Gives the guest more RAM, a zone of it at `base`.
+    ///
+    /// # Errors
+    /// [`PlugError`]; RAM is as before then.
+    pub fn plug(&mut self, zone: &Zone, base: GuestAddress) -> Result<(), PlugError> {
+        self.ram.plug(zone, base)
+    }
+
+    /// Takes the RAM at `base` away; the guest has let go of it.
+    ///
+    /// # Errors
+    /// [`PlugError`]; RAM is as before then.
+    pub fn unplug(&mut self, base: GuestAddress) -> Result<(), PlugError> {
+        self.ram.unplug(base)
     }
 
     /// Presses the power button. What follows is the guest's business.
@@ -102,25 +126,20 @@ impl Machine {
 
     /// Tells the guest that its console's terminal may have another size.
     pub fn console_resized(&self) {
-        if let Some(resizer) = &self.functions.resizer {
-            resizer.refresh();
-        }
+        self.handles::<Resizer>().for_each(|(_, resizer)| resizer.refresh());
+    }
+
+    /// What devices have handed out for later, by type, with the devices' ids.
+    fn handles<H: Any>(&self) -> impl Iterator<Item = (&str, &H)> {
+        self.nodes.handles()
     }
 
     /// Sends a non-maskable interrupt to every vCPU.
     ///
     /// # Errors
-    /// The hypervisor's.
-    pub fn nmi(&self) -> Result<(), hv::Error> {
+    /// [`VcpuError`] names the CPU that did not take it.
+    pub fn nmi(&self) -> Result<(), VcpuError> {
         self.vcpus.nmi()
-    }
-
-    /// The state of every vCPU. The machine is paused.
-    ///
-    /// # Errors
-    /// The hypervisor's.
-    pub fn cpu_states(&self) -> Result<Vec<hv::CpuState>, hv::Error> {
-        self.vcpus.save()
     }
 
     /// Bytes of RAM.
@@ -133,16 +152,23 @@ impl Machine {
         &self.consoles
     }
 
+    /// The slot that each PCI device has got, by id: a plan keeps it ([`config::Plan::settle`]).
+    pub fn slots(&self) -> impl Iterator<Item = (&str, u8)> {
+        self.nodes.slots()
+    }
+
+    /// Writes what devices have found out into the configuration that clients see.
+    pub fn amend(&self, config: &mut VmConfig) {
+        self.nodes.amend(config);
+    }
+
     /// The devices and what they occupy.
     pub fn device_tree(&self) -> BTreeMap<String, DeviceNode> {
-        let node = |id: &&str| (id.to_string(), DeviceNode { id: id.to_string(), ..DeviceNode::default() });
-        let mut tree = self.board.iter().map(node).collect();
-        self.functions.describe(&mut tree);
-        tree
+        self.nodes.describe()
     }
 
     /// What the machine counts, for threads that read it later.
     pub fn readings(&self) -> Readings {
-        Readings { devices: self.functions.counters(), vcpus: self.vcpus.exits() }
+        Readings { devices: self.nodes.counters(), vcpus: self.vcpus.exits() }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::{Counters, Meters};
 use hv::Exits;
-use virtio::CounterSet;
+use meter::CounterSet;
 
 /// A view of a machine's counters. It outlives changes of the machine.
 pub struct Readings {

@@ -8,13 +8,43 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use device::{Event, Events};
 use hv::{CpuState, Error, Exits, Kicker, Vcpu, VcpuExit, VcpuIo};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use sandbox::Kind;
+use thiserror::Error as ThisError;
+
+/// How long the vCPUs together may take to answer or to end. A vCPU that is inside a device finishes there first.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why something was not done on every vCPU.
+#[derive(Debug, ThisError)]
+pub enum VcpuError {
+    /// It does not come back from the guest or from a device.
+    #[error("Thread vcpu{vcpu} does not answer within {} s: a device or the hypervisor holds it; try again, or end the VMM", limit.as_secs())]
+    Silent {
+        /// Which vCPU.
+        vcpu: usize,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// Its thread is gone.
+    #[error("Thread vcpu{0} has ended: shut the VM down and boot it again")]
+    Ended(usize),
+    /// The hypervisor refused.
+    #[error("vCPU {vcpu} refuses")]
+    Hypervisor {
+        /// Which vCPU.
+        vcpu: usize,
+        /// The hypervisor's reason.
+        #[source]
+        source: Error,
+    },
+}
 
 /// What is asked of a vCPU's thread.
 enum Mail {
@@ -25,12 +55,14 @@ enum Mail {
     Exit,
 }
 
-/// One vCPU's thread as others see it. Dropping it ends the thread.
+/// One vCPU's thread as others see it.
 struct Thread {
     mail: Sender<Mail>,
     kicker: Box<dyn Kicker>,
     exits: Arc<Exits>,
-    thread: Option<JoinHandle<()>>,
+    /// Closed when the thread ends.
+    ended: Receiver<()>,
+    thread: JoinHandle<()>,
 }
 
 impl Thread {
@@ -42,74 +74,71 @@ impl Thread {
     }
 }
 
-impl Drop for Thread {
-    fn drop(&mut self) {
-        self.post(Mail::Exit);
-        if let Some(thread) = self.thread.take() {
-            // A panic was reported by the panic hook.
-            let _ = thread.join();
-        }
-    }
+/// All vCPUs of a machine. Dropping it ends their threads; one that does not end in time is left behind, with all that it can reach.
+pub(crate) struct Vcpus {
+    threads: Vec<Thread>,
+    io: Arc<dyn VcpuIo + Send + Sync>,
+    events: Events,
+    patience: Duration,
 }
 
-/// All vCPUs of a machine.
-pub(crate) struct Vcpus(Vec<Thread>);
-
 impl Vcpus {
-    /// Puts each vCPU on a thread `vcpuN`, held. `affinity` names the host CPUs of some.
-    pub(crate) fn spawn(
-        vcpus: Vec<Box<dyn Vcpu>>,
-        affinity: &[(u32, Vec<usize>)],
-        io: &Arc<dyn VcpuIo + Send + Sync>,
-        events: &Events,
-    ) -> io::Result<Self> {
-        let mut threads = Vec::with_capacity(vcpus.len());
-        for (number, vcpu) in (0u32..).zip(vcpus) {
-            let (mail, inbox) = mpsc::channel();
-            let (kicker, exits) = (vcpu.kicker(), vcpu.exits());
-            let hosts = affinity.iter().find(|(n, _)| *n == number).map(|(_, hosts)| cpu_set(hosts));
-            let (io, events) = (io.clone(), events.clone());
-            let body = move || {
-                if let Some(Err(e)) = hosts.map(|hosts| sched_setaffinity(None, &hosts)) {
-                    tracing::warn!("vCPU {number} runs on any host CPU: its affinity is refused: {e}");
-                }
-                serve(vcpu, &inbox, io.as_ref(), &events);
-            };
-            let thread = sandbox::spawn(Kind::Vcpu, format!("vcpu{number}"), body)?;
-            threads.push(Thread { mail, kicker, exits, thread: Some(thread) });
-        }
-        Ok(Self(threads))
+    /// No vCPUs yet. Their I/O will go through `io`, and their news to `events`.
+    pub(crate) fn new(io: Arc<dyn VcpuIo + Send + Sync>, events: Events) -> Self {
+        Self { threads: Vec::new(), io, events, patience: PATIENCE }
+    }
+
+    /// Puts the next vCPU on a thread `vcpuN`, held, on the host CPUs `hosts` or on any.
+    pub(crate) fn add(&mut self, mut vcpu: Box<dyn Vcpu>, hosts: Option<&[usize]>) -> io::Result<()> {
+        let number = self.threads.len();
+        let (mail, inbox) = mpsc::channel();
+        let (alive, ended) = mpsc::channel();
+        let (kicker, exits) = (vcpu.kicker(), vcpu.exits());
+        let hosts = hosts.map(cpu_set);
+        let (io, events) = (self.io.clone(), self.events.clone());
+        let body = move || {
+            let _alive: Sender<()> = alive;
+            if let Some(Err(e)) = hosts.map(|hosts| sched_setaffinity(None, &hosts)) {
+                tracing::warn!("vCPU {number} runs on any host CPU: its affinity is refused: {e}");
+            }
+            serve(vcpu.as_mut(), &inbox, io.as_ref(), &events);
+            // Whoever waits for the end may take it that the vCPU is gone.
+            drop(vcpu);
+        };
+        let thread = sandbox::spawn(Kind::Vcpu, format!("vcpu{number}"), body)?;
+        self.threads.push(Thread { mail, kicker, exits, ended, thread });
+        Ok(())
     }
 
     /// Lets all vCPUs run.
     pub(crate) fn run(&self) {
-        self.0.iter().for_each(|thread| thread.post(Mail::Run));
+        self.threads.iter().for_each(|thread| thread.post(Mail::Run));
     }
 
-    /// Holds all vCPUs and returns when none runs any more.
-    pub(crate) fn pause(&self) {
-        drop(self.ask(Mail::Pause));
+    /// Holds all vCPUs and returns when none runs any more. After an error some are held.
+    pub(crate) fn pause(&self) -> Result<(), VcpuError> {
+        self.ask(Mail::Pause).map(drop)
     }
 
     /// Sends every vCPU a non-maskable interrupt.
-    pub(crate) fn nmi(&self) -> Result<(), Error> {
-        self.ask(Mail::Nmi).into_iter().collect()
+    pub(crate) fn nmi(&self) -> Result<(), VcpuError> {
+        self.try_ask(Mail::Nmi).map(drop)
     }
 
     /// The state of every vCPU, by number. They are held.
-    pub(crate) fn save(&self) -> Result<Vec<CpuState>, Error> {
-        self.ask(Mail::Save).into_iter().collect()
+    pub(crate) fn save(&self) -> Result<Vec<CpuState>, VcpuError> {
+        self.try_ask(Mail::Save)
     }
 
     /// Where the exits of each vCPU are counted, by number.
     pub(crate) fn exits(&self) -> Vec<Arc<Exits>> {
-        self.0.iter().map(|thread| thread.exits.clone()).collect()
+        self.threads.iter().map(|thread| thread.exits.clone()).collect()
     }
 
     /// Asks all at once, then collects the answers in order.
-    fn ask<T>(&self, question: impl Fn(Sender<T>) -> Mail) -> Vec<T> {
+    fn ask<T>(&self, question: impl Fn(Sender<T>) -> Mail) -> Result<Vec<T>, VcpuError> {
         let asked: Vec<Receiver<T>> = self
-            .0
+            .threads
             .iter()
             .map(|thread| {
                 let (answer, answers) = mpsc::channel();
@@ -117,7 +146,40 @@ impl Vcpus {
                 answers
             })
             .collect();
-        asked.into_iter().filter_map(|answers| answers.recv().ok()).collect()
+        let deadline = Instant::now() + self.patience;
+        let answer = |(vcpu, answers): (usize, Receiver<T>)| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            answers.recv_timeout(left).map_err(|e| match e {
+                RecvTimeoutError::Timeout => VcpuError::Silent { vcpu, limit: self.patience },
+                RecvTimeoutError::Disconnected => VcpuError::Ended(vcpu),
+            })
+        };
+        asked.into_iter().enumerate().map(answer).collect()
+    }
+
+    /// As [`Vcpus::ask`], for what the hypervisor may refuse.
+    fn try_ask<T>(&self, question: impl Fn(Sender<Result<T, Error>>) -> Mail) -> Result<Vec<T>, VcpuError> {
+        let answers = self.ask(question)?.into_iter().enumerate();
+        answers
+            .map(|(vcpu, answer)| answer.map_err(|source| VcpuError::Hypervisor { vcpu, source }))
+            .collect()
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.threads.iter().for_each(|thread| thread.post(Mail::Exit));
+        let deadline = Instant::now() + self.patience;
+        for (number, Thread { ended, thread, .. }) in self.threads.drain(..).enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                let limit = self.patience.as_secs();
+                tracing::error!("Thread vcpu{number} does not end within {limit} s and is left behind");
+                continue;
+            }
+            // A panic was reported by the panic hook.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -129,7 +191,7 @@ fn cpu_set(hosts: &[usize]) -> CpuSet {
     set
 }
 
-fn serve(mut vcpu: Box<dyn Vcpu>, inbox: &Receiver<Mail>, io: &dyn VcpuIo, events: &Events) {
+fn serve(vcpu: &mut dyn Vcpu, inbox: &Receiver<Mail>, io: &dyn VcpuIo, events: &Events) {
     let mut running = false;
     loop {
         let mail = if running { inbox.try_recv().ok() } else { inbox.recv().ok().or(Some(Mail::Exit)) };
@@ -162,3 +224,6 @@ fn serve(mut vcpu: Box<dyn Vcpu>, inbox: &Receiver<Mail>, io: &dyn VcpuIo, event
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError};
 
 use crate::mapping::Mapping;
-use crate::{RamMap, RamRegion, WriteHook, layout};
+use crate::{RamRegion, WriteHook, layout};
 
 /// Why guest RAM could not be had.
 #[derive(Debug, Error)]
@@ -101,24 +101,34 @@ pub struct Zone {
     pub reserve: bool,
 }
 
-pub(crate) fn allocate(zones: &[Zone]) -> Result<(RamMap, Vec<Mapping>), RamError> {
-    let (mut regions, mut mappings) = (Vec::new(), Vec::new());
+/// Backs the zones, in order, around the hole.
+pub(crate) fn allocate(zones: &[Zone]) -> Result<Vec<(RamRegion, Mapping)>, RamError> {
+    let mut all = Vec::new();
     let mut offset = 0;
     for zone in zones {
-        let file = open(zone).map_err(|source| RamError::Backing { zone: zone.id.clone(), source })?;
-        let mut file_offset = 0;
-        for (base, len) in layout::place(offset, zone.size) {
-            let file = file.as_ref().map(|f| f.try_clone().map(|f| FileOffset::new(f, file_offset)));
-            let file =
-                file.transpose().map_err(|source| RamError::Backing { zone: zone.id.clone(), source })?;
-            let (region, mapping) = map(zone, base, len, file)?;
-            regions.push(region);
-            mappings.push(mapping);
-            file_offset += len;
-        }
+        all.append(&mut back(zone, &layout::place(offset, zone.size))?);
         offset += zone.size;
     }
-    Ok((RamMap::from_regions(regions).map_err(RamError::Layout)?, mappings))
+    Ok(all)
+}
+
+/// Backs one zone at `base`, in one piece.
+pub(crate) fn allocate_at(zone: &Zone, base: u64) -> Result<(RamRegion, Mapping), RamError> {
+    let backed = back(zone, &[(base, zone.size)])?;
+    backed.into_iter().next().ok_or(RamError::Layout(GuestRegionCollectionError::NoMemoryRegion))
+}
+
+fn back(zone: &Zone, ranges: &[layout::Range]) -> Result<Vec<(RamRegion, Mapping)>, RamError> {
+    let failed = |source| RamError::Backing { zone: zone.id.clone(), source };
+    let file = open(zone).map_err(failed)?;
+    let mut file_offset = 0;
+    let mut all = Vec::with_capacity(ranges.len());
+    for &(base, len) in ranges {
+        let file = file.as_ref().map(|f| f.try_clone().map(|f| FileOffset::new(f, file_offset)));
+        all.push(map(zone, base, len, file.transpose().map_err(failed)?)?);
+        file_offset += len;
+    }
+    Ok(all)
 }
 
 fn open(zone: &Zone) -> io::Result<Option<File>> {

@@ -25,6 +25,7 @@ impl WriteHook {
             self.dirty.get_or_init(|| (0..self.pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect());
         words.iter().for_each(|w| w.store(0, Ordering::Relaxed));
         self.enabled.store(true, Ordering::SeqCst);
+        barrier_everywhere();
     }
 
     /// Stops logging.
@@ -49,6 +50,19 @@ impl WriteHook {
                 word.fetch_or(1 << (page % 64), Ordering::Relaxed);
             }
         }
+    }
+}
+
+/// A writer stores its data, then asks whether to log it; its CPU may do the second first. Making every writer pay for a fence would
+/// cost each of them always. So who switches logging on makes all threads pass one, once: what they stored before is visible from
+/// now on, and what they store later finds the log on.
+fn barrier_everywhere() {
+    use rustix::thread::{MembarrierCommand, membarrier};
+    let registered = membarrier(MembarrierCommand::RegisterPrivateExpedited);
+    if registered.and_then(|()| membarrier(MembarrierCommand::PrivateExpedited)).is_err() {
+        // An old kernel: the slow way, which waits for every CPU to have switched threads. If there is none either, threads that
+        // run this very moment come by a fence in the system calls and locks they are made of.
+        let _ = membarrier(MembarrierCommand::Global);
     }
 }
 
@@ -114,7 +128,8 @@ mod tests {
     #[test]
     fn writes_are_logged_only_while_enabled() {
         let ram = test_ram(&[(0x10_0000, 0x40_0000)]);
-        let region = ram.map().iter().next().unwrap();
+        let map = ram.map();
+        let region = map.iter().next().unwrap();
         ram.map().write_slice(&[1; 8], GuestAddress(0x10_0000)).unwrap();
         let mapping = region.get_mmap();
         mapping.bitmap().enable();

@@ -2,61 +2,185 @@
 //!
 //! RAM is `vm-memory`'s, with one [`WriteHook`] per region: every write that the VMM itself makes goes through it, because KVM's dirty
 //! log sees the guest's writes only. The layout follows `spec/devices.md` §1.
+//!
+//! ```text
+//!  GuestRam ── publishes ──▶ Ram (map and mappings, never changed)      plug and unplug publish another
+//!     │ map()                    ▲
+//!     │ dma()                    │ keeps it while it looks
+//!     └──▶ DmaRam ── view() ─────┘   a device's way to it, one view per wake
+//! ```
 
 // Mapping and advising memory has no safe binding.
 #![allow(unsafe_code)]
 
 mod backing;
+mod dma;
 mod hook;
+mod host;
 pub mod layout;
 mod mapping;
 mod testing;
 
+use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
 
 use mapping::Mapping;
 
 pub use backing::{Backing, Pages, RamError, Zone};
+pub use dma::{DmaRam, DmaView};
 pub use hook::{HookSlice, WriteHook};
+pub use host::HostMemory;
 pub use testing::test_ram;
 pub use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
-    GuestMemoryError, GuestMemoryRegion, VolatileSlice,
+    GuestMemoryError, GuestMemoryRegion, Permissions, VolatileSlice,
 };
 
-/// All of guest RAM at one moment. Workers borrow it; hot-plug publishes a new one through [`GuestRam`].
+/// All of guest RAM at one moment, by physical address.
 pub type RamMap = vm_memory::GuestMemoryMmap<WriteHook>;
 
 /// One stretch of guest RAM that lies in one piece in guest and host.
 pub type RamRegion = vm_memory::GuestRegionMmap<WriteHook>;
 
-/// The handle every user of guest RAM holds: cheap to clone.
+/// The handle every user of guest RAM holds: cheap to clone. What it publishes may change at any time; who looks keeps what was there.
 #[derive(Clone, Debug)]
-pub struct GuestRam(Arc<Ram>);
+pub struct GuestRam(Arc<ArcSwap<Ram>>);
 
-/// Fields are dropped in this order: regions point into mappings.
+/// RAM as it was at one moment. Fields are dropped in this order: regions point into mappings.
 #[derive(Debug)]
-struct Ram {
-    map: RamMap,
-    _mappings: Vec<Mapping>,
+pub(crate) struct Ram {
+    pub(crate) map: RamMap,
+    /// By the guest address of the region that lies in it.
+    mappings: BTreeMap<u64, Arc<Mapping>>,
+}
+
+/// A look at guest RAM: the map stays as it is while this lives. Keep it for one piece of work and no longer, or memory that was
+/// unplugged meanwhile is not given back.
+#[derive(Debug)]
+pub struct RamView(Guard<Arc<Ram>>);
+
+impl Deref for RamView {
+    type Target = RamMap;
+
+    fn deref(&self) -> &RamMap {
+        &self.0.map
+    }
 }
 
 impl GuestRam {
+    fn publish(ram: Ram) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(ram)))
+    }
+
     /// Allocates RAM for the zones, in order, around the hole below 4 GiB.
     ///
     /// # Errors
     /// [`RamError`] names the zone that could not be backed.
     pub fn allocate(zones: &[Zone]) -> Result<Self, RamError> {
-        backing::allocate(zones).map(|(map, mappings)| Self(Arc::new(Ram { map, _mappings: mappings })))
+        let mut regions = Vec::new();
+        let mut mappings = BTreeMap::new();
+        for (region, mapping) in backing::allocate(zones)? {
+            mappings.insert(region.start_addr().0, Arc::new(mapping));
+            regions.push(region);
+        }
+        let map = RamMap::from_regions(regions).map_err(RamError::Layout)?;
+        Ok(Self::publish(Ram { map, mappings }))
     }
 
-    /// RAM as it is now.
-    pub fn map(&self) -> &RamMap {
-        &self.0.map
+    /// Adds a zone's memory at `base`, in one piece. Control is the only one to change RAM.
+    ///
+    /// # Errors
+    /// [`RamError`] names the zone that could not be backed, or says that the place is taken; RAM is as before then.
+    pub fn plug(&self, zone: &Zone, base: GuestAddress) -> Result<(), RamError> {
+        let (region, mapping) = backing::allocate_at(zone, base.0)?;
+        let old = self.0.load_full();
+        let map = old.map.insert_region(Arc::new(region)).map_err(RamError::Layout)?;
+        let mut mappings = old.mappings.clone();
+        mappings.insert(base.0, Arc::new(mapping));
+        self.0.store(Arc::new(Ram { map, mappings }));
+        Ok(())
+    }
+
+    /// Takes the memory at `base` away. The host gets it back when the last look at it has ended. The hypervisor has let go of it before.
+    ///
+    /// # Errors
+    /// [`RamError::Layout`] if no region begins there; RAM is as before then.
+    pub fn unplug(&self, base: GuestAddress) -> Result<(), RamError> {
+        let old = self.0.load_full();
+        let len = old.map.find_region(base).map_or(0, GuestMemoryRegion::len);
+        let (map, _) = old.map.remove_region(base, len).map_err(RamError::Layout)?;
+        let mut mappings = old.mappings.clone();
+        mappings.remove(&base.0);
+        self.0.store(Arc::new(Ram { map, mappings }));
+        Ok(())
+    }
+
+    /// RAM as it is now, by physical address.
+    pub fn map(&self) -> RamView {
+        RamView(self.0.load())
+    }
+
+    /// RAM as a device reaches it.
+    pub fn dma(&self) -> DmaRam {
+        DmaRam::new(self.clone())
+    }
+
+    /// Each region's first address and the memory behind it, for whoever maps it into a guest.
+    pub fn host_memory(&self) -> Vec<(GuestAddress, Arc<dyn HostMemory>)> {
+        let ram = self.0.load();
+        let shared = |(start, memory): (&u64, &Arc<Mapping>)| {
+            (GuestAddress(*start), memory.clone() as Arc<dyn HostMemory>)
+        };
+        ram.mappings.iter().map(shared).collect()
     }
 
     /// Bytes of RAM.
     pub fn total(&self) -> u64 {
-        self.0.map.iter().map(GuestMemoryRegion::len).sum()
+        self.map().iter().map(GuestMemoryRegion::len).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zone(size: u64) -> Zone {
+        let pages = Pages::Normal { transparent_huge: false };
+        let backing = Backing::Anonymous;
+        Zone { id: "z".into(), size, backing, pages, mergeable: false, prefault: false, reserve: false }
+    }
+
+    #[test]
+    fn who_looks_keeps_what_was_there() {
+        const BASE: GuestAddress = GuestAddress(1 << 32);
+        let ram = test_ram(&[(0, 1 << 20)]);
+        let (before, device) = (ram.map(), ram.dma());
+        ram.plug(&zone(1 << 20), BASE).unwrap();
+        assert!(!before.address_in_range(BASE) && ram.map().address_in_range(BASE));
+        assert_eq!(ram.total(), 2 << 20);
+        let busy = device.view();
+        busy.write_obj(7u64, BASE).unwrap();
+        assert!(matches!(ram.plug(&zone(1 << 20), BASE), Err(RamError::Layout(_))));
+        ram.unplug(BASE).unwrap();
+        assert_eq!(busy.read_obj::<u64>(BASE).unwrap(), 7);
+        assert!(device.view().read_obj::<u64>(BASE).is_err());
+        assert!(matches!(ram.unplug(BASE), Err(RamError::Layout(_))));
+        assert_eq!(ram.total(), 1 << 20);
+    }
+
+    #[test]
+    fn unplugged_memory_is_given_back_with_the_last_look() {
+        const BASE: GuestAddress = GuestAddress(1 << 32);
+        let ram = test_ram(&[(0, 1 << 20)]);
+        ram.plug(&zone(1 << 20), BASE).unwrap();
+        let mapping = Arc::downgrade(ram.0.load().mappings.get(&BASE.0).unwrap());
+        let busy = ram.dma().view();
+        ram.unplug(BASE).unwrap();
+        assert_eq!(mapping.strong_count(), 1);
+        drop(busy);
+        assert_eq!(mapping.strong_count(), 0);
     }
 }

@@ -64,6 +64,11 @@ impl Mapping {
     pub(crate) fn start(&self) -> *mut u8 {
         self.start.cast()
     }
+
+    /// Bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.len
+    }
 }
 
 impl Drop for Mapping {

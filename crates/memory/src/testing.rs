@@ -1,6 +1,6 @@
 //! Guest RAM for the tests of other crates.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use crate::{GuestAddress, GuestRam, Ram, RamMap};
 
@@ -12,5 +12,5 @@ use crate::{GuestAddress, GuestRam, Ram, RamMap};
 #[allow(clippy::expect_used)]
 pub fn test_ram(ranges: &[(u64, usize)]) -> GuestRam {
     let ranges: Vec<_> = ranges.iter().map(|&(base, len)| (GuestAddress(base), len)).collect();
-    GuestRam(Arc::new(Ram { map: RamMap::from_ranges(&ranges).expect("test RAM"), _mappings: Vec::new() }))
+    GuestRam::publish(Ram { map: RamMap::from_ranges(&ranges).expect("test RAM"), mappings: BTreeMap::new() })
 }

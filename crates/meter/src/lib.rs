@@ -126,6 +126,15 @@ impl<const N: usize> Tally<N> {
     }
 }
 
+/// What a device counts: a leaf object that is read without the device.
+pub trait CounterSet: Send + Sync {
+    /// Name and value of each counter.
+    fn read(&self) -> Vec<(&'static str, u64)>;
+
+    /// The same and more, queue by queue.
+    fn queues(&self) -> Vec<QueueReading>;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

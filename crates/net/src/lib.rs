@@ -19,7 +19,7 @@ mod tests;
 pub use frame::{Frame, Full, MAX_SEGMENTS, Scatter};
 pub use offload::Offloads;
 pub use queue::{Received, Sent, TapQueue};
-pub use tap::{Settings, Tap, TapError};
+pub use tap::{Tap, TapError};
 
 /// Bytes of the virtio-net header before every frame.
 pub const HEADER_LEN: usize = 12;

@@ -3,16 +3,16 @@
 //! The control thread opens it; the network workers turn offloads and queues on and off.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use config::plan;
 use libc::{c_int, c_short};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 use crate::interface::{self, Interface, ioctl};
-use crate::{HEADER_LEN, Mac, Offloads, TapQueue};
+use crate::{HEADER_LEN, Offloads, TapQueue};
 
 const DEVICE: &str = "/dev/net/tun";
 /// The kernel puts the lowest free number in.
@@ -67,21 +67,6 @@ pub enum TapError {
     },
 }
 
-/// What a tap is to be like.
-#[derive(Clone, Debug, Default)]
-pub struct Settings<'a> {
-    /// The interface to make or join; `None` lets the kernel choose `vmtapN`.
-    pub name: Option<&'a str>,
-    /// The host's address and network mask.
-    pub ip: Option<(IpAddr, IpAddr)>,
-    /// The host's Ethernet address; `None` keeps what is there.
-    pub host_mac: Option<Mac>,
-    /// Bytes per frame without the Ethernet header; `None` keeps what is there.
-    pub mtu: Option<u16>,
-    /// Queues to open, at least 1.
-    pub queue_pairs: u16,
-}
-
 /// A tap interface that is up. It goes away with the last of its queues unless somebody made it persistent.
 #[derive(Debug)]
 pub struct Tap {
@@ -97,24 +82,24 @@ impl Tap {
     ///
     /// # Errors
     /// [`TapError`] names the step, the interface and the way out.
-    pub fn open(settings: &Settings<'_>) -> Result<Self, TapError> {
-        let pairs = settings.queue_pairs.max(1);
-        let (first, name) = open_first(settings.name.unwrap_or(AUTOMATIC_NAME), pairs > 1)?;
+    pub fn open(net: &plan::Net) -> Result<Self, TapError> {
+        let pairs = net.queue_pairs.max(1);
+        let (first, name) = open_first(net.tap.as_deref().unwrap_or(AUTOMATIC_NAME), pairs > 1)?;
         let mut queues = vec![first];
         for _ in 1..pairs {
             let fd = open_device()?;
             attach_new(&fd, &name, true).map_err(|source| open_failed(&name, source))?;
             queues.push(fd);
         }
-        Self::assemble(name, queues, settings)
+        Self::assemble(name, queues, net)
     }
 
     /// Takes over queues that somebody else opened, one descriptor each, and sets the interface up as [`Tap::open`] does. The name in
-    /// `settings` is not looked at.
+    /// `net` is not looked at.
     ///
     /// # Errors
     /// [`TapError::Descriptor`] if one of them is no queue of the same tap with frame headers; [`TapError::Configure`].
-    pub fn from_descriptors(queues: Vec<OwnedFd>, settings: &Settings<'_>) -> Result<Self, TapError> {
+    pub fn from_descriptors(queues: Vec<OwnedFd>, net: &plan::Net) -> Result<Self, TapError> {
         let mut name = None;
         for (number, queue) in queues.iter().enumerate() {
             let found = adopt(number, queue)?;
@@ -123,14 +108,14 @@ impl Tap {
                 return Err(TapError::Descriptor { number, hint, source: None });
             }
         }
-        Self::assemble(name.unwrap_or_default(), queues, settings)
+        Self::assemble(name.unwrap_or_default(), queues, net)
     }
 
-    fn assemble(name: String, queues: Vec<OwnedFd>, settings: &Settings<'_>) -> Result<Self, TapError> {
+    fn assemble(name: String, queues: Vec<OwnedFd>, net: &plan::Net) -> Result<Self, TapError> {
         for queue in &queues {
             set_header_len(queue).map_err(|e| configure_failed("header length", &name, e))?;
         }
-        let mtu = configure(&name, settings)?;
+        let mtu = configure(&name, net)?;
         let pairs = queues.len() as u16;
         let queues = queues.into_iter().map(|fd| Arc::new(TapQueue::new(fd))).collect();
         let tap = Self { name, mtu, queues, attached: Mutex::new(pairs) };
@@ -258,15 +243,15 @@ fn set_header_len(fd: &OwnedFd) -> io::Result<()> {
 }
 
 /// Answers the MTU, if the kernel tells.
-fn configure(name: &str, settings: &Settings<'_>) -> Result<Option<u16>, TapError> {
+fn configure(name: &str, net: &plan::Net) -> Result<Option<u16>, TapError> {
     let interface = Interface::new(name).map_err(|e| configure_failed("parameters", name, e))?;
-    if let Some((ip, mask)) = settings.ip {
+    if let Some((ip, mask)) = net.ip {
         interface.set_address(ip, mask).map_err(|e| configure_failed("IP address", name, e))?;
     }
-    if let Some(mac) = settings.host_mac {
-        interface.set_mac(mac).map_err(|e| configure_failed("MAC address", name, e))?;
+    if let Some(mac) = net.host_mac {
+        interface.set_mac(mac.0).map_err(|e| configure_failed("MAC address", name, e))?;
     }
-    if let Some(mtu) = settings.mtu {
+    if let Some(mtu) = net.mtu {
         interface.set_mtu(mtu).map_err(|e| configure_failed("MTU", name, e))?;
     }
     interface.set_up().map_err(|e| configure_failed("link state", name, e))?;

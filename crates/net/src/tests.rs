@@ -2,10 +2,13 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 
-use memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRam, test_ram};
+use config::{MacAddr, plan};
+use memory::{Bytes, GuestAddress, GuestMemoryBackend, RamMap, test_ram};
 
 use super::*;
 use crate::interface::Interface;
+
+const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
 /// A queue whose host is the other end of a socket.
 fn socket_queue() -> (TapQueue, UnixDatagram) {
@@ -14,23 +17,23 @@ fn socket_queue() -> (TapQueue, UnixDatagram) {
     (TapQueue::new(OwnedFd::from(ours)), host)
 }
 
-fn push<'ram>(frame: &mut Frame<'_, 'ram>, ram: &'ram GuestRam, buffers: &[(u64, usize)]) {
+fn push<'ram>(frame: &mut Frame<'_, 'ram>, ram: &'ram RamMap, buffers: &[(u64, usize)]) {
     for (at, len) in buffers {
-        frame.push(&ram.map().get_slice(GuestAddress(*at), *len).unwrap()).unwrap();
+        frame.push(&ram.get_slice(GuestAddress(*at), *len).unwrap()).unwrap();
     }
 }
 
-fn bytes(ram: &GuestRam, at: u64, len: usize) -> Vec<u8> {
+fn bytes(ram: &RamMap, at: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
-    ram.map().read_slice(&mut bytes, GuestAddress(at)).unwrap();
+    ram.read_slice(&mut bytes, GuestAddress(at)).unwrap();
     bytes
 }
 
 #[test]
 fn a_frame_is_scattered_and_reported_to_the_write_hook() {
-    let ram = test_ram(&[(0, 0x1_0000)]);
+    let ram = test_ram(&[(0, 0x1_0000)]).map();
     let (queue, host) = socket_queue();
-    let mapping = ram.map().iter().next().unwrap().get_mmap();
+    let mapping = ram.iter().next().unwrap().get_mmap();
     let hook = mapping.bitmap();
     hook.enable();
     let mut scatter = Scatter::new();
@@ -50,7 +53,7 @@ fn a_frame_is_scattered_and_reported_to_the_write_hook() {
 
 #[test]
 fn a_frame_longer_than_its_buffers_is_noticed_and_the_next_one_is_whole() {
-    let ram = test_ram(&[(0, 0x1000)]);
+    let ram = test_ram(&[(0, 0x1000)]).map();
     let (queue, host) = socket_queue();
     let mut scatter = Scatter::new();
     for message in ["12345", "123456", "1234"] {
@@ -65,9 +68,9 @@ fn a_frame_longer_than_its_buffers_is_noticed_and_the_next_one_is_whole() {
 
 #[test]
 fn a_frame_is_gathered_until_the_host_is_full() {
-    let ram = test_ram(&[(0, 0x1000)]);
+    let ram = test_ram(&[(0, 0x1000)]).map();
     let (queue, host) = socket_queue();
-    ram.map().write_slice(b"hello", GuestAddress(0x100)).unwrap();
+    ram.write_slice(b"hello", GuestAddress(0x100)).unwrap();
     let mut scatter = Scatter::new();
     let mut frame = scatter.frame();
     push(&mut frame, &ram, &[(0x102, 3), (0x100, 2)]);
@@ -83,11 +86,11 @@ fn a_frame_is_gathered_until_the_host_is_full() {
 
 #[test]
 fn a_frame_has_a_largest_number_of_buffers_that_the_kernel_takes() {
-    let ram = test_ram(&[(0, 0x1000)]);
+    let ram = test_ram(&[(0, 0x1000)]).map();
     let (queue, host) = socket_queue();
     let mut scatter = Scatter::new();
     let mut frame = scatter.frame();
-    let slice = ram.map().get_slice(GuestAddress(0), 1).unwrap();
+    let slice = ram.get_slice(GuestAddress(0), 1).unwrap();
     for _ in 0..MAX_SEGMENTS {
         frame.push(&slice).unwrap();
     }
@@ -120,9 +123,9 @@ fn offloads_without_their_preconditions_are_left_out() {
     assert_eq!(all.consistent(), all);
 }
 
-fn settings(pairs: u16) -> Settings<'static> {
+fn settings(pairs: u16) -> plan::Net {
     let ip = ["192.168.7.1", "255.255.255.0"].map(|s| s.parse::<IpAddr>().unwrap());
-    Settings { ip: Some(ip.into()), queue_pairs: pairs, ..Settings::default() }
+    plan::Net { ip: Some(ip.into()), queue_pairs: pairs, ..plan::Net::new(GUEST) }
 }
 
 #[test]
@@ -131,7 +134,8 @@ fn a_tap_is_set_up_as_asked() {
         return;
     }
     let mac = [2, 3, 4, 5, 6, 7];
-    let wanted = Settings { name: Some("mytap"), host_mac: Some(mac), mtu: Some(1400), ..settings(1) };
+    let wanted =
+        plan::Net { tap: Some("mytap".into()), host_mac: Some(MacAddr(mac)), mtu: Some(1400), ..settings(1) };
     let tap = Tap::open(&wanted).unwrap();
     assert_eq!((tap.name(), tap.mtu(), tap.queues().len()), ("mytap", Some(1400), 1));
     assert_eq!(Interface::new("mytap").unwrap().mac().unwrap(), mac);
@@ -142,8 +146,8 @@ fn a_tap_is_set_up_as_asked() {
     UdpSocket::bind("192.168.7.1:0").unwrap();
     let v6 = ["fd00::1", "ffff:ffff:ffff:ffff::"].map(|s| s.parse::<IpAddr>().unwrap());
     for _ in 0..2 {
-        let wanted = Settings { ip: Some(v6.into()), ..settings(1) };
-        let error = Tap::open(&Settings { name: Some("mytap"), ..wanted }).unwrap_err();
+        let wanted = plan::Net { ip: Some(v6.into()), ..settings(1) };
+        let error = Tap::open(&plan::Net { tap: Some("mytap".into()), ..wanted }).unwrap_err();
         assert!(error.to_string().contains("'mytap': another program"), "{error}");
     }
     let interface = Interface::new("mytap").unwrap();
@@ -160,18 +164,20 @@ fn taps_are_numbered_and_errors_name_the_interface() {
     }
     let taps = [
         Tap::open(&settings(1)).unwrap(),
-        Tap::open(&Settings { queue_pairs: 1, ..Default::default() }).unwrap(),
+        Tap::open(&plan::Net { queue_pairs: 1, ..plan::Net::new(GUEST) }).unwrap(),
     ];
     assert_eq!(taps.each_ref().map(|t| t.name()), ["vmtap0", "vmtap1"]);
-    let named = |name| Tap::open(&Settings { name: Some(name), ..settings(1) }).unwrap_err().to_string();
+    let named = |name| {
+        Tap::open(&plan::Net { tap: Some(str::to_owned(name)), ..settings(1) }).unwrap_err().to_string()
+    };
     assert!(named("lo").contains("'lo'"));
     assert!(named("far/too/long/a/name").contains("15 letters"));
-    let too_large = Tap::open(&Settings { mtu: Some(u16::MAX), ..settings(1) }).unwrap_err().to_string();
+    let too_large = Tap::open(&plan::Net { mtu: Some(u16::MAX), ..settings(1) }).unwrap_err().to_string();
     assert!(too_large.contains("MTU") && too_large.contains("vmtap2"), "{too_large}");
 }
 
 /// Reads frames of the host's until one has `ethertype`, and answers it without the header.
-fn next_of_type(queue: &TapQueue, ram: &GuestRam, ethertype: u16) -> Option<Vec<u8>> {
+fn next_of_type(queue: &TapQueue, ram: &RamMap, ethertype: u16) -> Option<Vec<u8>> {
     let mut scatter = Scatter::new();
     loop {
         let mut frame = scatter.frame();
@@ -198,7 +204,7 @@ fn frames_travel_both_ways_through_a_real_tap() {
         return;
     }
     let tap = Tap::open(&settings(1)).unwrap();
-    let ram = test_ram(&[(0, 0x2000)]);
+    let ram = test_ram(&[(0, 0x2000)]).map();
     let queue = &tap.queues()[0];
     let socket = UdpSocket::bind("192.168.7.1:0").unwrap();
     socket.send_to(b"ping", "192.168.7.2:9").unwrap();
@@ -213,8 +219,8 @@ fn frames_travel_both_ways_through_a_real_tap() {
     answer[28..32].copy_from_slice(&question[38..42]);
     answer[32..38].copy_from_slice(&question[22..28]);
     answer[38..42].copy_from_slice(&question[28..32]);
-    ram.map().write_slice(&[0; HEADER_LEN], GuestAddress(0)).unwrap();
-    ram.map().write_slice(&answer, GuestAddress(0x100)).unwrap();
+    ram.write_slice(&[0; HEADER_LEN], GuestAddress(0)).unwrap();
+    ram.write_slice(&answer, GuestAddress(0x100)).unwrap();
     let mut scatter = Scatter::new();
     let mut frame = scatter.frame();
     push(&mut frame, &ram, &[(0, HEADER_LEN), (0x100, answer.len())]);
@@ -227,7 +233,7 @@ fn frames_travel_both_ways_through_a_real_tap() {
 
 /// How many frames wait in each queue.
 fn drain(tap: &Tap) -> Vec<usize> {
-    let ram = test_ram(&[(0, 0x1000)]);
+    let ram = test_ram(&[(0, 0x1000)]).map();
     let mut scatter = Scatter::new();
     let mut count = |queue: &TapQueue| {
         let mut frame = scatter.frame();

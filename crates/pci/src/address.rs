@@ -1,9 +1,10 @@
 //! Names of PCI functions, and the two ways to their configuration registers: the ECAM window and the ports 0xcf8 to 0xcff.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use device::{AddressSpaces, Effect, Space};
+use device::{Access, AddressSpaces, Device, Effect, Persist, Region, RestoreError, Space};
 
 /// A function's place. Bus and function are always 0 (`spec/devices.md` §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,12 +98,55 @@ impl ConfigPorts {
     }
 }
 
+/// The address register of the [`ConfigPorts`] as one of the machine's devices, so that it is saved and restored like all others. The
+/// ports themselves are decoded in front of the bus.
+#[derive(Debug)]
+pub struct ConfigLatch(Arc<ConfigPorts>);
+
+impl ConfigLatch {
+    /// The register of `ports`.
+    pub fn new(ports: Arc<ConfigPorts>) -> Self {
+        Self(ports)
+    }
+}
+
+impl Device for ConfigLatch {
+    fn regions(&self) -> Vec<Region> {
+        Vec::new()
+    }
+
+    fn read(&mut self, _: Access, _: &mut [u8]) {}
+
+    fn write(&mut self, _: Access, _: &[u8]) -> Effect {
+        Effect::None
+    }
+
+    fn reset(&mut self) {
+        self.0.0.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Persist for ConfigLatch {
+    type State = u32;
+    const KIND: &'static str = "pci-config-address";
+    const VERSION: u32 = 1;
+
+    fn save(&self) -> u32 {
+        self.0.0.load(Ordering::Relaxed)
+    }
+
+    fn restore(&mut self, address: u32) -> Result<(), RestoreError> {
+        self.0.0.store(address, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::HostBridge;
     use device::NoDoorbells;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     #[test]
     fn both_ways_lead_to_the_same_function() {

@@ -1,6 +1,6 @@
 //! The host bridge in slot 0 of segment 0: an identity and nothing more (`spec/devices.md` §6).
 
-use device::{Access, Device, Effect, Persist, Region, RestoreError, Saved};
+use device::{Access, Device, Effect, Persist, Region, RestoreError};
 
 use crate::{Address, ConfigSpace, ConfigState, Identity};
 
@@ -41,14 +41,6 @@ impl Device for HostBridge {
 
     fn undo_remap(&mut self) {
         self.0.undo_remap();
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 

@@ -6,13 +6,15 @@
 pub mod address;
 mod bridge;
 mod config;
+mod function;
 mod msix;
 mod segment;
 
-pub use address::{Address, ConfigPorts};
+pub use address::{Address, ConfigLatch, ConfigPorts};
 pub use bridge::HostBridge;
 pub use config::{BarKind, ConfigSpace, ConfigState, Identity, REGION_CONFIG};
+pub use function::{BarNeed, BuildContext, Built, Function, Handle, Learned, Place};
 #[cfg(any(test, feature = "fake-vectors"))]
 pub use msix::fake::FakeSource;
-pub use msix::{Msix, MsixState, NO_VECTOR, Vector, Vectors};
-pub use segment::{BarLease, PlaceError, Segment, SlotLease};
+pub use msix::{Msix, MsixState, NO_VECTOR, Vector, VectorCountError, Vectors};
+pub use segment::{BarLease, PlaceError, Segment, Segments, SlotLease, Windows};

@@ -1,7 +1,8 @@
 //! MSI-X (PCI Local Bus 3.0 §6.8): a table of vectors that the guest programs, and what workers fire.
 //!
 //! The table is shared by the function (which the guest programs, under the bus slot's lock) and by workers (which fire). Firing
-//! takes no lock: each vector has one atomic word.
+//! takes no lock: each vector has one atomic word. Back ends outside this process fire through a descriptor and see no mask, so the
+//! hypervisor's vector is told of it and keeps their signals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use device::{Interrupt, Msi, MsiSource, MsiVector};
 use host::EventFd;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// "No interrupt" where a vector number is asked for.
 pub const NO_VECTOR: u16 = 0xffff;
@@ -16,6 +18,8 @@ pub const NO_VECTOR: u16 = 0xffff;
 const CAPABILITY: u8 = 0x11;
 /// Bytes per table entry.
 const ENTRY: u64 = 16;
+/// The most vectors a table can have: its size field has 11 bits.
+const MAX_VECTORS: usize = 2048;
 /// Message control bits.
 const ENABLE: u16 = 1 << 15;
 const FUNCTION_MASK: u16 = 1 << 14;
@@ -47,25 +51,52 @@ impl Vectors {
         line.send_pending();
     }
 
+    /// Whether vector `index` was fired while it could not be sent. Called by the function only.
     fn is_pending(&self, index: usize) -> bool {
-        self.0.get(index).is_some_and(|line| line.state.load(Ordering::SeqCst) & PENDING != 0)
+        self.0.get(index).is_some_and(Line::is_pending)
     }
 }
 
 impl Line {
-    fn set(&self, bit: u8, on: bool) {
-        if on {
-            self.state.fetch_or(bit, Ordering::SeqCst);
-        } else {
-            self.state.fetch_and(!bit, Ordering::SeqCst);
-            self.send_pending();
+    fn is_silent(&self) -> bool {
+        self.state.load(Ordering::SeqCst) & (MASKED | BLOCKED) != 0
+    }
+
+    /// Masks or blocks the vector.
+    fn silence(&self, bit: u8) {
+        if self.state.fetch_or(bit, Ordering::SeqCst) & (MASKED | BLOCKED) == 0 {
+            self.vector.mask();
         }
+    }
+
+    /// Ends [`Line::silence`]. If nothing else keeps the vector silent, it goes to `msi`.
+    fn allow(&self, bit: u8, msi: Msi) {
+        // The vector has its destination before anybody sends it.
+        if self.state.load(Ordering::SeqCst) & (MASKED | BLOCKED) & !bit == 0 {
+            self.vector.unmask(msi);
+        }
+        self.state.fetch_and(!bit, Ordering::SeqCst);
+        self.send_pending();
+    }
+
+    fn is_pending(&self) -> bool {
+        if self.is_silent() && self.vector.take_pending() {
+            self.state.fetch_or(PENDING, Ordering::SeqCst);
+        }
+        self.state.load(Ordering::SeqCst) & PENDING != 0
     }
 
     fn send_pending(&self) {
         if self.state.compare_exchange(PENDING, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             self.vector.fire();
         }
+    }
+
+    /// Masked and blocked, and what was fired is forgotten.
+    fn reset(&self) {
+        self.silence(MASKED | BLOCKED);
+        self.vector.take_pending();
+        self.state.store(MASKED | BLOCKED, Ordering::SeqCst);
     }
 }
 
@@ -107,6 +138,12 @@ struct Entry {
 const MASK: u32 = 1;
 const RESET_ENTRY: Entry = Entry { address: 0, data: 0, control: MASK };
 
+impl Entry {
+    fn msi(&self) -> Msi {
+        Msi { address: self.address, data: self.data }
+    }
+}
+
 /// What the guest programmed, as it stands in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MsixState {
@@ -122,12 +159,29 @@ pub struct Msix {
     vectors: Arc<Vectors>,
 }
 
+/// A number of vectors that no table can have.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("a PCI function has 1 to {MAX_VECTORS} interrupt vectors, not {0}: give the device fewer queues")]
+pub struct VectorCountError(usize);
+
+impl From<VectorCountError> for std::io::Error {
+    fn from(error: VectorCountError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidInput, error)
+    }
+}
+
 impl Msix {
     /// A table of `count` (1 to 2048) vectors, all masked, MSI-X off.
-    pub fn new(count: u16, source: &dyn MsiSource) -> Self {
+    ///
+    /// # Errors
+    /// [`VectorCountError`].
+    pub fn new(count: usize, source: &dyn MsiSource) -> Result<Self, VectorCountError> {
+        if !(1..=MAX_VECTORS).contains(&count) {
+            return Err(VectorCountError(count));
+        }
         let line = |_| Line { state: AtomicU8::new(MASKED | BLOCKED), vector: source.vector() };
         let vectors = Arc::new(Vectors((0..count).map(line).collect()));
-        Self { control: 0, entries: vec![RESET_ENTRY; count.into()], vectors }
+        Ok(Self { control: 0, entries: vec![RESET_ENTRY; count], vectors })
     }
 
     /// What workers fire.
@@ -146,10 +200,15 @@ impl Msix {
 
     /// The guest wrote the message control register.
     pub fn set_control(&mut self, control: u16) {
-        self.control = control & (ENABLE | FUNCTION_MASK);
-        let blocked = self.control != ENABLE;
-        for line in &self.vectors.0 {
-            line.set(BLOCKED, blocked);
+        let former = std::mem::replace(&mut self.control, control & (ENABLE | FUNCTION_MASK));
+        if self.control != former {
+            self.apply_control();
+        }
+    }
+
+    fn apply_control(&self) {
+        for (entry, line) in self.entries.iter().zip(&self.vectors.0) {
+            if self.control == ENABLE { line.allow(BLOCKED, entry.msi()) } else { line.silence(BLOCKED) }
         }
     }
 
@@ -191,20 +250,14 @@ impl Msix {
 
     fn apply(&self, index: usize) {
         let (entry, line) = (&self.entries[index], &self.vectors.0[index]);
-        let masked = entry.control & MASK != 0;
-        if !masked {
-            line.vector.route(Msi { address: entry.address, data: entry.data });
-        }
-        line.set(MASKED, masked);
+        if entry.control & MASK == 0 { line.allow(MASKED, entry.msi()) } else { line.silence(MASKED) }
     }
 
     /// All masked, MSI-X off, nothing pending.
     pub fn reset(&mut self) {
         self.control = 0;
         self.entries.fill(RESET_ENTRY);
-        for line in &self.vectors.0 {
-            line.state.store(MASKED | BLOCKED, Ordering::SeqCst);
-        }
+        self.vectors.0.iter().for_each(Line::reset);
     }
 
     /// Clones the state out.
@@ -221,13 +274,20 @@ impl Msix {
         if state.entries.len() != self.entries.len() || state.pending.len() != self.entries.len() {
             return Err("number of MSI-X vectors");
         }
+        if state.control & !(ENABLE | FUNCTION_MASK) != 0 {
+            return Err("MSI-X message control");
+        }
+        if state.entries.iter().any(|entry| entry.control & !MASK != 0) {
+            return Err("MSI-X vector control");
+        }
         self.reset();
         self.entries = state.entries;
         for (line, pending) in self.vectors.0.iter().zip(state.pending) {
             line.state.fetch_or(if pending { PENDING } else { 0 }, Ordering::SeqCst);
         }
         (0..self.entries.len()).for_each(|index| self.apply(index));
-        self.set_control(state.control);
+        self.control = state.control;
+        self.apply_control();
         Ok(())
     }
 }
@@ -245,103 +305,7 @@ fn entry_from(bytes: [u8; 16]) -> Entry {
     Entry { address: all as u64, data: (all >> 64) as u32, control: (all >> 96) as u32 & MASK }
 }
 
-/// Vectors for tests: they remember where they were routed and how often they fired.
 #[cfg(any(test, feature = "fake-vectors"))]
-pub(crate) mod fake {
-    use super::{Interrupt, Msi, MsiSource, MsiVector};
-    use std::sync::{Arc, Mutex, PoisonError};
-
-    /// Hands out vectors whose firing it remembers, in order.
-    #[derive(Clone, Debug, Default)]
-    pub struct FakeSource(Arc<Mutex<Vec<Msi>>>);
-
-    struct FakeVector(Arc<Mutex<Vec<Msi>>>, Mutex<Option<Msi>>);
-
-    impl FakeSource {
-        /// What was fired so far.
-        pub fn fired(&self) -> Vec<Msi> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        }
-    }
-
-    impl MsiSource for FakeSource {
-        fn vector(&self) -> Box<dyn MsiVector> {
-            Box::new(FakeVector(self.0.clone(), Mutex::new(None)))
-        }
-    }
-
-    impl MsiVector for FakeVector {
-        fn route(&self, msi: Msi) {
-            *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(msi);
-        }
-    }
-
-    impl Interrupt for FakeVector {
-        fn fire(&self) {
-            if let Some(msi) = *self.1.lock().unwrap_or_else(PoisonError::into_inner) {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).push(msi);
-            }
-        }
-    }
-}
-
+pub(crate) mod fake;
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn unmask(msix: &mut Msix, index: u64, data: u32) {
-        msix.write_table(index * 16, &0xfee0_0000u64.to_le_bytes());
-        msix.write_table(index * 16 + 8, &data.to_le_bytes());
-        msix.write_table(index * 16 + 12, &0u32.to_le_bytes());
-    }
-
-    #[test]
-    fn masked_vectors_stay_pending_and_fire_once_when_unmasked() {
-        let source = fake::FakeSource::default();
-        let mut msix = Msix::new(3, &source);
-        let vectors = msix.vectors().clone();
-        unmask(&mut msix, 1, 7);
-        vectors.fire(1);
-        vectors.fire(1);
-        let mut pending = [0];
-        msix.read_pending(0, &mut pending);
-        assert_eq!((pending, source.fired().len()), ([0b10], 0));
-        msix.set_control(ENABLE | FUNCTION_MASK);
-        assert_eq!(source.fired().len(), 0);
-        msix.set_control(ENABLE);
-        assert_eq!(source.fired(), [Msi { address: 0xfee0_0000, data: 7 }]);
-        vectors.fire(1);
-        vectors.fire(2);
-        vectors.fire(NO_VECTOR);
-        assert_eq!(source.fired().len(), 2);
-        unmask(&mut msix, 2, 9);
-        assert_eq!(source.fired()[2].data, 9);
-    }
-
-    #[test]
-    fn states_go_round_and_impossible_ones_are_refused() {
-        let source = fake::FakeSource::default();
-        let mut msix = Msix::new(2, &source);
-        unmask(&mut msix, 0, 1);
-        msix.vectors().fire(0);
-        let state = msix.save();
-        let mut other = Msix::new(2, &source);
-        other.restore(state.clone()).unwrap();
-        assert_eq!(other.save(), state);
-        assert_eq!(Msix::new(3, &source).restore(state), Err("number of MSI-X vectors"));
-    }
-
-    #[test]
-    fn odd_table_accesses_do_nothing() {
-        let source = fake::FakeSource::default();
-        let mut msix = Msix::new(1, &source);
-        let before = msix.save();
-        msix.write_table(12, &[0]);
-        msix.write_table(6, &[0; 4]);
-        msix.write_table(16, &[0; 4]);
-        msix.write_table(12, &[0; 16]);
-        let mut beyond = [0xff; 4];
-        msix.read_table(1 << 40, &mut beyond);
-        assert_eq!((msix.save(), beyond), (before, [0xff; 4]));
-    }
-}
+mod tests;

@@ -1,5 +1,9 @@
-//! A PCI segment's resources: 32 slots and two address windows, leased to functions. Dropping a lease gives it back, so a failed
-//! attach needs no clean-up by hand.
+//! PCI segments: 32 slots and two address windows each, leased to functions. Dropping a lease gives it back, so a failed attach needs
+//! no clean-up by hand.
+//!
+//! Guests move BARs: firmware that assigns addresses itself moves all of them. Nobody is told at that moment, because a device never
+//! calls upwards. Before addresses are leased to a new function, its owner asks the functions that are there where their BARs are and
+//! lets the leases follow ([`Segments::follow`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +17,9 @@ const SLOTS: u8 = 32;
 /// Why a function gets no place.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PlaceError {
+    /// The machine has fewer segments.
+    #[error("There is no PCI segment {0}: use a lower pci_segment or raise platform.num_pci_segments")]
+    NoSegment(u16),
     /// All slots are leased.
     #[error("PCI segment {0} has no free slot: remove a device or use another segment")]
     NoSlot(u16),
@@ -29,6 +36,49 @@ pub enum PlaceError {
         /// Which window.
         kind: BarKind,
     },
+}
+
+/// Addresses that a segment's BARs may have: first and last of each window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Below 4 GiB.
+    pub memory32: (u64, u64),
+    /// For 64-bit BARs.
+    pub memory64: (u64, u64),
+}
+
+/// All segments of a machine, by number. Cloning shares them.
+#[derive(Clone)]
+pub struct Segments(Arc<[Segment]>);
+
+impl Segments {
+    /// Segment 0, and one for each of `others`.
+    pub fn new(first: Windows, others: impl IntoIterator<Item = Windows>) -> Self {
+        let windows = std::iter::once(first).chain(others);
+        Self((0..=u16::MAX).zip(windows).map(|(number, windows)| Segment::new(number, windows)).collect())
+    }
+
+    /// Segment `number`.
+    ///
+    /// # Errors
+    /// [`PlaceError::NoSegment`].
+    pub fn get(&self, number: u16) -> Result<&Segment, PlaceError> {
+        self.0.get(usize::from(number)).ok_or(PlaceError::NoSegment(number))
+    }
+
+    /// Lets leases follow their BARs to where the guest has moved them. A BAR outside of all windows, or on top of another, leases
+    /// nothing until it is moved again.
+    pub fn follow<'a>(&self, bars: impl IntoIterator<Item = (&'a mut BarLease, u64)>) {
+        let mut moved: Vec<_> = bars.into_iter().filter(|(lease, base)| lease.base != *base).collect();
+        // All let go first: BARs may have changed places.
+        for (lease, base) in &mut moved {
+            lease.base = *base;
+            lease.held = None;
+        }
+        for (lease, base) in moved {
+            lease.held = self.0.iter().find_map(|segment| segment.hold_at(base, lease.size));
+        }
+    }
 }
 
 struct Free {
@@ -54,13 +104,15 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// A segment with the given windows (first and last address). Slot 0 of segment 0 belongs to the host bridge.
-    pub fn new(number: u16, window32: (u64, u64), window64: (u64, u64)) -> Self {
+    /// Slot 0 of segment 0 belongs to the host bridge.
+    fn new(number: u16, windows: Windows) -> Self {
         // A window that the allocator refuses is an empty one.
-        let window =
-            |(first, last): (u64, u64)| AddressAllocator::new(first, last.saturating_sub(first) + 1).ok();
+        let window = |(first, last): (u64, u64)| {
+            let size = last.checked_sub(first)?.checked_add(1)?;
+            AddressAllocator::new(first, size).ok()
+        };
         let slots = if number == 0 { !1 } else { u32::MAX };
-        let free = Free { slots, window32: window(window32), window64: window(window64) };
+        let free = Free { slots, window32: window(windows.memory32), window64: window(windows.memory64) };
         Self { number, free: Arc::new(Mutex::new(free)) }
     }
 
@@ -91,11 +143,20 @@ impl Segment {
     /// # Errors
     /// [`PlaceError::NoAddresses`].
     pub fn lease_bar(&self, kind: BarKind, size: u64, align: u64) -> Result<BarLease, PlaceError> {
-        let none = PlaceError::NoAddresses { segment: self.number, size, kind };
-        let mut free = self.lock();
-        let window = free.window(kind).ok_or(none.clone())?;
-        let range = window.allocate(size, align, AllocPolicy::LastMatch).map_err(|_| none)?;
-        Ok(BarLease { range, kind, segment: self.clone() })
+        let held = self.hold(kind, size, align, AllocPolicy::LastMatch);
+        let held = held.ok_or(PlaceError::NoAddresses { segment: self.number, size, kind })?;
+        Ok(BarLease { base: held.range.start(), size, kind, held: Some(held) })
+    }
+
+    fn hold(&self, window: BarKind, size: u64, align: u64, policy: AllocPolicy) -> Option<Held> {
+        let range = self.lock().window(window)?.allocate(size, align, policy).ok()?;
+        Some(Held { range, window, segment: self.clone() })
+    }
+
+    /// The range at `base`, if it lies in one of the windows and is free.
+    fn hold_at(&self, base: u64, size: u64) -> Option<Held> {
+        let windows = [BarKind::Memory32, BarKind::Memory64];
+        windows.into_iter().find_map(|window| self.hold(window, size, 1, AllocPolicy::ExactMatch(base)))
     }
 }
 
@@ -118,28 +179,36 @@ impl Drop for SlotLease {
     }
 }
 
-/// A leased range of addresses.
+/// Addresses leased to a BAR.
 pub struct BarLease {
-    range: RangeInclusive,
+    base: u64,
+    size: u64,
     kind: BarKind,
-    segment: Segment,
+    held: Option<Held>,
 }
 
 impl BarLease {
-    /// The first address.
+    /// The BAR's first address, as far as the lease has followed it.
     pub fn base(&self) -> u64 {
-        self.range.start()
+        self.base
     }
 
-    /// Which window it came from.
+    /// How wide the BAR's register is.
     pub fn kind(&self) -> BarKind {
         self.kind
     }
 }
 
-impl Drop for BarLease {
+/// A range taken from a window, given back when dropped.
+struct Held {
+    range: RangeInclusive,
+    window: BarKind,
+    segment: Segment,
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(window) = self.segment.lock().window(self.kind) {
+        if let Some(window) = self.segment.lock().window(self.window) {
             // The range came from this window and is freed once.
             let _ = window.free(&self.range);
         }
@@ -150,8 +219,17 @@ impl Drop for BarLease {
 mod tests {
     use super::*;
 
+    const FIRST: Windows =
+        Windows { memory32: (0xc000_0000, 0xc0ff_ffff), memory64: (1 << 32, (1 << 33) - 1) };
+    const SECOND: Windows =
+        Windows { memory32: (0xc100_0000, 0xc1ff_ffff), memory64: (1 << 33, (1 << 34) - 1) };
+
+    fn segments() -> Segments {
+        Segments::new(FIRST, [SECOND])
+    }
+
     fn segment() -> Segment {
-        Segment::new(0, (0xc000_0000, 0xc0ff_ffff), (1 << 32, (1 << 33) - 1))
+        segments().get(0).unwrap().clone()
     }
 
     #[test]
@@ -183,5 +261,62 @@ mod tests {
             segment.lease_bar(BarKind::Memory64, 1 << 20, 1 << 20).unwrap().base(),
             (1 << 33) - (1 << 20)
         );
+    }
+
+    #[test]
+    fn each_segment_has_slots_and_windows_of_its_own() {
+        let segments = segments();
+        let second = segments.get(1).unwrap();
+        assert_eq!(second.lease_slot(None).unwrap().address(), Address { segment: 1, slot: 0 });
+        let bar = second.lease_bar(BarKind::Memory32, 0x100_0000, 0x1000).unwrap();
+        assert_eq!(bar.base(), 0xc100_0000);
+        assert!(segments.get(0).unwrap().lease_bar(BarKind::Memory32, 0x100_0000, 0x1000).is_ok());
+        assert_eq!(segments.get(2).err(), Some(PlaceError::NoSegment(2)));
+    }
+
+    #[test]
+    fn impossible_windows_are_empty() {
+        let empty = Windows { memory32: (1, 0), memory64: (0, u64::MAX) };
+        let segments = Segments::new(empty, []);
+        for kind in [BarKind::Memory32, BarKind::Memory64] {
+            let none = PlaceError::NoAddresses { segment: 0, size: 0x1000, kind };
+            assert_eq!(segments.get(0).unwrap().lease_bar(kind, 0x1000, 0x1000).err(), Some(none));
+        }
+    }
+
+    #[test]
+    fn leases_follow_bars_that_changed_places() {
+        const SIZE: u64 = 0x80_0000;
+        let segments = segments();
+        let segment = segments.get(0).unwrap();
+        let lease = || segment.lease_bar(BarKind::Memory32, SIZE, SIZE);
+        let (mut first, mut second) = (lease().unwrap(), lease().unwrap());
+        let (at_first, at_second) = (first.base(), second.base());
+        segments.follow([(&mut first, at_second), (&mut second, at_first)]);
+        assert_eq!((first.base(), second.base()), (at_second, at_first));
+        assert!(lease().is_err(), "both are still leased");
+        drop(first);
+        assert_eq!(lease().unwrap().base(), at_second);
+    }
+
+    #[test]
+    fn what_a_moved_bar_occupies_is_not_leased_and_what_it_left_is() {
+        const SIZE: u64 = 0x80_0000;
+        let segments = segments();
+        let segment = segments.get(0).unwrap();
+        let mut bar = segment.lease_bar(BarKind::Memory64, SIZE, SIZE).unwrap();
+        let left = bar.base();
+        // A 64-bit BAR may lie in the window below 4 GiB.
+        segments.follow([(&mut bar, 0xc000_0000)]);
+        assert_eq!(segment.lease_bar(BarKind::Memory64, SIZE, SIZE).unwrap().base(), left);
+        let other = segment.lease_bar(BarKind::Memory32, SIZE, SIZE).unwrap();
+        assert_eq!(other.base(), 0xc080_0000);
+        assert!(segment.lease_bar(BarKind::Memory32, SIZE, SIZE).is_err());
+        // Onto another BAR, then out of all windows: nothing is taken twice, and nothing is lost.
+        segments.follow([(&mut bar, 0xc080_0000)]);
+        segments.follow([(&mut bar, u64::MAX - SIZE + 1)]);
+        drop(bar);
+        drop(other);
+        assert!(segment.lease_bar(BarKind::Memory32, 2 * SIZE, SIZE).is_ok());
     }
 }

@@ -1,4 +1,5 @@
-//! The virtio devices, one folder each: front, workers, state, tests.
+//! The virtio devices, one folder each: front, workers, state, tests. Each is built by `build(settings, context)`, from its part of the
+//! plan, and says what came of it as [`pci::Built`].
 
 pub mod blk;
 pub mod console;

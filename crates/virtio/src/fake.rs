@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use device::Interrupt;
+use device::{Events, Interrupt, NoSink};
 use host::EventFd;
 use memory::{Bytes, GuestAddress, GuestRam};
 use virtio_queue::{Queue, QueueT};
@@ -203,9 +203,14 @@ impl FakeQueue {
 }
 
 /// Everything a device wants at DRIVER_OK, with the given queues by rising index, and the configuration interrupt.
+///
+/// # Panics
+/// If there is no descriptor left.
+#[allow(clippy::expect_used)]
 pub fn activation(ram: &GuestRam, features: u64, queues: &[&FakeQueue]) -> (Activation, Arc<FakeInterrupt>) {
     let config = Arc::new(FakeInterrupt::default());
-    let signals = Arc::new(Signals::new(config.clone()));
+    let events = Events::new(Arc::new(NoSink)).expect("eventfd");
+    let signals = Arc::new(Signals::new(config.clone(), events));
     let queues = (0u16..).zip(queues).map(|(index, q)| q.active(index)).collect();
-    (Activation { ram: ram.clone(), features, queues, signals }, config)
+    (Activation { ram: ram.dma(), features, queues, signals }, config)
 }

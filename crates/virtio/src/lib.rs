@@ -1,25 +1,28 @@
 //! What all virtio devices share (Virtual I/O Device specification 1.2): the PCI transport, queues, and the threads that serve them.
 //!
 //! A device is two halves. The front implements [`VirtioDevice`]; vCPUs enter it through the transport, under the bus slot's lock.
-//! The worker half implements [`Handler`] and lives on a [`Worker`] thread of its own. Queues move by value: DRIVER_OK sends them to
-//! the workers, a stop brings them back.
+//! What serves the queues is a [`QueueServer`]: as a rule [`Workers`], threads that each run a [`Handler`]. Queues move by value:
+//! DRIVER_OK sends them to the server, a stop brings them back.
 
 mod activation;
 #[cfg(any(test, feature = "fake-driver"))]
 pub mod fake;
+mod function;
 mod queue;
 mod transport;
 mod worker;
 
-pub use activation::{Activation, Signals};
+pub use activation::{Activation, Signals, SignalsState};
+pub use function::built;
 pub use queue::{ActiveQueue, Chain, Fault};
-pub use transport::{BAR_SIZE, Place, VirtioPci};
-pub use worker::{Handler, Watch, Worker, Workers};
+pub use transport::{MAX_QUEUES, VirtioPci};
+pub use worker::{Context, Handler, Watch, Worker, Workers};
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use device::{RestoreError, Saved};
-use meter::QueueReading;
+use device::Stateful;
+use meter::CounterSet;
 
 /// Feature bits of the transport and the queues (§6).
 pub mod feature {
@@ -49,7 +52,7 @@ pub struct Info {
 }
 
 /// The front half of a virtio device.
-pub trait VirtioDevice: Send {
+pub trait VirtioDevice: Stateful + Send {
     /// What the device is.
     fn info(&self) -> &Info;
 
@@ -59,39 +62,26 @@ pub trait VirtioDevice: Send {
     /// Stores `data` into the device configuration. Bounded like reads.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
-    /// The threads that serve its queues.
-    fn workers(&mut self) -> &mut Workers;
+    /// Who serves its queues.
+    fn server(&mut self) -> &mut dyn QueueServer;
 
-    /// The driver is ready: hand the queues to the workers and return.
+    /// The driver is ready: hand the queues to the server and return.
     fn start(&mut self, activation: Activation) {
-        self.workers().start(activation);
+        self.server().start(activation);
     }
 
-    /// Ask the workers for the queues. Does not wait.
+    /// Ask the server for the queues. Does not wait.
     fn stop(&mut self) {
-        self.workers().stop();
+        self.server().stop();
     }
 
-    /// The queues, once all workers have given theirs back. With `wait` it waits for them.
-    fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>> {
-        self.workers().stopped(wait)
+    /// The queues, once all are back; waits for that until `deadline`.
+    fn stopped(&mut self, deadline: Instant) -> Option<Vec<ActiveQueue>> {
+        self.server().stopped(deadline)
     }
 
     /// Forget what the driver configured. The queues are back.
     fn reset(&mut self) {}
-
-    /// Guest-visible state beyond queues and features, if there is any.
-    fn save(&self) -> Option<Saved> {
-        None
-    }
-
-    /// Puts a saved state back. The queues are back.
-    ///
-    /// # Errors
-    /// [`RestoreError`] as everywhere.
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        Err(RestoreError::Kind { expected: "no state", found: saved.kind.clone() })
-    }
 
     /// Counters for `vm.counters`, if the device counts: a leaf object that is read without the slot's lock.
     fn counters(&self) -> Option<Arc<dyn CounterSet>> {
@@ -99,11 +89,15 @@ pub trait VirtioDevice: Send {
     }
 }
 
-/// What a device counts.
-pub trait CounterSet: Send + Sync {
-    /// Name and value of each counter.
-    fn read(&self) -> Vec<(&'static str, u64)>;
+/// Who serves a device's queues: threads of this process ([`Workers`]), or a back end outside of it, to which a queue's bell
+/// ([`ActiveQueue::kick`]) and interrupt ([`ActiveQueue::call_fd`]) are given away.
+pub trait QueueServer: Send {
+    /// Takes the queues. Does not wait.
+    fn start(&mut self, activation: Activation);
 
-    /// The same and more, queue by queue.
-    fn queues(&self) -> Vec<QueueReading>;
+    /// Asks for the queues back. Does not wait.
+    fn stop(&mut self);
+
+    /// The queues by rising index, once all are back; waits for that until `deadline`. None, at once, if none are out.
+    fn stopped(&mut self, deadline: Instant) -> Option<Vec<ActiveQueue>>;
 }

@@ -1,17 +1,18 @@
 //! A virtqueue in a worker's hands: the ring itself, the bell that announces buffers and the interrupt that announces answers.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use host::EventFd;
-use memory::{Bytes, GuestAddress, RamMap};
+use memory::{Bytes, DmaView, GuestAddress};
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
 use device::Interrupt;
 
 /// The chains a queue hands out: they borrow guest RAM.
-pub type Chain<'a> = DescriptorChain<&'a RamMap>;
+pub type Chain<'a> = DescriptorChain<&'a DmaView>;
 
 /// What a driver did that no device can go on after. The device becomes DEVICE_NEEDS_RESET; the VMM goes on.
 #[derive(Debug, Error)]
@@ -24,7 +25,7 @@ pub enum Fault {
     Protocol(&'static str),
     /// The host side failed for good.
     #[error("The back end failed")]
-    Backend(#[from] std::io::Error),
+    Backend(#[from] io::Error),
 }
 
 /// A queue that the driver has enabled.
@@ -44,11 +45,19 @@ impl ActiveQueue {
         Self { index, queue, kick, interrupt }
     }
 
+    /// A descriptor that interrupts the driver when written, for a back end outside of this process.
+    ///
+    /// # Errors
+    /// The kernel's if there is none left, and [`io::ErrorKind::Unsupported`] if the hypervisor has none.
+    pub fn call_fd(&self) -> io::Result<EventFd> {
+        self.interrupt.event_fd().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
     /// The next chain the driver made available.
     ///
     /// # Errors
     /// [`Fault::Queue`] if the available index is impossible.
-    pub fn pop<'a>(&mut self, ram: &'a RamMap) -> Result<Option<Chain<'a>>, Fault> {
+    pub fn pop<'a>(&mut self, ram: &'a DmaView) -> Result<Option<Chain<'a>>, Fault> {
         Ok(self.queue.iter(ram)?.next())
     }
 
@@ -56,7 +65,7 @@ impl ActiveQueue {
     ///
     /// # Errors
     /// [`Fault::Queue`] if the rings are broken.
-    pub fn pop_or_listen<'a>(&mut self, ram: &'a RamMap) -> Result<Option<Chain<'a>>, Fault> {
+    pub fn pop_or_listen<'a>(&mut self, ram: &'a DmaView) -> Result<Option<Chain<'a>>, Fault> {
         loop {
             if let Some(chain) = self.pop(ram)? {
                 return Ok(Some(chain));
@@ -73,7 +82,7 @@ impl ActiveQueue {
     ///
     /// # Errors
     /// [`Fault::Queue`] if the used ring does not lie in RAM.
-    pub fn push(&mut self, ram: &RamMap, head: u16, len: u32) -> Result<(), Fault> {
+    pub fn push(&mut self, ram: &DmaView, head: u16, len: u32) -> Result<(), Fault> {
         Ok(self.queue.add_used(ram, head, len)?)
     }
 
@@ -81,7 +90,7 @@ impl ActiveQueue {
     ///
     /// # Errors
     /// [`Fault::Queue`] if the rings do not lie in RAM.
-    pub fn notify(&mut self, ram: &RamMap) -> Result<(), Fault> {
+    pub fn notify(&mut self, ram: &DmaView) -> Result<(), Fault> {
         if self.queue.needs_notification(ram)? && !self.is_hushed(ram)? {
             self.interrupt.fire();
         }
@@ -89,7 +98,7 @@ impl ActiveQueue {
     }
 
     /// Whether the driver wants no interrupts at all (§2.7.7): how a driver without EVENT_IDX says so.
-    fn is_hushed(&self, ram: &RamMap) -> Result<bool, Fault> {
+    fn is_hushed(&self, ram: &DmaView) -> Result<bool, Fault> {
         const NO_INTERRUPT: u16 = 1;
         if self.queue.event_idx_enabled() {
             return Ok(false);
@@ -106,7 +115,7 @@ impl ActiveQueue {
     /// The first fault of a ring or of `serve`.
     pub fn serve(
         &mut self,
-        ram: &RamMap,
+        ram: &DmaView,
         mut serve: impl FnMut(Chain<'_>) -> Result<Option<u32>, Fault>,
     ) -> Result<(), Fault> {
         self.queue.disable_notification(ram)?;

@@ -12,54 +12,55 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use host::{ControlOperation, Epoll, EpollEvent, EventFd, EventSet};
-use memory::GuestRam;
+use memory::DmaView;
 use sandbox::Kind;
 
-use crate::{Activation, ActiveQueue, Fault, Signals};
+use crate::{Activation, ActiveQueue, Fault, QueueServer, Signals};
+
+/// What a handler works with, each time it is called.
+pub struct Context<'a> {
+    /// The queues it serves.
+    pub queues: &'a mut [ActiveQueue],
+    /// Guest RAM as it was when the thread woke.
+    pub ram: &'a DmaView,
+    /// What wakes the thread.
+    pub watch: &'a Watch,
+    /// For news to the driver that no queue carries.
+    pub signals: &'a Arc<Signals>,
+}
 
 /// The worker half of a device: serves queues on a thread of its own.
 pub trait Handler: Send + 'static {
-    /// Queues have arrived. Watch back-end descriptors here. Buffers may be waiting already; a bell rings once for each queue after
-    /// this returns.
+    /// Queues have arrived, with the features that the driver accepted. Watch back-end descriptors here. Buffers may be waiting
+    /// already; a bell rings once for each queue after this returns.
     ///
     /// # Errors
     /// A [`Fault`] breaks the device.
-    fn start(
-        &mut self,
-        _watch: &Watch,
-        _ram: &GuestRam,
-        _features: u64,
-        _signals: &Arc<Signals>,
-    ) -> Result<(), Fault> {
+    fn start(&mut self, _context: &mut Context<'_>, _features: u64) -> Result<(), Fault> {
         Ok(())
     }
 
-    /// The driver rang the bell of `queues[position]`.
+    /// The driver rang the bell of `context.queues[position]`.
     ///
     /// # Errors
     /// A [`Fault`] breaks the device.
-    fn queue(&mut self, position: usize, queues: &mut [ActiveQueue], ram: &GuestRam) -> Result<(), Fault>;
+    fn queue(&mut self, position: usize, context: &mut Context<'_>) -> Result<(), Fault>;
 
     /// A descriptor watched under `token` is ready.
     ///
     /// # Errors
     /// A [`Fault`] breaks the device.
-    fn event(
-        &mut self,
-        _token: u32,
-        _ready: EventSet,
-        _queues: &mut [ActiveQueue],
-        _ram: &GuestRam,
-    ) -> Result<(), Fault> {
+    fn event(&mut self, _token: u32, _ready: EventSet, _context: &mut Context<'_>) -> Result<(), Fault> {
         Ok(())
     }
 
     /// The queues are about to go back: finish what is under way and stop watching descriptors.
-    fn stop(&mut self, _watch: &Watch, _queues: &mut [ActiveQueue], _ram: &GuestRam) {}
+    fn stop(&mut self, _context: &mut Context<'_>) {}
 }
 
 /// A worker's set of watched descriptors.
@@ -110,7 +111,7 @@ enum Message {
     Exit,
 }
 
-/// The front's end of a worker thread. Dropping it ends the thread.
+/// The front's end of a worker thread. [`Workers`] ends it.
 pub struct Worker {
     messages: Sender<Message>,
     bell: EventFd,
@@ -141,46 +142,60 @@ impl Worker {
         }
     }
 
-    fn receive(&self, wait: bool) -> Option<Vec<ActiveQueue>> {
-        if wait {
-            return Some(self.returned.recv().unwrap_or_default());
-        }
-        match self.returned.try_recv() {
+    fn receive(&self, deadline: Instant) -> Option<Vec<ActiveQueue>> {
+        match self.returned.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(queues) => Some(queues),
-            Err(mpsc::TryRecvError::Empty) => None,
-            Err(mpsc::TryRecvError::Disconnected) => Some(Vec::new()),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Vec::new()),
+        }
+    }
+
+    /// Waits for the thread's end after [`Message::Exit`]. One that does not come to it, because the host's storage hangs, is left to
+    /// itself: it holds on to all that it uses.
+    fn join(&mut self, deadline: Instant) {
+        let Some(thread) = self.thread.take() else { return };
+        loop {
+            match self.returned.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                // Queues that nobody asked for any more.
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let name = thread.thread().name().unwrap_or_default();
+                    return tracing::error!(
+                        "Thread {name} does not end: what it waits for on the host hangs"
+                    );
+                }
+                // A worker's panic was reported by the panic hook.
+                Err(RecvTimeoutError::Disconnected) => return drop(thread.join()),
+            }
         }
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.send(Message::Exit);
-        if let Some(thread) = self.thread.take() {
-            // A worker's panic was reported by the panic hook.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// All workers of a device. Each owns the queues with certain indices.
+/// All workers of a device. Each owns the queues with certain indices. Dropping it ends the threads.
 pub struct Workers {
     workers: Vec<(Worker, Vec<u16>)>,
     /// Workers whose queues have not come back yet, by position, while the device runs or stops.
     pending: Vec<usize>,
     returned: Vec<ActiveQueue>,
+    /// Since when a stop is waited for.
+    stopping_since: Option<Instant>,
 }
+
+/// How long a worker may take to finish what is under way.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 impl Workers {
     /// `workers` with the indices of the queues each serves.
     pub fn new(workers: Vec<(Worker, Vec<u16>)>) -> Self {
-        Self { workers, pending: Vec::new(), returned: Vec::new() }
+        Self { workers, pending: Vec::new(), returned: Vec::new(), stopping_since: None }
     }
+}
 
-    /// Deals the queues out. See [`crate::VirtioDevice::start`].
-    pub fn start(&mut self, activation: Activation) {
+impl QueueServer for Workers {
+    fn start(&mut self, activation: Activation) {
         let Activation { ram, features, mut queues, signals } = activation;
         self.pending.clear();
+        self.stopping_since = None;
         for (position, (worker, indices)) in self.workers.iter().enumerate() {
             let (mine, rest): (Vec<_>, Vec<_>) = queues.into_iter().partition(|q| indices.contains(&q.index));
             queues = rest;
@@ -194,8 +209,8 @@ impl Workers {
         self.returned = queues;
     }
 
-    /// Asks for the queues. See [`crate::VirtioDevice::stop`].
-    pub fn stop(&mut self) {
+    fn stop(&mut self) {
+        self.stopping_since.get_or_insert_with(Instant::now);
         for position in &self.pending {
             if let Some((worker, _)) = self.workers.get(*position) {
                 worker.send(Message::Stop);
@@ -203,12 +218,12 @@ impl Workers {
         }
     }
 
-    /// Collects the queues. See [`crate::VirtioDevice::stopped`].
-    pub fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>> {
-        let Self { workers, pending, returned } = self;
+    fn stopped(&mut self, deadline: Instant) -> Option<Vec<ActiveQueue>> {
+        let Self { workers, pending, returned, .. } = self;
         pending.retain(|position| {
-            let queues =
-                workers.get(*position).map_or_else(|| Some(Vec::new()), |(worker, _)| worker.receive(wait));
+            let queues = workers
+                .get(*position)
+                .map_or_else(|| Some(Vec::new()), |(worker, _)| worker.receive(deadline));
             let missing = queues.is_none();
             returned.extend(queues.into_iter().flatten());
             missing
@@ -219,6 +234,15 @@ impl Workers {
         let mut queues = std::mem::take(&mut self.returned);
         queues.sort_by_key(|q| q.index);
         Some(queues)
+    }
+}
+
+impl Drop for Workers {
+    /// Asks all, then waits for all.
+    fn drop(&mut self) {
+        self.workers.iter().for_each(|(worker, _)| worker.send(Message::Exit));
+        let deadline = self.stopping_since.unwrap_or_else(Instant::now) + STOP_LIMIT;
+        self.workers.iter_mut().for_each(|(worker, _)| worker.join(deadline));
     }
 }
 
@@ -248,17 +272,14 @@ impl<H: Handler> Body<H> {
                     return;
                 }
             };
-            for event in ready.iter().take(count) {
-                match event.data() {
-                    CONTROL => {
-                        if !self.read_mail() {
-                            return;
-                        }
-                        // What else is ready may belong to queues that are gone now.
-                        break;
-                    }
-                    data => self.serve(data, event.event_set()),
+            let ready = ready.get(..count).unwrap_or_default();
+            if ready.iter().any(|event| event.data() == CONTROL) {
+                // What else is ready may belong to queues that are gone afterwards; it is still ready then if not.
+                if !self.read_mail() {
+                    return;
                 }
+            } else {
+                self.serve_all(ready);
             }
         }
     }
@@ -279,9 +300,10 @@ impl<H: Handler> Body<H> {
         true
     }
 
-    fn start(&mut self, activation: Activation) {
-        let started =
-            self.handler.start(&self.watch, &activation.ram, activation.features, &activation.signals);
+    fn start(&mut self, mut activation: Activation) {
+        let features = activation.features;
+        let ram = activation.ram.view();
+        let started = self.handler.start(&mut context(&mut activation, &ram, &self.watch), features);
         let watched = activation.queues.iter().enumerate().try_for_each(|(position, queue)| {
             self.watch.control(
                 ControlOperation::Add,
@@ -305,29 +327,19 @@ impl<H: Handler> Body<H> {
         }
         // The front is gone when the device is being dropped.
         let _ = self.give_back.send(activation.queues);
+        activation.signals.queues_are_back();
     }
 
-    fn serve(&mut self, data: u64, ready: EventSet) {
-        let Some(Serving { activation, broken }) = &mut self.serving else { return };
-        if *broken {
-            return;
-        }
-        let Activation { ram, queues, .. } = activation;
-        let served = match data.checked_sub(FIRST_TOKEN) {
-            Some(token) => self.handler.event(u32::try_from(token).unwrap_or(u32::MAX), ready, queues, ram),
-            None => {
-                let position = usize::try_from(data).unwrap_or(usize::MAX);
-                queues
-                    .get(position)
-                    .map_or(Ok(()), |queue| {
-                        let _ = queue.kick.read();
-                        Ok(())
-                    })
-                    .and_then(|()| self.handler.queue(position, queues, ram))
+    /// Serves what is ready, with guest RAM as it is now.
+    fn serve_all(&mut self, ready: &[EpollEvent]) {
+        let Some(serving) = &self.serving else { return };
+        let ram = serving.activation.ram.view();
+        for event in ready {
+            let Some(Serving { activation, broken: false }) = &mut self.serving else { return };
+            let mut context = context(activation, &ram, &self.watch);
+            if let Err(fault) = serve(&mut self.handler, event, &mut context) {
+                self.fail(&fault);
             }
-        };
-        if let Err(fault) = served {
-            self.fail(&fault);
         }
     }
 
@@ -341,13 +353,29 @@ impl<H: Handler> Body<H> {
     }
 
     fn quiet(&mut self, activation: &mut Activation) {
-        self.handler.stop(&self.watch, &mut activation.queues, &activation.ram);
+        let ram = activation.ram.view();
+        self.handler.stop(&mut context(activation, &ram, &self.watch));
         for queue in &activation.queues {
             // A queue of a device that failed to start may not be watched.
             let _ =
                 self.watch.control(ControlOperation::Delete, queue.kick.as_raw_fd(), EventSet::empty(), 0);
         }
     }
+}
+
+fn context<'a>(activation: &'a mut Activation, ram: &'a DmaView, watch: &'a Watch) -> Context<'a> {
+    Context { queues: &mut activation.queues, ram, watch, signals: &activation.signals }
+}
+
+fn serve(handler: &mut impl Handler, event: &EpollEvent, context: &mut Context<'_>) -> Result<(), Fault> {
+    let data = event.data();
+    if let Some(token) = data.checked_sub(FIRST_TOKEN) {
+        return handler.event(u32::try_from(token).unwrap_or(u32::MAX), event.event_set(), context);
+    }
+    let position = usize::try_from(data).unwrap_or(usize::MAX);
+    let Some(queue) = context.queues.get(position) else { return Ok(()) };
+    let _ = queue.kick.read();
+    handler.queue(position, context)
 }
 
 #[cfg(test)]

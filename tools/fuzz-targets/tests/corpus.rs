@@ -4,8 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use fuzz_targets::{TARGETS, bodies, run};
+use fuzz_targets::{TARGETS, Target, bodies};
 
 /// What mutations insert: bits of the grammars that bytes alone would take long to hit upon.
 const WORDS: [&str; 24] = [
@@ -82,59 +83,52 @@ fn mutate(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
 }
 
 /// Shows the input of a run that panics, so that it can be made part of the corpus.
-struct Shown<'a>(&'a [u8]);
+struct Shown<'a>(&'a str, &'a [u8]);
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            println!("the input: {}", self.0.escape_ascii());
+            println!("{} fails with {}", self.0, self.1.escape_ascii());
         }
     }
 }
 
-/// `FUZZ_FACTOR` times as many `mutations` as given: `cargo xtask test` asks for some minutes of them.
-fn check(target: &str, mutations: usize) {
+/// `FUZZ_FACTOR` times as many mutations as the target names: `cargo xtask test` asks for some minutes of them.
+fn check(target: &Target) {
     let factor = std::env::var("FUZZ_FACTOR").map_or(1, |factor| factor.parse().unwrap());
-    let seeds = corpus(target);
-    assert!(!seeds.is_empty(), "{target} has no corpus");
+    let seeds = corpus(target.name);
+    assert!(!seeds.is_empty(), "{} has no corpus", target.name);
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    let mutated = (0..mutations * factor).map(|_| mutate(&seeds, &mut dice));
+    let mutated = (0..target.mutations * factor).map(|_| mutate(&seeds, &mut dice));
     for data in seeds.iter().cloned().chain(mutated) {
-        let _shown = Shown(&data);
-        run(target, &data);
+        let _shown = Shown(target.name, &data);
+        (target.run)(&data);
     }
 }
 
 #[test]
-fn config_json() {
-    check("config_json", 60_000);
+fn every_target_over_its_corpus() {
+    let queue = Mutex::new(TARGETS.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            // A panic in one of them is the test's.
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().next();
+                    let Some(target) = next else { break };
+                    check(target);
+                }
+            });
+        }
+    });
 }
 
 #[test]
-fn flags() {
-    check("flags", 200_000);
-}
-
-#[test]
-fn http_requests() {
-    check("http_requests", 10_000);
-}
-
-#[test]
-fn openapi() {
-    check("openapi", 60_000);
-}
-
-#[test]
-fn every_target_has_a_fuzzer_and_a_corpus() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
-    let names = |dir: &str| -> BTreeSet<String> {
-        let entries = std::fs::read_dir(root.join(dir)).unwrap().map(|entry| entry.unwrap().path());
-        entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
-    };
-    let targets: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
-    assert_eq!(names("fuzz_targets"), targets);
-    assert_eq!(names("corpus"), targets);
+fn every_target_has_a_corpus() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let corpora: BTreeSet<String> = entries.map(|name| name.to_str().unwrap().to_owned()).collect();
+    assert_eq!(corpora, TARGETS.iter().map(|target| target.name.to_owned()).collect());
 }
 
 /// A verb's body that no fuzzer makes would be easy to forget.

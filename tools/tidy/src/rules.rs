@@ -60,7 +60,6 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("xtask", 7),
     ("vmbench", 7),
     ("vmtest", 7),
-    ("clients", 7),
     ("tidy", 7),
     ("fuzz-targets", 7),
 ];

@@ -19,3 +19,19 @@ fn crates_respect_their_layers() {
     let faults = tidy::layers::check(&names, &edges);
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
+
+/// `[lints]` cannot be inherited from another workspace, so the clients' has a copy.
+#[test]
+fn the_clients_workspace_has_the_same_lints() {
+    let manifest = |path: &str| std::fs::read_to_string(tidy::workspace_root().join(path)).unwrap();
+    let (ours, theirs) = (manifest("Cargo.toml"), manifest("tools/clients/Cargo.toml"));
+    for tool in ["rust", "clippy"] {
+        let table = |text: &str, head: &str| -> Vec<String> {
+            let lines = text.lines().skip_while(|line| *line != head).skip(1);
+            lines.take_while(|line| line.contains('=')).map(str::to_owned).collect()
+        };
+        let expected = table(&ours, &format!("[workspace.lints.{tool}]"));
+        assert!(!expected.is_empty());
+        assert_eq!(table(&theirs, &format!("[lints.{tool}]")), expected, "{tool}");
+    }
+}

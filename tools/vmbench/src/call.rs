@@ -25,12 +25,13 @@ impl Connection {
     pub(crate) fn open(who: Contestant, socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(LIMIT))?;
-        let ping = match who {
-            Contestant::CloudHypervisor => request_text("GET", "vmm.ping", None),
-            _ => "{\"execute\":\"query-status\"}\n".to_owned(),
+        let ping = if who.is_ours() {
+            request_text("GET", "vmm.ping", None)
+        } else {
+            "{\"execute\":\"query-status\"}\n".to_owned()
         };
         let mut connection = Self { stream: BufReader::new(stream), who, ping };
-        if who != Contestant::CloudHypervisor {
+        if !who.is_ours() {
             connection.line("QMP")?;
             connection.send("{\"execute\":\"qmp_capabilities\"}\n")?;
             connection.line("return")?;
@@ -44,7 +45,7 @@ impl Connection {
     /// The connection breaks or the answer is none.
     pub(crate) fn ping(&mut self) -> io::Result<()> {
         self.stream.get_mut().write_all(self.ping.as_bytes())?;
-        if self.who != Contestant::CloudHypervisor {
+        if !self.who.is_ours() {
             return self.line("return");
         }
         success(read_reply(&mut self.stream)?)

@@ -60,7 +60,7 @@ impl Drop for Process {
 
 /// The command that runs `machine`.
 pub(crate) fn run(who: Contestant, vmm: &Path, machine: &Machine) -> Command {
-    if who == Contestant::CloudHypervisor { cloud_hypervisor(vmm, machine) } else { qemu(who, machine) }
+    if who.is_ours() { cloud_hypervisor(vmm, machine) } else { qemu(who, machine) }
 }
 
 fn cloud_hypervisor(vmm: &Path, machine: &Machine) -> Command {
@@ -85,7 +85,7 @@ pub(crate) fn qemu_base(who: Contestant, memory_mib: u64) -> Command {
     let machine = match who {
         Contestant::Q35 => "q35",
         Contestant::MicrovmRtc => "microvm,rtc=on",
-        Contestant::Microvm | Contestant::CloudHypervisor => "microvm",
+        Contestant::Microvm | Contestant::CloudHypervisor | Contestant::Before => "microvm",
     };
     let mut command = Command::new("qemu-system-x86_64");
     command.args(["-M", machine, "-accel", "kvm", "-cpu", "host", "-smp", "1"]);

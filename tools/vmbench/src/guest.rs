@@ -31,13 +31,15 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
     let mut serial = Serial::make(&places.scratch.join("serial"))?;
     let mut results = Results::default();
     eprintln!("    boots, a round to warm the caches");
-    boots(places, "vmlinux", Quantity::InitElf, &mut serial, &mut Results::default())?;
+    let elf = Boot { kernel: "vmlinux", quantity: Quantity::InitElf };
+    let bzimage = Boot { kernel: "bzImage", quantity: Quantity::InitBzImage };
+    boots(places, elf, 0, &mut serial, &mut Results::default())?;
     for number in 1..=rounds {
         eprintln!("    boots, round {number} of {rounds}");
-        hung::measure(places, &mut results)?;
-        boots(places, "vmlinux", Quantity::InitElf, &mut serial, &mut results)?;
-        if number <= (rounds / 2).max(1) {
-            boots(places, "bzImage", Quantity::InitBzImage, &mut serial, &mut results)?;
+        hung::measure(places, number, &mut results)?;
+        boots(places, elf, number, &mut serial, &mut results)?;
+        if number <= places.long_rounds(rounds) {
+            boots(places, bzimage, number, &mut serial, &mut results)?;
         }
     }
     let data = places.scratch.join("data");
@@ -49,10 +51,10 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
     let disks = [data, tools];
     make_tap()?;
     let server = Process::start(server(), &places.scratch.join("iperf3.log"))?;
-    let rounds = (rounds / 2).max(1);
+    let rounds = places.long_rounds(rounds);
     for number in 1..=rounds {
         eprintln!("    disk and network, round {number} of {rounds}");
-        for who in Contestant::MAIN {
+        for who in places.contestants(&Contestant::MAIN, number) {
             load(places, who, &disks, &mut serial, &mut results)?;
         }
     }
@@ -60,15 +62,22 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
     Ok(results)
 }
 
-/// One boot of each contestant.
+/// A boot of one kind of kernel.
+#[derive(Clone, Copy)]
+struct Boot {
+    kernel: &'static str,
+    quantity: Quantity,
+}
+
+/// One boot of each contestant, in round `number`.
 fn boots(
     places: &Places,
-    kernel: &str,
-    quantity: Quantity,
+    Boot { kernel, quantity }: Boot,
+    number: usize,
     serial: &mut Serial,
     results: &mut Results,
 ) -> Result<()> {
-    for who in Contestant::ALL {
+    for who in places.contestants(&Contestant::BOOTED, number) {
         let machine = Machine {
             kernel: places.image(kernel),
             initramfs: places.image("initramfs"),
@@ -78,7 +87,7 @@ fn boots(
             disks: Vec::new(),
             tap: None,
         };
-        let command = run(who, &places.vmm, &machine);
+        let command = run(who, places.vmm(who), &machine);
         results.command(&format!("{}, boot", who.name()), &describe(&command));
         serial.clear()?;
         let begin = Instant::now();
@@ -110,7 +119,7 @@ fn load(
         disks: disks.to_vec(),
         tap: Some(TAP.to_owned()),
     };
-    let command = run(who, &places.vmm, &machine);
+    let command = run(who, places.vmm(who), &machine);
     results.command(&format!("{}, disk and network", who.name()), &describe(&command));
     serial.clear()?;
     let mut process = Process::start(command, &places.scratch.join("log"))?;

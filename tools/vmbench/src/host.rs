@@ -6,7 +6,7 @@ use crate::contestant::{Process, describe, qemu_base};
 use crate::error::{Error, Result};
 use crate::footprint;
 use crate::places::Places;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io;
 use std::path::Path;
 use std::process::Command;
@@ -17,6 +17,7 @@ use vmbench::results::{Contestant, Quantity, Results, percentile};
 const MEMORY_MIB: u64 = 512;
 const WARM_UP_CALLS: usize = 200;
 const CALLS: usize = 2000;
+const CREATIONS: usize = 100;
 /// How often the socket is tried; what it adds to the start is about the half.
 const RETRY: Duration = Duration::from_micros(50);
 const LIMIT: Duration = Duration::from_secs(30);
@@ -27,21 +28,23 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// This VMM cannot be measured. A QEMU that does not run here is left out.
 pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
     let mut results = Results::default();
-    let mut contestants = Contestant::MAIN.to_vec();
+    let mut left_out = Vec::new();
     let mut warm_up = Results::default();
-    contestants.retain(|who| match round(places, *who, &mut warm_up) {
-        Ok(()) => true,
-        Err(e) if *who != Contestant::CloudHypervisor => {
-            eprintln!("    {} does not run here and is left out: {e}", who.name());
-            false
+    for who in places.contestants(&Contestant::MAIN, 0) {
+        match round(places, who, &mut warm_up) {
+            Err(e) if !who.is_ours() => {
+                eprintln!("    {} does not run here and is left out: {e}", who.name());
+                left_out.push(who);
+            }
+            // The next round says what is wrong.
+            _ => {}
         }
-        // The next round says what is wrong.
-        Err(_) => true,
-    });
+    }
     for number in 1..=rounds {
         eprintln!("    API and memory, round {number} of {rounds}");
-        for who in &contestants {
-            round(places, *who, &mut results)?;
+        let contestants = places.contestants(&Contestant::MAIN, number);
+        for who in contestants.into_iter().filter(|who| !left_out.contains(who)) {
+            round(places, who, &mut results)?;
         }
     }
     Ok(results)
@@ -64,22 +67,28 @@ fn round(places: &Places, who: Contestant, results: &mut Results) -> Result<()> 
             results.push(quantity, who, time);
         }
     }
-    if who == Contestant::CloudHypervisor {
-        let config = json!({
+    let config = who.is_ours().then(|| {
+        json!({
             "cpus": {"boot_vcpus": 1, "max_vcpus": 1},
             "memory": {"size": MEMORY_MIB << 20},
             "payload": {"kernel": places.image("vmlinux"), "initramfs": places.image("initramfs")},
             "console": {"mode": "Off"},
-        });
-        connection.put("vm.create", &config).map_err(failed)?;
+        })
+    });
+    if let Some(config) = &config {
+        connection.put("vm.create", config).map_err(failed)?;
     }
     results.push(Quantity::Created, who, footprint::beyond_ram(process.id(), MEMORY_MIB)?);
+    if let Some(config) = &config {
+        let times = create_times(&mut connection, config).map_err(failed)?;
+        results.push(Quantity::Create, who, percentile(&times, 0.5).unwrap_or_default());
+    }
     Ok(())
 }
 
 fn command(places: &Places, who: Contestant, socket: &Path) -> Command {
-    if who == Contestant::CloudHypervisor {
-        let mut command = Command::new(&places.vmm);
+    if who.is_ours() {
+        let mut command = Command::new(places.vmm(who));
         command.arg("--api-socket").arg(socket);
         return command;
     }
@@ -110,6 +119,18 @@ fn call_times(connection: &mut Connection) -> io::Result<Vec<f64>> {
     for _ in 0..CALLS {
         let begin = Instant::now();
         connection.ping()?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(times)
+}
+
+/// Milliseconds of each `vm.create`; there is a VM before and after.
+fn create_times(connection: &mut Connection, config: &Value) -> io::Result<Vec<f64>> {
+    let mut times = Vec::with_capacity(CREATIONS);
+    for _ in 0..CREATIONS {
+        connection.put_nothing("vm.delete")?;
+        let begin = Instant::now();
+        connection.put("vm.create", config)?;
         times.push(begin.elapsed().as_secs_f64() * 1e3);
     }
     Ok(times)

@@ -18,16 +18,17 @@ const CALLS: usize = 1000;
 const RETRY: Duration = Duration::from_millis(1);
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Adds how long calls take to `results`.
+/// Adds how long calls take to `results`, for round `number`.
 ///
 /// # Errors
 /// The VMM does not boot, does not answer, or the reboot does not hang.
-pub(crate) fn measure(places: &Places, results: &mut Results) -> Result<()> {
-    let who = Contestant::CloudHypervisor;
-    let times = times(places, who).map_err(|source| Error::Call { who: who.name(), source })?;
-    for (quantity, share) in [(Quantity::InfoWhileHung, 0.99), (Quantity::InfoSlowest, 1.0)] {
-        if let Some(time) = percentile(&times, share) {
-            results.push(quantity, who, time);
+pub(crate) fn measure(places: &Places, number: usize, results: &mut Results) -> Result<()> {
+    for who in places.contestants(&[Contestant::CloudHypervisor], number) {
+        let times = times(places, who).map_err(|source| Error::Call { who: who.name(), source })?;
+        for (quantity, share) in [(Quantity::InfoWhileHung, 0.99), (Quantity::InfoSlowest, 1.0)] {
+            if let Some(time) = percentile(&times, share) {
+                results.push(quantity, who, time);
+            }
         }
     }
     Ok(())
@@ -39,7 +40,7 @@ fn times(places: &Places, who: Contestant) -> io::Result<Vec<f64>> {
     let _ = std::fs::remove_file(&socket);
     let _ = std::fs::remove_file(&serial);
     rustix::fs::mknodat(rustix::fs::CWD, &serial, FileType::Fifo, Mode::RWXU, 0)?;
-    let mut command = Command::new(&places.vmm);
+    let mut command = Command::new(places.vmm(who));
     command.arg("--api-socket").arg(&socket);
     let _process = Process::start(command, &places.scratch.join("log")).map_err(io::Error::other)?;
     let mut asking = until(|| Connection::open(who, &socket))?;

@@ -2,20 +2,22 @@
 
 use crate::error::{Error, Result};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use vmbench::results::Contestant;
 
 /// Programs, images and a directory to write in.
 #[derive(Debug)]
 pub(crate) struct Places {
-    /// This VMM's program.
-    pub(crate) vmm: PathBuf,
+    vmm: PathBuf,
+    /// The program of another commit, if that is what is measured against.
+    before: Option<PathBuf>,
     /// Files of this run; gone with this value.
     pub(crate) scratch: PathBuf,
     images: PathBuf,
 }
 
 impl Places {
-    /// Reads `VMBENCH_VMM` and `VMBENCH_IMAGES`; makes a directory below `TMPDIR`.
+    /// Reads `VMBENCH_VMM`, `VMBENCH_IMAGES` and perhaps `VMBENCH_BEFORE`; makes a directory below `TMPDIR`.
     ///
     /// # Errors
     /// A variable is missing, the directory cannot be made.
@@ -23,7 +25,27 @@ impl Places {
         let variable = |name| std::env::var_os(name).map(PathBuf::from).ok_or(Error::Variable(name));
         let scratch = std::env::temp_dir().join(format!("vmbench-{}", std::process::id()));
         fs::create_dir_all(&scratch).map_err(|source| Error::File { path: scratch.clone(), source })?;
-        Ok(Self { vmm: variable("VMBENCH_VMM")?, images: variable("VMBENCH_IMAGES")?, scratch })
+        let before = std::env::var_os("VMBENCH_BEFORE").map(PathBuf::from);
+        Ok(Self { vmm: variable("VMBENCH_VMM")?, before, images: variable("VMBENCH_IMAGES")?, scratch })
+    }
+
+    /// The program of this VMM, of the commit that `who` is.
+    pub(crate) fn vmm(&self, who: Contestant) -> &Path {
+        self.before.as_deref().filter(|_| who == Contestant::Before).unwrap_or(&self.vmm)
+    }
+
+    /// Who is measured, in the order of round `number`: who comes first changes, as it may matter.
+    pub(crate) fn contestants(&self, others: &[Contestant], number: usize) -> Vec<Contestant> {
+        let mut contestants = if self.before.is_some() { Contestant::OURS.to_vec() } else { others.to_vec() };
+        if self.before.is_some() && number.is_multiple_of(2) {
+            contestants.reverse();
+        }
+        contestants
+    }
+
+    /// In how many of `rounds` rounds to do what takes long: against another commit in each, because noise has to be told from change.
+    pub(crate) fn long_rounds(&self, rounds: usize) -> usize {
+        if self.before.is_some() { rounds } else { (rounds / 2).max(1) }
     }
 
     /// `bzImage`, `vmlinux`, `initramfs` or `tools.img`.

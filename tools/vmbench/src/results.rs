@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Contestant {
     /// This VMM.
     CloudHypervisor,
+    /// This VMM as another commit has it.
+    Before,
     /// QEMU with `-M microvm`.
     Microvm,
     /// The same with a real-time clock, which Linux looks for a long time if there is none.
@@ -18,18 +20,31 @@ pub enum Contestant {
 
 impl Contestant {
     /// All, in the order of the table's columns.
-    pub const ALL: [Self; 4] = [Self::CloudHypervisor, Self::Microvm, Self::MicrovmRtc, Self::Q35];
-    /// Those to whom more is done than booting them.
+    pub const ALL: [Self; 5] =
+        [Self::CloudHypervisor, Self::Before, Self::Microvm, Self::MicrovmRtc, Self::Q35];
+    /// What a bench of this VMM boots.
+    pub const BOOTED: [Self; 4] = [Self::CloudHypervisor, Self::Microvm, Self::MicrovmRtc, Self::Q35];
+    /// Those of them to whom more is done.
     pub const MAIN: [Self; 3] = [Self::CloudHypervisor, Self::Microvm, Self::Q35];
+    /// What a bench against another commit measures.
+    pub const OURS: [Self; 2] = [Self::CloudHypervisor, Self::Before];
 
     /// What the table calls it.
     pub fn name(self) -> &'static str {
         match self {
             Self::CloudHypervisor => "cloud-hypervisor",
+            Self::Before => "before",
             Self::Microvm => "microvm",
             Self::MicrovmRtc => "microvm,rtc=on",
             Self::Q35 => "q35",
         }
+    }
+}
+
+impl Contestant {
+    /// This VMM, of whichever commit.
+    pub fn is_ours(self) -> bool {
+        Self::OURS.contains(&self)
     }
 }
 
@@ -43,6 +58,8 @@ pub enum Quantity {
     CallMedian,
     /// 99th percentile of the same, ms.
     CallTail,
+    /// Median time of `vm.create` on an open connection, ms.
+    Create,
     /// Proportional set size of the process when a VM is created and has not run, MiB.
     Created,
     /// 99th percentile of many `vm.info` while a boot hangs, ms.
@@ -67,6 +84,8 @@ pub enum Quantity {
     Send,
     /// TCP to the guest over a tap, Mbit/s.
     Receive,
+    /// Size of the program's file, MiB.
+    Program,
 }
 
 /// What a quantity of this VMM should be; the project's aims.
@@ -87,6 +106,7 @@ impl Quantity {
             Self::Start => "start to first API reply, ms",
             Self::CallMedian => "API call, p50, ms",
             Self::CallTail => "API call, p99, ms",
+            Self::Create => "vm.create, p50, ms",
             Self::Created => "Pss with a VM created, MiB",
             Self::InfoWhileHung => "vm.info during a boot that hangs, p99, ms",
             Self::InfoSlowest => "the same, slowest of 1000, ms",
@@ -99,13 +119,27 @@ impl Quantity {
             Self::SequentialWrite => "sequential write, MiB/s",
             Self::Send => "TCP guest to host, Mbit/s",
             Self::Receive => "TCP host to guest, Mbit/s",
+            Self::Program => "program's file, MiB",
         }
+    }
+
+    /// Whether larger values are better.
+    pub fn is_rate(self) -> bool {
+        matches!(
+            self,
+            Self::RandomRead
+                | Self::RandomWrite
+                | Self::SequentialRead
+                | Self::SequentialWrite
+                | Self::Send
+                | Self::Receive
+        )
     }
 
     /// Digits behind the point.
     pub fn digits(self) -> usize {
         match self {
-            Self::CallMedian | Self::CallTail => 3,
+            Self::CallMedian | Self::CallTail | Self::Create | Self::Program => 3,
             Self::Start | Self::InfoWhileHung | Self::InfoSlowest | Self::Created | Self::Running => 2,
             _ => 0,
         }

@@ -56,7 +56,7 @@ fn verdict(results: &Results, quantity: Quantity) -> String {
     }
 }
 
-fn align(rows: &[Vec<String>]) -> String {
+pub(crate) fn align(rows: &[Vec<String>]) -> String {
     let count = rows.first().map_or(0, Vec::len);
     let width = |text: &str| text.chars().count();
     let widths: Vec<usize> = (0..count)

@@ -2,9 +2,8 @@
 //! messages on the same console do no harm.
 
 use crate::console::Console;
-use crate::wait;
+use crate::wait::{self, Limit};
 use std::cell::Cell;
-use std::time::Duration;
 
 /// What a command in the guest did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +53,7 @@ impl Agent {
     ///
     /// # Panics
     /// The guest does not answer, or not in the agent's words.
-    pub fn run_for(&self, command: &str, limit: Duration) -> Output {
+    pub fn run_for(&self, command: &str, limit: Limit) -> Output {
         let number = self.start(command);
         let begin = self.console.wait_for(&format!("@begin {number}"), self.seen.get(), limit);
         let end = self.console.wait_for(&format!("@end {number} "), begin, limit);

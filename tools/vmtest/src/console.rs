@@ -1,7 +1,7 @@
 //! One console of a guest, seen from the host: a socket, a pty or a file. A thread of its own collects what the guest
 //! writes and opens the console anew when it closes, because a reboot makes new sockets and ptys.
 
-use crate::wait;
+use crate::wait::{self, Deadline, Limit, STEP};
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,7 +11,6 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
 
 /// A reading and a writing end.
 type Ends = (Box<dyn Read + Send>, Option<File>);
@@ -97,11 +96,7 @@ impl Console {
                 }
                 // Not there yet, or gone: look again soon, unless the test ends.
                 let state = shared.lock();
-                drop(
-                    shared
-                        .changed
-                        .wait_timeout_while(state, Duration::from_millis(30), |state| !state.closed),
-                );
+                drop(shared.changed.wait_timeout_while(state, STEP, |state| !state.closed));
             }
         });
         console
@@ -125,32 +120,35 @@ impl Console {
     /// Waits until `pattern` appears in what is received after the mark `from`; returns the mark behind it.
     ///
     /// # Panics
-    /// It does not within `limit`.
-    pub fn wait_for(&self, pattern: &str, from: usize, limit: Duration) -> usize {
+    /// It does not, and nothing else does within `limit`.
+    pub fn wait_for(&self, pattern: &str, from: usize, limit: Limit) -> usize {
         self.find(pattern, from, limit).unwrap_or_else(|| {
-            panic!("waited {} s for {pattern:?} on the {}", limit.as_secs(), self.0.name);
+            panic!("no {pattern:?} on the {}, and then nothing for {limit:?}", self.0.name);
         })
     }
 
-    /// As [`Console::wait_for`], but `None` when it does not come.
-    pub fn find(&self, pattern: &str, from: usize, limit: Duration) -> Option<usize> {
+    /// As [`Console::wait_for`], but `None` when it does not come. The limit begins anew with each byte: a guest that is slow but
+    /// alive is waited for.
+    pub fn find(&self, pattern: &str, from: usize, limit: Limit) -> Option<usize> {
         let pattern = pattern.as_bytes();
         let mut searched = from;
-        let position = |state: &Received, searched: &mut usize| {
-            let rest = state.bytes.get(*searched..).unwrap_or_default();
-            let found = rest.windows(pattern.len()).position(|window| window == pattern);
-            let position = found.map(|at| *searched + at + pattern.len());
-            *searched = state.bytes.len().saturating_sub(pattern.len()).max(from);
-            position
-        };
-        let mut end = None;
-        let state = self.0.lock();
-        let waited = self.0.changed.wait_timeout_while(state, limit, |state| {
-            end = position(state, &mut searched);
-            end.is_none()
-        });
-        drop(waited);
-        end
+        let mut deadline = Deadline::after(limit);
+        let mut state = self.0.lock();
+        loop {
+            let rest = state.bytes.get(searched..).unwrap_or_default();
+            if let Some(at) = rest.windows(pattern.len()).position(|window| window == pattern) {
+                return Some(searched + at + pattern.len());
+            }
+            let received = state.bytes.len();
+            searched = received.saturating_sub(pattern.len()).max(from);
+            let waited = self.0.changed.wait_timeout_while(state, STEP, |now| now.bytes.len() == received);
+            state = waited.unwrap_or_else(|e| e.into_inner()).0;
+            if state.bytes.len() != received {
+                deadline.restart();
+            } else if deadline.has_passed() {
+                return None;
+            }
+        }
     }
 
     /// Types `text`, waiting for the console to be open first.
@@ -210,7 +208,7 @@ impl Read for Tail {
             if io::Seek::stream_position(&mut self.0)? > self.0.metadata()?.len() {
                 io::Seek::rewind(&mut self.0)?;
             }
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(STEP);
         }
     }
 }

@@ -1,13 +1,12 @@
 //! Clients of the REST API that are not ours, each made to do what a test says.
 
+use crate::bridge::Bridge;
 use crate::context::Context;
+use crate::outside::{Program, Running};
 use crate::wait;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::process::Command;
 
 /// What a client told of a call.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,55 +27,34 @@ pub trait Caller {
 }
 
 /// A client in a process of its own that takes calls from its standard input, as `tools/clients` describes.
-pub struct Process {
-    child: Child,
-    input: ChildStdin,
-    lines: Receiver<String>,
-}
+pub struct Process(Running);
 
 impl Process {
-    /// Starts the client; its errors are shown if the test fails.
+    /// Starts the client outside the lab; the VMM's API is at `socket`.
     ///
     /// # Panics
     /// It does not start.
-    pub fn start(context: &Context, command: &mut Command) -> Self {
-        let errors = context.path("client-errors");
-        command.stderr(std::fs::File::create(&errors).unwrap());
-        context.evidence("errors of the client".to_owned(), move || {
-            std::fs::read_to_string(&errors).unwrap_or_default()
-        });
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        // It ends with the client, or with the test.
-        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, input, lines }
+    pub fn start(context: &Context, program: &Program, socket: &Path) -> Self {
+        let bridge = Bridge::open();
+        let running = program.start(context, bridge.port());
+        bridge.serve(socket.to_owned());
+        Self(running)
     }
 }
 
 impl Caller for Process {
     fn call(&mut self, verb: &str, body: Option<&Value>) -> Told {
         match body {
-            Some(body) => writeln!(self.input, "{verb} {body}").unwrap(),
-            None => writeln!(self.input, "{verb}").unwrap(),
+            Some(body) => self.0.say(&format!("{verb} {body}")),
+            None => self.0.say(verb),
         }
-        let line = self.lines.recv_timeout(wait::BOOT);
-        let line = line.unwrap_or_else(|_| panic!("the client does not answer to {verb}"));
+        let line = self.0.line(wait::BOOT, &format!("the client's answer to {verb}"));
         let mut answer: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
         if let Some(status) = answer["status"].as_u64() {
             return Told::Refusal(u16::try_from(status).unwrap());
         }
         let reply = answer.get_mut("reply").map(Value::take);
         Told::Reply(reply.unwrap_or_else(|| panic!("the client is confused by {verb}: {line}")))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -15,6 +15,7 @@ pub mod context;
 pub mod events;
 pub mod foreign;
 pub mod host;
+pub mod outside;
 pub mod process;
 pub mod rest;
 pub mod runner;

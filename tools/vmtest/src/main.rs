@@ -24,12 +24,13 @@ fn main() -> ExitCode {
         }
         ["run", options @ ..] => runner::run_all(&tests, &parse_run(options)),
         ["one", name, dir] => runner::run_one(&tests, name, Path::new(dir)),
+        ["outside"] => vmtest::outside::serve(),
         ["demo"] => demo::run(),
         ["demo", "--shell"] => demo::shell(),
         ["selfcheck"] => selfcheck::run(),
         _ => {
             eprintln!(
-                "usage: vmtest list | run [FILTER] [--boots yes|no] [--jobs N] [--part I/N] | demo [--shell] | selfcheck"
+                "usage: vmtest list | run [FILTER] [--boots yes|no] [--jobs N] [--part I/N] | demo [--shell] | selfcheck | outside"
             );
             false
         }

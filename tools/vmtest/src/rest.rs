@@ -1,7 +1,7 @@
 //! A small blocking client of the REST socket. Small on purpose: it must also send what a well-behaved client never
 //! would, and show the very bytes of a reply.
 
-use crate::wait;
+use crate::wait::{self, Patient};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, IoSlice, Write};
@@ -167,7 +167,6 @@ impl Client {
 
     fn exchange_with(&self, request: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<Reply> {
         let stream = UnixStream::connect(&self.path)?;
-        stream.set_read_timeout(Some(wait::BOOT))?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
@@ -175,7 +174,7 @@ impl Client {
         }
         let sent = sendmsg(&stream, &[IoSlice::new(request)], &mut control, SendFlags::NOSIGNAL)?;
         (&stream).write_all(&request[sent..])?;
-        read_reply(&mut BufReader::new(stream))
+        read_reply(&mut BufReader::new(Patient::new(stream, wait::BOOT)))
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A registered test.
 #[derive(Debug, Clone, Copy)]
@@ -42,9 +42,6 @@ macro_rules! tests {
         }
     };
 }
-
-/// A test takes at most this long; most of that is room for a busy machine.
-const LIMIT: Duration = Duration::from_secs(420);
 
 /// Runs one test in this process. Returns whether it passed.
 ///
@@ -152,7 +149,7 @@ fn spawn(test: Test, dir: &Path, output: &PathBuf) -> Child {
 fn attend(mut child: Child) -> (bool, &'static str) {
     let group = Pid::from_child(&child);
     let finished = catch_unwind(AssertUnwindSafe(|| {
-        wait::until(LIMIT, "the test to end", || child.try_wait().unwrap())
+        wait::until(wait::TEST, "the test to end", || child.try_wait().unwrap())
     }));
     let _ = kill_process_group(group, Signal::KILL);
     let _ = child.wait();

@@ -11,6 +11,7 @@ use vmtest::wait;
 /// Boots, runs commands, powers off. Returns whether all went well.
 pub(crate) fn run() -> bool {
     let images = PathBuf::from(std::env::var_os("VMTEST_IMAGES").unwrap());
+    println!("work takes {:.1} times as long as on a core of 3 GHz", wait::slowness());
     let socket = std::env::temp_dir().join(format!("selfcheck-{}", std::process::id()));
     let begin = Instant::now();
     let mut qemu = Command::new("qemu-system-x86_64")

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: this VMM beside Debian's QEMU. What needs no guest is measured on the host, the rest in the lab
 //! if the host's KVM cannot run a stock kernel. A whole run writes `docs/performance.md`.
 
+mod against;
 mod document;
 mod images;
 
@@ -10,10 +11,12 @@ use crate::places::Places;
 use crate::step::{cargo, headline, loud, step};
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use vmbench::results::Results;
+use vmbench::comparison;
+use vmbench::results::Contestant::{Before, CloudHypervisor};
+use vmbench::results::{Quantity, Results};
 use vmbench::table;
 
 /// What to measure.
@@ -27,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) rounds: u32,
     /// Print the samples instead of the table.
     pub(crate) json: bool,
+    /// Measure this commit beside, instead of QEMU.
+    pub(crate) against: Option<String>,
 }
 
 /// Measures and prints the table.
@@ -37,6 +42,8 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     headline("preparing the images");
     let images = images::prepare(places)?;
     headline("building the VMM as it ships");
+    let before = options.against.as_deref().map(|revision| against::build(places, revision)).transpose()?;
+    let contest = Contest { places, images, before, rounds: options.rounds };
     for package in ["cloud-hypervisor", "vmbench"] {
         step(&format!("building {package}"), || {
             loud(cargo().args(["build", "--quiet", "--release", "-p", package]).current_dir(&places.root))
@@ -45,17 +52,26 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     let mut results = Results::default();
     if options.host {
         headline("measuring on the host");
-        results.merge(on_host(places, &images, "host", options.rounds)?);
+        results.merge(contest.on_host("host")?);
     }
     if options.guest {
         headline("measuring with guests");
         let measured = if lab::host_kvm() {
-            on_host(places, &images, "guest", options.rounds)?
+            contest.on_host("guest")?
         } else {
             eprintln!("    this host's /dev/kvm cannot run a stock kernel: this part runs in the lab");
-            in_lab(places, &images, options.rounds)?
+            contest.in_lab()?
         };
         results.merge(measured);
+    }
+    if let Some(before) = &contest.before {
+        for (who, program) in
+            [(Before, before), (CloudHypervisor, &places.release_binary("cloud-hypervisor"))]
+        {
+            let size = fs::metadata(program).at(program)?.len();
+            results.push(Quantity::Program, who, size as f64 / f64::from(1 << 20));
+        }
+        return show_changes(&results, options.json);
     }
     if options.host && options.guest {
         let path = places.root.join("docs/performance.md");
@@ -73,23 +89,64 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn environment(places: &Places, images: &Path) -> Vec<(String, String)> {
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    vec![
-        ("VMBENCH_IMAGES".to_owned(), text(images)),
-        ("VMBENCH_VMM".to_owned(), text(&places.release_binary("cloud-hypervisor"))),
-    ]
+/// Shows what changed since the other commit.
+fn show_changes(results: &Results, json: bool) -> Result<()> {
+    let changes = comparison::changes(results);
+    if json {
+        println!("{}", serde_json::json!(results));
+    } else {
+        print!("{}", comparison::render(&changes));
+    }
+    match changes.iter().filter(|change| change.is_worse()).count() {
+        0 => Ok(()),
+        count => Err(Error::Verdict(format!("{count} quantities got worse by more than noise"))),
+    }
 }
 
-fn on_host(places: &Places, images: &Path, part: &str, rounds: u32) -> Result<Results> {
-    let program = places.release_binary("vmbench");
-    let mut command = Command::new(&program);
-    command.args([part, &rounds.to_string()]).envs(environment(places, images));
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().at(&program)?;
-    if !output.status.success() {
-        return Err(Error::Verdict("the measurement failed".to_owned()));
+/// What is measured, and how often.
+struct Contest<'a> {
+    places: &'a Places,
+    images: PathBuf,
+    /// The other commit's program.
+    before: Option<PathBuf>,
+    rounds: u32,
+}
+
+impl Contest<'_> {
+    fn environment(&self) -> Vec<(String, String)> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut environment = vec![
+            ("VMBENCH_IMAGES".to_owned(), text(&self.images)),
+            ("VMBENCH_VMM".to_owned(), text(&self.places.release_binary("cloud-hypervisor"))),
+        ];
+        environment.extend(self.before.as_deref().map(|before| ("VMBENCH_BEFORE".to_owned(), text(before))));
+        environment
     }
-    parse(&program, &output.stdout)
+
+    fn on_host(&self, part: &str) -> Result<Results> {
+        let program = self.places.release_binary("vmbench");
+        let mut command = Command::new(&program);
+        command.args([part, &self.rounds.to_string()]).envs(self.environment());
+        let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().at(&program)?;
+        if !output.status.success() {
+            return Err(Error::Verdict("the measurement failed".to_owned()));
+        }
+        parse(&program, &output.stdout)
+    }
+
+    fn in_lab(&self) -> Result<Results> {
+        let program = self.places.release_binary("vmbench");
+        let rounds = self.rounds.to_string();
+        let command = vec![program.to_string_lossy().into_owned(), "guest".to_owned(), rounds];
+        // Room for the page cache of all disks beside the guest.
+        let run = lab::Run { environment: self.environment(), memory_mib: 4096, ..lab::Run::new(command) };
+        let output = Keep::default();
+        if lab::run(self.places, &run, output.clone())? != 0 {
+            return Err(Error::Verdict("the measurement failed".to_owned()));
+        }
+        let bytes = output.0.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        parse(&program, &bytes)
+    }
 }
 
 /// Keeps what is written to it. Clones share what they keep.
@@ -105,20 +162,6 @@ impl Write for Keep {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn in_lab(places: &Places, images: &Path, rounds: u32) -> Result<Results> {
-    let program = places.release_binary("vmbench");
-    let command = vec![program.to_string_lossy().into_owned(), "guest".to_owned(), rounds.to_string()];
-    // Room for the page cache of all disks beside the guest.
-    let run =
-        lab::Run { environment: environment(places, images), memory_mib: 4096, ..lab::Run::new(command) };
-    let output = Keep::default();
-    if lab::run(places, &run, output.clone())? != 0 {
-        return Err(Error::Verdict("the measurement failed".to_owned()));
-    }
-    let bytes = output.0.lock().unwrap_or_else(|e| e.into_inner()).clone();
-    parse(&program, &bytes)
 }
 
 fn parse(program: &Path, output: &[u8]) -> Result<Results> {

@@ -21,7 +21,10 @@ pub(crate) fn prepare(places: &Places) -> Result<Vec<(String, String)>> {
     let python = environment(places, &scripts)?;
     generate(places, &scripts, &python)?;
     step("building the REST clients", || {
-        loud(cargo().args(["build", "--quiet", "-p", "clients"]).current_dir(&places.root))
+        let mut build = cargo();
+        build.args(["build", "--quiet", "--locked", "--manifest-path"]).arg(manifest(places));
+        // What both workspaces need in the same shape is built once.
+        loud(build.env("CARGO_TARGET_DIR", &places.target).current_dir(&places.root))
     })?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     Ok(vec![
@@ -30,6 +33,11 @@ pub(crate) fn prepare(places: &Places) -> Result<Vec<(String, String)>> {
         ("VMTEST_PYTHON_SCRIPTS".to_owned(), text(&scripts)),
         ("VMTEST_OPENAPI".to_owned(), text(&document(places))),
     ])
+}
+
+/// The clients are a workspace of their own.
+pub(crate) fn manifest(places: &Places) -> PathBuf {
+    places.root.join("tools/clients/Cargo.toml")
 }
 
 fn document(places: &Places) -> PathBuf {

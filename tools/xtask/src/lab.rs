@@ -19,6 +19,7 @@ use crate::step::{headline, quiet};
 use crate::terminal::RawTerminal;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,6 +33,7 @@ const MODULES: &[&str] = &[
     "virtio_blk",
     "virtio_console",
     "virtio_rng",
+    "virtio_net",
     "9pnet_virtio",
     "9p",
     "overlay",
@@ -57,12 +59,52 @@ pub(crate) struct Run {
     pub(crate) cpus: u32,
     /// Give the command this terminal, keys and all.
     pub(crate) terminal: bool,
+    /// A program that the command may have run on the host: see [`Outside`].
+    pub(crate) outside: Option<PathBuf>,
+}
+
+/// The lab's way to the host, for what would be slow inside (`tools/vmtest/src/outside.rs`): a network that consists of one address,
+/// whose every connection is answered by a new process of one program, and one port of the lab that is also one of the host's loopback
+/// interface.
+#[derive(Debug)]
+struct Outside {
+    program: PathBuf,
+    port: u16,
+}
+
+impl Outside {
+    /// In the network that QEMU makes up.
+    const ADDRESS: &str = "10.0.2.100:1";
+
+    /// Looks for a free port.
+    fn new(program: &Path) -> Result<Self> {
+        let failed = |source| Error::Run { program: "the way out of the lab".to_owned(), source };
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+        Ok(Self { program: program.to_owned(), port: free.map_err(failed)?.port() })
+    }
+
+    fn environment(&self) -> [(String, String); 2] {
+        [("LAB_OUTSIDE".to_owned(), Self::ADDRESS.to_owned()), ("LAB_PORT".to_owned(), self.port.to_string())]
+    }
+
+    /// QEMU's arguments. `restrict` lets nothing through but what is named here.
+    fn arguments(&self) -> [String; 4] {
+        let (address, port) = (Self::ADDRESS, self.port);
+        // A comma would end the option.
+        let program = self.program.to_string_lossy().replace(',', ",,");
+        let network = format!(
+            "user,id=outside,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{port},\
+             guestfwd=tcp:{address}-cmd:{program} outside"
+        );
+        let device = "virtio-net-pci,netdev=outside,romfile=".to_owned();
+        ["-netdev".to_owned(), network, "-device".to_owned(), device]
+    }
 }
 
 impl Run {
     /// A run with room for a guest of 5 GiB.
     pub(crate) fn new(command: Vec<String>) -> Self {
-        Self { command, environment: Vec::new(), memory_mib: 8192, cpus: 1, terminal: false }
+        Self { command, environment: Vec::new(), memory_mib: 8192, cpus: 1, terminal: false, outside: None }
     }
 }
 
@@ -97,13 +139,14 @@ fn images(places: &Places) -> Result<(PathBuf, PathBuf)> {
 pub(crate) fn run(places: &Places, run: &Run, output: impl Write + Send + 'static) -> Result<u8> {
     let (kernel, initramfs) = images(places)?;
     let session = Session::new(places)?;
-    session.write_command(run)?;
+    let outside = run.outside.as_deref().map(Outside::new).transpose()?;
+    session.write_command(run, outside.as_ref())?;
     session.make_scratch()?;
     let ports = ["out", "err", "verdict", "tty"].map(|name| session.listen(name));
     let [out, err, verdict, tty] = ports;
     let (out, err, verdict, tty) = (out?, err?, verdict?, tty?);
     let raw = if run.terminal { Some(RawTerminal::enter()?) } else { None };
-    let mut qemu = session.start(run, &kernel, &initramfs)?;
+    let mut qemu = session.start(run, outside.as_ref(), &kernel, &initramfs)?;
     let out = pump(qemu.accept(&out, &session)?, output);
     let err = pump(qemu.accept(&err, &session)?, io::stderr());
     let mut text = String::new();
@@ -160,7 +203,7 @@ impl Session {
         Ok(Self { dir, share })
     }
 
-    fn write_command(&self, run: &Run) -> Result<()> {
+    fn write_command(&self, run: &Run, outside: Option<&Outside>) -> Result<()> {
         let mut script = String::new();
         for name in ["PATH", "HOME", "TERM", "LANG", "RUST_LOG", "RUST_BACKTRACE", "VMTEST_VERBOSE"] {
             if let Ok(value) = std::env::var(name) {
@@ -168,8 +211,9 @@ impl Session {
             }
         }
         script.push_str("export TMPDIR=/scratch LAB=1\n");
-        for (name, value) in &run.environment {
-            script.push_str(&format!("export {name}={}\n", quote(value)));
+        let way_out = outside.map(Outside::environment).into_iter().flatten();
+        for (name, value) in run.environment.iter().cloned().chain(way_out) {
+            script.push_str(&format!("export {name}={}\n", quote(&value)));
         }
         if run.terminal {
             let (columns, rows) = crate::terminal::size();
@@ -205,9 +249,10 @@ impl Session {
         UnixListener::bind(&path).at(&path)
     }
 
-    fn start(&self, run: &Run, kernel: &Path, initramfs: &Path) -> Result<Qemu> {
+    fn start(&self, run: &Run, outside: Option<&Outside>, kernel: &Path, initramfs: &Path) -> Result<Qemu> {
         let mut append =
             format!("console=ttyS0 panic=-1 nohz=off highres=off lab.share={}", self.share.display());
+        append.extend(tsc_khz().map(|khz| format!(" tsc_early_khz={khz}")));
         if run.terminal {
             append.push_str(" lab.tty");
         }
@@ -243,6 +288,7 @@ impl Session {
             qemu.args(["-chardev", &format!("socket,id={name},path={dir}/{name}")]);
             qemu.args(["-device", &format!("virtserialport,chardev={name},nr={number},name={name}")]);
         }
+        qemu.args(outside.map(Outside::arguments).into_iter().flatten());
         if run.terminal {
             qemu.args(["-chardev", &format!("socket,id=tty,path={dir}/tty")]);
             qemu.args(["-device", "virtconsole,chardev=tty,nr=4,name=tty"]);
@@ -263,6 +309,23 @@ impl Session {
         headline("the lab died");
         Error::LabDied { log: self.console(), tail }
     }
+}
+
+/// The frequency of the lab's TSC, which is the host's. Told to the lab's kernel, because on a busy host its own calibration against the PIT
+/// may come out at a quarter: its clock is then four times too fast, and everything in the lab comes too late.
+fn tsc_khz() -> Option<u64> {
+    // Where nothing scales the frequency, which is where there is only an emulated CPU, Linux shows that of the TSC.
+    if Path::new("/sys/devices/system/cpu/cpu0/cpufreq").exists() {
+        return None;
+    }
+    read_khz(&fs::read_to_string("/proc/cpuinfo").ok()?)
+}
+
+fn read_khz(cpuinfo: &str) -> Option<u64> {
+    let line = cpuinfo.lines().find_map(|line| line.strip_prefix("cpu MHz"))?;
+    let (mhz, thousandths) = line.trim_start_matches([' ', '\t', ':']).split_once('.')?;
+    let khz = mhz.parse::<u64>().ok()? * 1000 + thousandths.get(..3)?.parse::<u64>().ok()?;
+    (khz > 0).then_some(khz)
 }
 
 /// Removes what runs left behind whose process is gone.
@@ -325,4 +388,18 @@ impl Drop for Qemu {
 
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn khz_of_the_first_cpu() {
+        let cpuinfo = "processor\t: 0\ncpu MHz\t\t: 2596.132\ncache size\t: 4 KB\ncpu MHz\t\t: 1000.000\n";
+        assert_eq!(read_khz(cpuinfo), Some(2_596_132));
+        for unusable in ["", "cpu MHz\t\t: 0.000\n", "cpu MHz\t\t: unknown\n", "cpu MHz\t\t: 12\n"] {
+            assert_eq!(read_khz(unusable), None, "{unusable}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask check|test|demo|bench|selfcheck|lab`.
+//! The project's tasks: `cargo xtask check|test|soak|fuzz|demo|bench|selfcheck|lab`.
 
 #![allow(clippy::print_stdout)] // a command-line tool: its output is its purpose
 
@@ -9,15 +9,18 @@ mod clients;
 mod cpio;
 mod demo;
 mod error;
+mod fuzz;
 mod guest;
 mod initramfs;
 mod kernel;
 mod lab;
 mod packages;
 mod places;
+mod soak;
 mod step;
 mod terminal;
 mod test;
+mod tool;
 
 use error::{Error, Result};
 use places::Places;
@@ -29,9 +32,12 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
   check                               every lint
   test [--unit | --guest] [FILTER]    unit tests, then guest tests; ends with `N passed, N failed`
+  soak [--rounds N] [FILTER]          guest tests N times (10); a table of passes, and the failures' logs
+  fuzz [TARGET] [--minutes N]         libFuzzer on one target or all, N minutes each (10)
   demo [--shell]                      shows a whole VM; --shell leaves you at the guest's prompt
-  bench [--host | --guest] [--rounds N] [--json]
-                                      this VMM beside QEMU; a whole run writes docs/performance.md
+  bench [--host | --guest] [--rounds N] [--json] [--against REV]
+                                      this VMM beside QEMU; a whole run writes docs/performance.md;
+                                      --against: beside another commit, and fails if anything got worse
   selfcheck                           is the lab sound? boots the guest images there without our VMM
   lab [--memory MIB] [--cpus N] [-t] -- COMMAND...
                                       runs a command on a machine with a true /dev/kvm;
@@ -59,6 +65,8 @@ fn dispatch(arguments: &[String]) -> Result<u8> {
     match task.as_str() {
         "check" => check::run(&places).map(|()| 0),
         "test" => test::run(&places, &parse_test(rest)?).map(|()| 0),
+        "soak" => soak::run(&places, &parse_soak(rest)?).map(|()| 0),
+        "fuzz" => fuzz::run(&places, &parse_fuzz(rest)?).map(|()| 0),
         "demo" => demo::run(&places, parse_demo(rest)?),
         "bench" => bench::run(&places, &parse_bench(rest)?).map(|()| 0),
         "selfcheck" => selfcheck(&places),
@@ -80,6 +88,38 @@ fn parse_test(arguments: &[String]) -> Result<test::Options> {
     Ok(options)
 }
 
+fn parse_soak(arguments: &[String]) -> Result<soak::Options> {
+    let mut options = soak::Options { rounds: 10, filter: String::new() };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--rounds" => options.rounds = parse_number(&mut arguments)?,
+            option if option.starts_with('-') => return Err(Error::Usage(format!("no option {option}"))),
+            filter => filter.clone_into(&mut options.filter),
+        }
+    }
+    Ok(options)
+}
+
+fn parse_fuzz(arguments: &[String]) -> Result<fuzz::Options> {
+    let mut options = fuzz::Options { target: None, minutes: 10 };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--minutes" => options.minutes = parse_number(&mut arguments)?,
+            option if option.starts_with('-') => return Err(Error::Usage(format!("no option {option}"))),
+            target => options.target = Some(target.to_owned()),
+        }
+    }
+    Ok(options)
+}
+
+/// A number above 0 behind an option.
+fn parse_number<'a>(arguments: &mut impl Iterator<Item = &'a String>) -> Result<u32> {
+    let number = arguments.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+    number.ok_or_else(|| Error::Usage("a number is missing".to_owned()))
+}
+
 fn parse_demo(arguments: &[String]) -> Result<bool> {
     match arguments {
         [] => Ok(false),
@@ -89,16 +129,18 @@ fn parse_demo(arguments: &[String]) -> Result<bool> {
 }
 
 fn parse_bench(arguments: &[String]) -> Result<bench::Options> {
-    let mut options = bench::Options { host: true, guest: true, rounds: 7, json: false };
+    let mut options = bench::Options { host: true, guest: true, rounds: 7, json: false, against: None };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--host" => options.guest = false,
             "--guest" => options.host = false,
             "--json" => options.json = true,
-            "--rounds" => {
-                let number = arguments.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
-                options.rounds = number.ok_or_else(|| Error::Usage("a number is missing".to_owned()))?;
+            "--rounds" => options.rounds = parse_number(&mut arguments)?,
+            "--against" => {
+                let revision =
+                    arguments.next().ok_or_else(|| Error::Usage("a commit is missing".to_owned()))?;
+                options.against = Some(revision.clone());
             }
             other => return Err(Error::Usage(format!("no option {other}"))),
         }

@@ -33,6 +33,8 @@ fn apt_get() -> Command {
     let mut apt = Command::new("apt-get");
     // Downloads land in our own directories, which the user `_apt` may not enter.
     apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "APT::Sandbox::User=root"]);
+    // Another task may be installing: it is waited for, ten minutes at most.
+    apt.args(["-o", "DPkg::Lock::Timeout=600"]);
     apt
 }
 

@@ -36,9 +36,18 @@ pub(crate) struct Options {
 
 /// Tests passed and failed.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Count {
+pub(crate) struct Count {
     passed: u32,
-    failed: u32,
+    pub(crate) failed: u32,
+}
+
+/// One run of the guest tests.
+#[derive(Debug, Default)]
+pub(crate) struct GuestRun {
+    /// The sum over all labs.
+    pub(crate) count: Count,
+    /// All they wrote, one lab after the other.
+    pub(crate) lines: Vec<String>,
 }
 
 /// Runs the tests and ends with one line `N passed, N failed`.
@@ -63,7 +72,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     }
     if options.guest {
         headline("guest tests");
-        total.add(&run_guest(places, &options.filter)?);
+        total.add(&run_guest(places, &options.filter)?.count);
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed == 0 { Ok(()) } else { Err(Error::Verdict("tests failed".to_owned())) }
@@ -163,7 +172,12 @@ pub(crate) fn environment(places: &Places, images: &Path) -> Vec<(String, String
     ]
 }
 
-fn run_guest(places: &Places, filter: &str) -> Result<Count> {
+/// Builds what the guest tests need and runs those whose name contains `filter`.
+///
+/// # Errors
+/// Something cannot be fetched or built, or a lab dies.
+pub(crate) fn run_guest(places: &Places, filter: &str) -> Result<GuestRun> {
+    packages::install(&PACKAGES)?;
     build(places)?;
     let images = guest::prepare(places, true)?;
     let mut environment = environment(places, &images);
@@ -176,7 +190,7 @@ fn run_guest(places: &Places, filter: &str) -> Result<Count> {
     if lab::host_kvm() {
         let mut command = Command::new(&vmtest);
         let (lines, success) = run_shown(command.args(&arguments).envs(environment))?;
-        return Ok(guest_count(&lines, success));
+        return Ok(GuestRun::of(lines, success));
     }
     eprintln!(
         "    this host's /dev/kvm cannot run a stock kernel: the tests that boot one run in {LABS} labs"
@@ -189,38 +203,44 @@ fn run_guest(places: &Places, filter: &str) -> Result<Count> {
                 let in_lab = ["--boots", "yes", "--jobs", "1", "--part", part.as_str()].map(str::to_owned);
                 let command =
                     [&[vmtest.to_string_lossy().into_owned()], arguments.as_slice(), &in_lab].concat();
-                let run = lab::Run { environment: environment.clone(), ..lab::Run::new(command) };
+                let run = lab::Run {
+                    environment: environment.clone(),
+                    outside: Some(vmtest.clone()),
+                    ..lab::Run::new(command)
+                };
                 scope.spawn(move || {
                     let tee = Tee::default();
-                    lab::run(places, &run, tee.clone()).map(|code| guest_count(&tee.lines(), code == 0))
+                    lab::run(places, &run, tee.clone()).map(|code| GuestRun::of(tee.lines(), code == 0))
                 })
             })
             .collect();
-        let mut total = Count::default();
         let mut on_host = Command::new(&vmtest);
         on_host.args(&arguments).args(["--boots", "no", "--jobs", "1"]).envs(environment.clone());
         let (lines, success) = run_shown(&mut on_host)?;
-        total.add(&guest_count(&lines, success));
+        let mut total = GuestRun::of(lines, success);
         for lab in labs {
-            let count =
-                lab.join().unwrap_or_else(|_| Err(Error::Verdict("a lab's thread panicked".to_owned())));
-            total.add(&count?);
+            let run =
+                lab.join().unwrap_or_else(|_| Err(Error::Verdict("a lab's thread panicked".to_owned())))?;
+            total.count.add(&run.count);
+            total.lines.extend(run.lines);
         }
         Ok(total)
     })
 }
 
-/// Reads the sum at the end of the guest tests' output.
-fn guest_count(lines: &[String], success: bool) -> Count {
-    let last = lines.iter().rev().find(|line| line.ends_with(" failed") && line.contains(" passed, "));
-    let mut count = Count::default();
-    if let Some(line) = last {
-        count.passed = number_before(line, " passed");
-        count.failed = number_before(line, " failed");
+impl GuestRun {
+    /// Reads the sum at the end of one run's output.
+    fn of(lines: Vec<String>, success: bool) -> Self {
+        let last = lines.iter().rev().find(|line| line.ends_with(" failed") && line.contains(" passed, "));
+        let mut count = Count::default();
+        if let Some(line) = last {
+            count.passed = number_before(line, " passed");
+            count.failed = number_before(line, " failed");
+        }
+        // A lab that died has no sum.
+        count.failed += u32::from(!success && count.failed == 0);
+        Self { count, lines }
     }
-    // A lab that died has no sum.
-    count.failed += u32::from(!success && count.failed == 0);
-    count
 }
 
 #[cfg(test)]

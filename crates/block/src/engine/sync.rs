@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use host::EventFd;
-use memory::GuestRam;
+use memory::DmaView;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
@@ -18,20 +18,19 @@ use crate::raw::Extent;
 #[derive(Debug)]
 pub(crate) struct SyncEngine {
     extent: Arc<Extent>,
-    ram: GuestRam,
     transfer: Transfer,
     done: Vec<Completion>,
 }
 
 impl SyncEngine {
-    pub(crate) fn new(extent: Arc<Extent>, ram: GuestRam) -> Self {
-        Self { extent, ram, transfer: Transfer::default(), done: Vec::new() }
+    pub(crate) fn new(extent: Arc<Extent>) -> Self {
+        Self { extent, transfer: Transfer::default(), done: Vec::new() }
     }
 }
 
 impl Engine for SyncEngine {
-    fn start(&mut self, request: &Request<'_>) {
-        let Self { extent, ram, transfer, done } = self;
+    fn start(&mut self, request: &Request<'_>, ram: &DmaView) {
+        let Self { extent, transfer, done } = self;
         let result = transfer.load(request, ram).and_then(|()| run(extent, transfer));
         done.push(transfer.complete(result, ram));
     }
@@ -90,7 +89,7 @@ fn step(extent: &Extent, transfer: &Transfer) -> io::Result<usize> {
     let (fd, vectors, count) = (extent.file.as_raw_fd(), rest.as_ptr(), rest.len() as libc::c_int);
     let offset = i64::try_from(transfer.offset).map_err(|_| Errno::INVAL)?;
     let moved = match transfer.kind {
-        // SAFETY: the vectors name guest RAM, which stays mapped while the engine lives and may change at any time by its nature.
+        // SAFETY: the vectors name guest RAM, which stays mapped during the call and may change at any time by its nature.
         Kind::Read => unsafe { libc::preadv(fd, vectors, count, offset) },
         // SAFETY: as above.
         _ => unsafe { libc::pwritev(fd, vectors, count, offset) },

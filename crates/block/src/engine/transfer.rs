@@ -3,7 +3,7 @@
 use std::io;
 use std::ptr;
 
-use memory::{GuestMemoryBackend, GuestRam};
+use memory::{DmaView, GuestMemory, Permissions};
 use vm_memory::bitmap::Bitmap;
 
 use super::{Buffer, Completion, Kind, Request};
@@ -24,6 +24,8 @@ pub(crate) struct Transfer {
     pub len: u64,
     /// System calls that were interrupted before they moved anything.
     pub retries: u8,
+    /// What [`super::held::HeldViews`] knows its map by.
+    pub view: u32,
     buffers: Vec<Buffer>,
     vectors: Vec<libc::iovec>,
     /// The vector where the rest begins.
@@ -42,6 +44,7 @@ impl Default for Transfer {
             offset: 0,
             len: 0,
             retries: 0,
+            view: 0,
             buffers: Vec::new(),
             vectors: Vec::new(),
             next: 0,
@@ -54,7 +57,7 @@ impl Transfer {
     ///
     /// # Errors
     /// `EFAULT` if a buffer does not lie in RAM, `EINVAL` if the buffers are not as long as the request says.
-    pub(super) fn load(&mut self, request: &Request<'_>, ram: &GuestRam) -> io::Result<()> {
+    pub(super) fn load(&mut self, request: &Request<'_>, ram: &DmaView) -> io::Result<()> {
         let Request { token, kind, offset, len, buffers, durable } = *request;
         (self.token, self.kind, self.offset, self.len, self.durable) = (token, kind, offset, len, durable);
         (self.retries, self.next) = (0, 0);
@@ -63,11 +66,14 @@ impl Transfer {
         if !matches!(kind, Kind::Read | Kind::Write) {
             return Ok(());
         }
+        let access = if kind == Kind::Read { Permissions::Write } else { Permissions::Read };
+        let outside = |_| io::Error::from_raw_os_error(libc::EFAULT);
         let mut total = 0u64;
         for &(address, len) in buffers {
             total += u64::from(len);
-            for slice in ram.map().get_slices(address, len as usize) {
-                let slice = slice.map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))?;
+            let slices = ram.get_slices(address, len as usize, access).map_err(outside)?;
+            for slice in slices {
+                let slice = slice.map_err(outside)?;
                 self.append(slice.ptr_guard_mut().as_ptr(), slice.len());
             }
         }
@@ -149,9 +155,11 @@ impl Transfer {
     }
 
     /// The transfer has ended: tells the write hook what the kernel has written, perhaps in part.
-    pub(super) fn complete(&mut self, result: io::Result<()>, ram: &GuestRam) -> Completion {
+    pub(super) fn complete(&mut self, result: io::Result<()>, ram: &DmaView) -> Completion {
         for &(address, len) in &self.buffers {
-            for slice in ram.map().get_slices(address, len as usize).flatten() {
+            // They were there when the transfer began, and the map is the same.
+            let slices = ram.get_slices(address, len as usize, Permissions::Write);
+            for slice in slices.into_iter().flatten().flatten() {
                 slice.bitmap().mark_dirty(0, slice.len());
             }
         }

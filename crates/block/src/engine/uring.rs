@@ -10,8 +10,9 @@ use std::sync::atomic::{Ordering, fence};
 
 use host::EventFd;
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
-use memory::GuestRam;
+use memory::DmaView;
 
+use super::held::HeldViews;
 use super::sync::{self, can_retry_range, range_mode};
 use super::transfer::Transfer;
 use super::{Completion, Engine, Kind, Request, bounce};
@@ -27,7 +28,7 @@ pub(crate) struct UringEngine {
     ring: IoUring,
     bell: EventFd,
     extent: Arc<Extent>,
-    ram: GuestRam,
+    views: HeldViews,
     /// Indexed by the `user_data` of submissions. Grows to what the driver uses.
     transfers: Vec<Transfer>,
     free: Vec<usize>,
@@ -46,7 +47,7 @@ impl UringEngine {
     ///
     /// # Errors
     /// The kernel's: `ENOSYS` or `EPERM` if it has no io_uring for us.
-    pub(crate) fn new(extent: Arc<Extent>, ram: GuestRam, depth: u16) -> io::Result<Self> {
+    pub(crate) fn new(extent: Arc<Extent>, depth: u16) -> io::Result<Self> {
         let depth = u32::from(depth).max(2).next_power_of_two();
         let ring = build(depth.min(MAX_ENTRIES), depth * 2)?;
         // The image is not registered with the ring: the kernel takes rings down at leisure, and a file it still held would keep the
@@ -57,7 +58,7 @@ impl UringEngine {
             ring,
             bell,
             extent,
-            ram,
+            views: HeldViews::default(),
             transfers: Vec::new(),
             free: Vec::new(),
             submitted: 0,
@@ -114,7 +115,7 @@ impl UringEngine {
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: the entry names guest RAM and vectors that stay in place until its completion: `ram` is held, and a transfer's
+        // SAFETY: the entry names guest RAM and vectors that stay in place until its completion: `views` holds it, and a transfer's
         // vectors are not touched while it is under way.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.submit()?;
@@ -205,7 +206,8 @@ impl UringEngine {
 
     fn end(&mut self, slot: usize, result: io::Result<()>) {
         let Some(transfer) = self.transfers.get_mut(slot) else { return };
-        self.done.push(transfer.complete(result, &self.ram));
+        let done = &mut self.done;
+        self.views.end(transfer.view, |ram| done.push(transfer.complete(result, ram)));
         self.free.push(slot);
     }
 }
@@ -256,13 +258,14 @@ fn write_flags(durable: bool) -> i32 {
 }
 
 impl Engine for UringEngine {
-    fn start(&mut self, request: &Request<'_>) {
+    fn start(&mut self, request: &Request<'_>, ram: &DmaView) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.transfers.push(Transfer::default());
             self.transfers.len() - 1
         });
         let Some(transfer) = self.transfers.get_mut(slot) else { return };
-        match transfer.load(request, &self.ram) {
+        transfer.view = self.views.begin(ram);
+        match transfer.load(request, ram) {
             Ok(()) if request.kind != Kind::Flush && request.len == 0 => self.end(slot, Ok(())),
             Ok(()) => self.step(slot),
             Err(e) => self.end(slot, Err(e)),
@@ -322,7 +325,7 @@ impl Drop for UringEngine {
     fn drop(&mut self) {
         if self.drain(&mut Vec::new()).is_err() {
             // The kernel may go on writing to guest RAM and reading the vectors: neither must ever be freed.
-            std::mem::forget(self.ram.clone());
+            std::mem::forget(std::mem::take(&mut self.views));
             std::mem::forget(std::mem::take(&mut self.transfers));
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Saved, Space};
+use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Space};
 use serde::{Deserialize, Serialize};
 
 /// What the guest should look at. The guest's ACPI code knows the bits.
@@ -79,14 +79,6 @@ impl Device for Ged {
     fn reset(&mut self) {
         self.notifier.pending.store(0, Ordering::SeqCst);
     }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
-    }
 }
 
 impl Persist for Ged {
@@ -114,6 +106,7 @@ impl Persist for Ged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use device::Stateful;
     use std::sync::atomic::AtomicUsize;
 
     #[derive(Default)]
@@ -152,7 +145,7 @@ mod tests {
         let (old, _) = ged();
         old.notifier().notify(Cause::Memory);
         let (mut new, edges) = ged();
-        Device::restore(&mut new, &Device::save(&old).unwrap()).unwrap();
+        new.restore_saved(&old.to_saved().unwrap()).unwrap();
         assert_eq!(edges.0.load(Ordering::SeqCst), 1);
         assert_eq!(read(&mut new), 2);
         assert!(Persist::restore(&mut new, State { pending: 0x10 }).is_err());

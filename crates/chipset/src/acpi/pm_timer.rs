@@ -1,6 +1,10 @@
 //! The power management timer: a 32-bit counter at 3.579545 MHz (ACPI 6.4 §4.8.2.1).
+//!
+//! It runs on while the machine is paused, because the time stamp counter and the paravirtual clock do (the head of `hv`'s module
+//! `clock` has them all): guests hold their clocks against each other, and give up one that stood still meanwhile. A restored timer
+//! goes on from where it was saved, as the time stamp counter does.
 
-use device::{Access, Device, Effect, Persist, Region, RestoreError, Saved, Space};
+use device::{Access, Device, Effect, Persist, Region, RestoreError, Space};
 use serde::{Deserialize, Serialize};
 
 use crate::Clock;
@@ -61,14 +65,6 @@ impl Device for PmTimer {
     fn reset(&mut self) {
         self.set(0);
     }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
-    }
 }
 
 impl Persist for PmTimer {
@@ -89,6 +85,7 @@ impl Persist for PmTimer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use device::Stateful;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
@@ -124,13 +121,13 @@ mod tests {
     fn a_restored_counter_goes_on_where_it_stood() {
         let (mut old, millis) = timer();
         millis.store(1077, Ordering::SeqCst);
-        let saved = Device::save(&old).unwrap();
+        let saved = old.to_saved().unwrap();
         let stood = read(&mut old);
         millis.store(50_000, Ordering::SeqCst);
         let read_clock = millis.clone();
         let mut new =
             PmTimer::new(Box::new(move || Duration::from_millis(read_clock.load(Ordering::SeqCst))));
-        Device::restore(&mut new, &saved).unwrap();
+        new.restore_saved(&saved).unwrap();
         assert_eq!(read(&mut new), stood);
     }
 

@@ -1,6 +1,6 @@
 //! The sleep control and reset register, one port for both (ACPI 6.4 §4.8.3.7).
 
-use device::{Access, Device, Effect, Power, Region, Space};
+use device::{Access, Device, Effect, Power, Region, Space, Stateless};
 
 const PORT: u64 = 0x600;
 /// The FADT's reset value.
@@ -11,6 +11,10 @@ const SOFT_OFF: u8 = 5 << 2 | 1 << 5;
 /// Port 0x600. No state.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SleepControl;
+
+impl Stateless for SleepControl {
+    const KIND: &'static str = "sleep-control";
+}
 
 impl Device for SleepControl {
     fn regions(&self) -> Vec<Region> {

@@ -1,7 +1,15 @@
 //! Pvpanic's PCI function: one small BAR with the register.
 
-use device::{Access, Device, Effect, Events, Persist, Region, RestoreError, Saved};
-use pci::{Address, BarKind, ConfigSpace, ConfigState, Identity, REGION_CONFIG};
+use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use config::plan;
+use device::{Access, Device, Effect, Events, Persist, Region, RestoreError, Slot};
+use pci::{
+    Address, BarKind, BarNeed, BuildContext, Built, ConfigSpace, ConfigState, Function, Identity, Place,
+    REGION_CONFIG,
+};
 
 use super::Pvpanic;
 
@@ -12,10 +20,33 @@ pub struct PvpanicFunction {
     events: Events,
 }
 
-impl PvpanicFunction {
-    /// Bytes of BAR 0: the least a memory BAR can have.
-    pub const BAR_SIZE: u64 = 16;
+/// Bytes of BAR 0: the least a memory BAR can have.
+const BAR_SIZE: u64 = 16;
 
+/// The function before it has a place.
+struct Unplaced(Events);
+
+/// Builds the function.
+///
+/// # Errors
+/// None.
+pub fn build(_: &plan::Pvpanic, context: &BuildContext<'_>) -> Result<Built, Infallible> {
+    Ok(Built::new(Unplaced(context.events.clone())))
+}
+
+impl Function for Unplaced {
+    fn bars(&self) -> Vec<BarNeed> {
+        const PAGE: u64 = 4096;
+        vec![BarNeed { index: 0, kind: BarKind::Memory32, size: BAR_SIZE, align: PAGE }]
+    }
+
+    fn settle(self: Box<Self>, place: &Place<'_>) -> io::Result<Slot> {
+        let bar = place.bars.first().copied().unwrap_or_default();
+        Ok(Arc::new(Mutex::new(PvpanicFunction::new(place.address, bar, self.0))))
+    }
+}
+
+impl PvpanicFunction {
     /// A function in the given place whose reports go to `events`.
     pub fn new(address: Address, bar: u64, events: Events) -> Self {
         let identity = Identity {
@@ -27,7 +58,7 @@ impl PvpanicFunction {
             ..Identity::default()
         };
         let mut config = ConfigSpace::new(address, &identity);
-        config.add_bar(0, BarKind::Memory32, Self::BAR_SIZE, bar);
+        config.add_bar(0, BarKind::Memory32, BAR_SIZE, bar);
         Self { config, register: Pvpanic, events }
     }
 }
@@ -61,14 +92,6 @@ impl Device for PvpanicFunction {
 
     fn undo_remap(&mut self) {
         self.config.undo_remap();
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use device::Stateful;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -151,7 +152,7 @@ fn input_survives_a_restore_and_interrupts_again() {
         core.feed(b"typed");
     });
     let (mut new, edges) = port(&StreamConfig::Null);
-    Device::restore(&mut new, &Device::save(&old).unwrap()).unwrap();
+    new.restore_saved(&old.to_saved().unwrap()).unwrap();
     edges.wait(1);
     let input: Vec<u8> = (0..5).map(|_| read(&mut new, DATA)).collect();
     assert_eq!(input, b"typed");
@@ -161,11 +162,11 @@ fn input_survives_a_restore_and_interrupts_again() {
 fn contract_and_impossible_states() {
     let (mut serial, _) = port(&StreamConfig::Null);
     device::contract::check(&mut serial);
-    let saved = Device::save(&serial).unwrap();
+    let saved = serial.to_saved().unwrap();
     for field in ["fifo", "waiting"] {
         let mut broken = saved.clone();
         broken.state[field] = vec![0; 65].into();
-        assert!(Device::restore(&mut serial, &broken).is_err());
-        assert_eq!(Device::save(&serial).unwrap(), saved);
+        assert!(serial.restore_saved(&broken).is_err());
+        assert_eq!(serial.to_saved().unwrap(), saved);
     }
 }

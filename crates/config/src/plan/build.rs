@@ -1,13 +1,11 @@
 //! From a checked wire form to the parts of a plan. Nothing here can fail: the check has been before.
 
-use std::collections::HashSet;
-
 use super::{Cpus, Memory, Pages, Topology, Zone};
 use crate::consoles::ConsoleMode;
 use crate::cpus::CpusConfig;
+use crate::devices;
 use crate::mac::MacAddr;
 use crate::memory::{MemoryConfig, MemoryZoneConfig};
-use crate::pci::{PciCommon, Placed};
 use crate::vm::VmConfig;
 
 pub(super) fn cpus(config: &CpusConfig) -> Cpus {
@@ -20,7 +18,7 @@ pub(super) fn cpus(config: &CpusConfig) -> Cpus {
         },
         None => Topology {
             threads_per_core: 1,
-            cores_per_die: u16::try_from(config.boot_vcpus).unwrap_or(u16::MAX),
+            cores_per_die: u16::try_from(config.max_vcpus).unwrap_or(u16::MAX),
             dies_per_package: 1,
             packages: 1,
         },
@@ -40,8 +38,15 @@ pub(super) fn cpus(config: &CpusConfig) -> Cpus {
 
 pub(super) fn memory(config: &MemoryConfig) -> Memory {
     let zones: Vec<Zone> = config.zones.iter().flatten().map(|zone| self::zone(zone, config.thp)).collect();
+    let more = config.hotplug_size.unwrap_or(0);
     if !zones.is_empty() {
-        return Memory { zones };
+        let more = config
+            .zones
+            .iter()
+            .flatten()
+            .filter_map(|zone| zone.hotplug_size)
+            .fold(more, u64::saturating_add);
+        return Memory { zones, more };
     }
     let whole = Zone {
         id: "mem0".into(),
@@ -54,7 +59,7 @@ pub(super) fn memory(config: &MemoryConfig) -> Memory {
         prefault: config.prefault,
         reserve: config.reserve,
     };
-    Memory { zones: vec![whole] }
+    Memory { zones: vec![whole], more }
 }
 
 fn zone(config: &MemoryZoneConfig, thp: bool) -> Zone {
@@ -100,99 +105,7 @@ pub(super) fn normalise(config: &mut VmConfig, next_id: u32) -> u32 {
     for net in config.net.iter_mut().flatten() {
         net.mac.get_or_insert_with(MacAddr::random);
     }
-    config.iommu = config.iommu || wants_iommu(config);
-    name(config, next_id)
-}
-
-fn wants_iommu(config: &VmConfig) -> bool {
     let segments = config.platform().iommu_segments.as_ref().is_some_and(|segments| !segments.is_empty());
-    segments || placed(config).any(|pci| pci.iommu)
-}
-
-/// Id and place of every device that has a section.
-fn placed(config: &VmConfig) -> impl Iterator<Item = &PciCommon> {
-    fn list<T>(devices: Option<&Vec<Placed<T>>>) -> impl Iterator<Item = &PciCommon> {
-        devices.into_iter().flatten().map(|device| &device.pci)
-    }
-    let singles = [Some(&config.rng.pci), Some(&config.console.pci)].into_iter().flatten();
-    singles
-        .chain(config.rtc.as_ref().map(|rtc| &rtc.pci))
-        .chain(config.balloon.as_ref().map(|balloon| &balloon.pci))
-        .chain(config.ivshmem.as_ref().map(|ivshmem| &ivshmem.pci))
-        .chain(config.vsock.as_ref().map(|vsock| &vsock.pci))
-        .chain(list(config.disks.as_ref()))
-        .chain(list(config.net.as_ref()))
-        .chain(list(config.generic_vhost_user.as_ref()))
-        .chain(list(config.fs.as_ref()))
-        .chain(list(config.pmem.as_ref()))
-        .chain(list(config.vdpa.as_ref()))
-        .chain(list(config.devices.as_ref()))
-        .chain(list(config.user_devices.as_ref()))
-}
-
-/// The ids of all those devices.
-pub(super) fn ids(config: &VmConfig) -> impl Iterator<Item = &str> {
-    placed(config).filter_map(|pci| pci.id.as_deref())
-}
-
-/// Generates ids, one counter for all prefixes.
-struct Namer {
-    taken: HashSet<String>,
-    next: u32,
-}
-
-impl Namer {
-    fn name(&mut self, prefix: &str, pci: &mut PciCommon) {
-        while pci.id.is_none() {
-            let id = format!("{prefix}{}", self.next);
-            self.next = self.next.wrapping_add(1);
-            if self.taken.insert(id.clone()) {
-                pci.id = Some(id);
-            }
-        }
-    }
-
-    fn name_all<T>(&mut self, prefix: &str, devices: &mut Option<Vec<Placed<T>>>) {
-        for device in devices.iter_mut().flatten() {
-            self.name(prefix, &mut device.pci);
-        }
-    }
-}
-
-fn name(config: &mut VmConfig, next: u32) -> u32 {
-    let zones = config.memory.zones.iter().flatten().map(|zone| zone.id.clone());
-    let taken = ids(config).map(str::to_owned).chain(zones).collect();
-    let mut namer = Namer { taken, next };
-    namer.name_all("_disk", &mut config.disks);
-    namer.name_all("_net", &mut config.net);
-    namer.name_all("_generic_vhost_user", &mut config.generic_vhost_user);
-    namer.name_all("_fs", &mut config.fs);
-    namer.name_all("_pmem", &mut config.pmem);
-    if let Some(vsock) = &mut config.vsock {
-        namer.name("_vsock", &mut vsock.pci);
-    }
-    namer.name_all("_vdpa", &mut config.vdpa);
-    namer.name_all("_vfio", &mut config.devices);
-    namer.name_all("_vfio_user", &mut config.user_devices);
-    namer.next
-}
-
-/// Takes the device `id` out; false if there is none that can be removed.
-pub(super) fn remove(config: &mut VmConfig, id: &str) -> bool {
-    fn take<T>(devices: &mut Option<Vec<Placed<T>>>, id: &str) -> bool {
-        let Some(list) = devices else { return false };
-        let before = list.len();
-        list.retain(|device| device.pci.id.as_deref() != Some(id));
-        list.len() < before
-    }
-    let vsock = config.vsock.take_if(|vsock| vsock.pci.id.as_deref() == Some(id));
-    vsock.is_some()
-        || take(&mut config.disks, id)
-        || take(&mut config.net, id)
-        || take(&mut config.generic_vhost_user, id)
-        || take(&mut config.fs, id)
-        || take(&mut config.pmem, id)
-        || take(&mut config.vdpa, id)
-        || take(&mut config.devices, id)
-        || take(&mut config.user_devices, id)
+    config.iommu = config.iommu || segments || devices::want_iommu(config);
+    devices::name(config, next_id)
 }

@@ -7,14 +7,15 @@ mod build;
 mod grants;
 mod parts;
 
-use std::collections::HashSet;
-
+pub(crate) use grants::directory;
 pub use grants::{Access, Grant};
 pub use parts::{
-    Console, Cpus, Disk, Memory, Net, Pages, Payload, Place, Rng, Smbios, Stream, Topology, Zone,
+    Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng, Smbios,
+    Stream, Topology, Watchdog, Zone,
 };
 
 use crate::check::{Problem, ProblemKind, Problems, check_from};
+use crate::devices;
 use crate::disk::DiskConfig;
 use crate::net::NetConfig;
 use crate::small::PmemConfig;
@@ -32,20 +33,10 @@ pub struct Plan {
     pub memory: Memory,
     /// What it boots.
     pub payload: Payload,
-    /// Image disks, in the order of the configuration.
-    pub disks: Vec<Disk>,
-    /// Network devices on taps, in the order of the configuration.
-    pub nets: Vec<Net>,
-    /// Entropy.
-    pub rng: Rng,
     /// First serial port.
     pub serial: Stream,
-    /// virtio console.
-    pub console: Console,
-    /// The panic notification device is there.
-    pub pvpanic: bool,
-    /// The watchdog is there.
-    pub watchdog: bool,
+    /// Devices in PCI slots, in the order in which slots are given out.
+    pub devices: Vec<Device>,
     /// Strings of the SMBIOS tables.
     pub smbios: Smbios,
     /// PCI segments, 1 to 96.
@@ -84,7 +75,7 @@ impl Plan {
 
     /// The files that the machine may use, if it is to be confined to them.
     pub fn grants(&self) -> Option<Vec<Grant>> {
-        self.config.landlock_enable.then(|| grants::list(&self.config))
+        self.config.landlock_enable.then(|| grants::list(self.config.clone()))
     }
 
     /// What was asked for and is not done, or does not do what it seems to.
@@ -110,10 +101,10 @@ impl Plan {
             Extra::Vsock(_) if config.vsock.is_some() => return Err(second_vsock()),
             Extra::Vsock(vsock) => config.vsock = Some(vsock),
         }
-        let more = check_from(config, self.next_id)?;
-        let known: HashSet<_> = build::ids(&self.config).collect();
-        let id = build::ids(&more.config).find(|id| !known.contains(id)).unwrap_or_default().to_owned();
-        Ok((more, id))
+        let more = check_from(config, self.next_id)?.after(self);
+        let known = devices::ids(&mut self.config.clone());
+        let new = devices::ids(&mut more.config.clone()).into_iter().find(|id| !known.contains(id));
+        Ok((more, new.unwrap_or_default()))
     }
 
     /// The plan without a device, checked as a whole; `None` if no removable section has that id.
@@ -122,25 +113,40 @@ impl Plan {
     /// All problems of what is left.
     pub fn check_less(&self, id: &str) -> Option<Result<Self, Problems>> {
         let mut config = self.config.clone();
-        build::remove(&mut config, id).then(|| check_from(config, self.next_id))
+        devices::remove(&mut config, id)
+            .then(|| check_from(config, self.next_id).map(|less| less.after(self)))
+    }
+
+    /// Notes which slot the device `id` has got, so that it gets the same one whenever the machine is built again.
+    pub fn settle(&mut self, id: &str, slot: u8) {
+        if let Some(device) = self.devices.iter_mut().find(|device| device.id == id) {
+            device.place.device = Some(slot);
+        }
+    }
+
+    /// The plan with the slots that devices have in `former`, but for those that a user has chosen for another device now.
+    fn after(mut self, former: &Self) -> Self {
+        let chosen: Vec<Place> = self.devices.iter().map(|device| device.place).collect();
+        for Device { id, place, .. } in &former.devices {
+            let Some(slot) = place.device else { continue };
+            if !chosen.iter().any(|other| (other.segment, other.device) == (place.segment, Some(slot))) {
+                self.settle(id, slot);
+            }
+        }
+        self
     }
 
     /// Builds from a configuration that has no problems.
     pub(crate) fn build(mut config: VmConfig, payload: Payload, next_id: u32) -> Self {
         let warnings = build::warnings(&config);
         let next_id = build::normalise(&mut config, next_id);
-        let platform = config.platform();
+        let platform = config.platform().into_owned();
         Self {
             cpus: build::cpus(&config.cpus),
             memory: build::memory(&config.memory),
             payload,
-            disks: config.disks.iter().flatten().filter_map(DiskConfig::plan).collect(),
-            nets: config.net.iter().flatten().filter_map(NetConfig::plan).collect(),
-            rng: Rng { place: Place::of(&config.rng.pci), src: config.rng.src.clone() },
             serial: config.serial.plan(),
-            console: Console { place: Place::of(&config.console.pci), stream: config.console.plan() },
-            pvpanic: config.pvpanic,
-            watchdog: config.watchdog,
+            devices: devices::plan(&mut config),
             smbios: platform.smbios(),
             pci_segments: platform.num_pci_segments,
             unbuilt: unbuilt::list(&config),

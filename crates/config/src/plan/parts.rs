@@ -46,12 +46,19 @@ pub struct Topology {
 pub struct Memory {
     /// In the order of the configuration; a single `mem0` if it has none.
     pub zones: Vec<Zone>,
+    /// RAM that may be added while the machine runs.
+    pub more: u64,
 }
 
 impl Memory {
     /// RAM at boot; the check has seen that it fits.
     pub fn total(&self) -> u64 {
         self.zones.iter().fold(0, |total, zone| total.saturating_add(zone.size))
+    }
+
+    /// The most RAM there can ever be.
+    pub fn largest(&self) -> u64 {
+        self.total().saturating_add(self.more)
     }
 }
 
@@ -129,13 +136,32 @@ impl Place {
     }
 }
 
+/// A device in a PCI slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Unique over all devices; what clients know it by.
+    pub id: String,
+    /// Where it stands.
+    pub place: Place,
+    /// What it is.
+    pub kind: DeviceKind,
+}
+
+/// The kinds of device that can be built, each with its settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of the sections")]
+pub enum DeviceKind {
+    Console(Console),
+    Disk(Disk),
+    Net(Net),
+    Rng(Rng),
+    Watchdog(Watchdog),
+    Pvpanic(Pvpanic),
+}
+
 /// A disk on an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// Unique id.
-    pub id: String,
-    /// Place on PCI.
-    pub place: Place,
     /// Image file or block device.
     pub path: PathBuf,
     /// The guest may not write.
@@ -162,27 +188,41 @@ pub struct Disk {
     pub queue_affinity: Vec<(u16, Vec<usize>)>,
 }
 
+impl Disk {
+    /// A disk on `path` with the defaults of its section.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            readonly: false,
+            direct: false,
+            num_queues: 1,
+            queue_size: 128,
+            serial: None,
+            io_uring: true,
+            aio: true,
+            sparse: true,
+            image_type: ImageType::Unknown,
+            full_lock: false,
+            queue_affinity: Vec::new(),
+        }
+    }
+}
+
 /// A network device on a tap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Net {
-    /// Unique id.
-    pub id: String,
-    /// Place on PCI.
-    pub place: Place,
     /// Name of the tap; the kernel picks one when absent.
     pub tap: Option<String>,
-    /// Address given to the tap; there if and only if `mask` is.
-    pub ip: Option<IpAddr>,
-    /// Mask of that address.
-    pub mask: Option<IpAddr>,
+    /// Address and network mask given to the tap.
+    pub ip: Option<(IpAddr, IpAddr)>,
     /// The guest's address.
     pub mac: MacAddr,
     /// The tap's address.
     pub host_mac: Option<MacAddr>,
     /// From 1280.
     pub mtu: Option<u16>,
-    /// Receive and transmit queues together, from 2.
-    pub num_queues: u16,
+    /// Receive and transmit queues, in pairs: 1 to 511, as a function has at most 1024 queues.
+    pub queue_pairs: u16,
     /// A power of 2.
     pub queue_size: u16,
     /// TCP segmentation offload.
@@ -193,14 +233,38 @@ pub struct Net {
     pub offload_csum: bool,
 }
 
+impl Net {
+    /// A device with this address for the guest and the defaults of its section.
+    pub fn new(mac: MacAddr) -> Self {
+        Self {
+            tap: None,
+            ip: None,
+            mac,
+            host_mac: None,
+            mtu: None,
+            queue_pairs: 1,
+            queue_size: 256,
+            offload_tso: true,
+            offload_ufo: true,
+            offload_csum: true,
+        }
+    }
+}
+
 /// The entropy device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rng {
-    /// Place on PCI.
-    pub place: Place,
     /// Where the bytes come from.
     pub src: PathBuf,
 }
+
+/// The watchdog. There is nothing to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watchdog;
+
+/// The panic notification device. There is nothing to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pvpanic;
 
 /// Where a console's characters go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,8 +286,6 @@ pub enum Stream {
 /// The virtio console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Console {
-    /// Place on PCI.
-    pub place: Place,
     /// Never a socket.
     pub stream: Stream,
 }

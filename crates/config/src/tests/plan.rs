@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{plan, problems};
-use crate::plan::{Pages, Payload, Place, Stream};
+use crate::plan::{Console, Device, DeviceKind, Pages, Payload, Place, Rng, Stream};
 use crate::*;
 
 #[test]
@@ -15,9 +15,12 @@ fn the_smallest_machine() {
     assert_eq!(plan.memory.zones[0].pages, Pages::Normal { thp: true });
     let kernel = PathBuf::from("/k");
     assert_eq!(plan.payload, Payload::Kernel { kernel, cmdline: None, initramfs: None });
-    assert_eq!((plan.serial.clone(), plan.console.stream.clone()), (Stream::Null, Stream::Tty));
-    assert_eq!((plan.pci_segments, plan.pvpanic, plan.watchdog), (1, false, false));
-    assert_eq!(plan.rng.src, PathBuf::from("/dev/urandom"));
+    assert_eq!((plan.serial.clone(), plan.pci_segments), (Stream::Null, 1));
+    let console = DeviceKind::Console(Console { stream: Stream::Tty });
+    let rng = DeviceKind::Rng(Rng { src: "/dev/urandom".into() });
+    let place = Place { segment: 0, device: None, iommu: false };
+    let device = |id: &str, kind| Device { id: id.into(), place, kind };
+    assert_eq!(plan.devices, [device("__console", console), device("__rng", rng)]);
     assert!(plan.unbuilt().is_empty() && plan.warnings().is_empty());
 }
 
@@ -25,7 +28,7 @@ fn the_smallest_machine() {
 fn a_plan_of_a_plan_is_the_same() {
     let first = plan(r#""disks":[{"path":"/a"}],"net":[{}]"#);
     let again = check(first.config().clone()).unwrap();
-    assert_eq!((again.config(), &again.nets), (first.config(), &first.nets));
+    assert_eq!((again.config(), &again.devices), (first.config(), &first.devices));
 }
 
 #[test]
@@ -42,8 +45,9 @@ fn zones_topology_and_streams() {
     assert_eq!(plan.memory.zones[0].pages, Pages::Huge { size: Some(4096) });
     assert_eq!(plan.memory.zones[1].pages, Pages::Normal { thp: false });
     assert_eq!((plan.memory.zones[1].file.clone(), plan.memory.total()), (Some("/f".into()), 12288));
-    assert_eq!((plan.serial, plan.console.stream), (Stream::Socket("/s".into()), Stream::File("/c".into())));
-    assert_eq!(plan.console.place, Place { segment: 0, device: Some(7), iommu: false });
+    assert_eq!(plan.serial, Stream::Socket("/s".into()));
+    assert_eq!(plan.devices[0].kind, DeviceKind::Console(Console { stream: Stream::File("/c".into()) }));
+    assert_eq!(plan.devices[0].place, Place { segment: 0, device: Some(7), iommu: false });
     assert_eq!((plan.smbios.uuid.as_deref(), plan.smbios.oem_strings.len()), (Some("u"), 1));
 }
 
@@ -56,6 +60,10 @@ fn firmware_drops_what_only_kernels_use() {
     assert_eq!(plan.warnings().len(), 3);
 }
 
+fn ids(plan: &Plan) -> Vec<&str> {
+    plan.devices.iter().map(|device| device.id.as_str()).collect()
+}
+
 #[test]
 fn ids_come_from_one_counter_in_device_order() {
     let plan = plan(
@@ -66,9 +74,8 @@ fn ids_come_from_one_counter_in_device_order() {
     );
     let config = plan.config();
     let id = |pci: &PciCommon| pci.id.clone().unwrap();
-    let disks: Vec<String> = plan.disks.iter().map(|disk| disk.id.clone()).collect();
-    assert_eq!(disks, ["_disk0", "mine", "_disk2"], "_disk1 is taken");
-    assert_eq!(plan.nets[0].id, "_net3");
+    let expected = ["__console", "_disk0", "mine", "_disk2", "_net3", "__rng"];
+    assert_eq!(ids(&plan), expected, "_disk1 is taken");
     assert_eq!(id(&config.generic_vhost_user.as_ref().unwrap()[0].pci), "_generic_vhost_user4");
     assert_eq!(id(&config.fs.as_ref().unwrap()[0].pci), "_fs5");
     assert_eq!(id(&config.pmem.as_ref().unwrap()[0].pci), "_pmem6");
@@ -81,7 +88,11 @@ fn ids_come_from_one_counter_in_device_order() {
 #[test]
 fn mac_addresses_are_filled_in() {
     let plan = plan(r#""net":[{},{},{"mac":"2e:01:02:03:04:05"}]"#);
-    let macs: Vec<MacAddr> = plan.nets.iter().map(|net| net.mac).collect();
+    let nets = plan.devices.iter().filter_map(|device| match &device.kind {
+        DeviceKind::Net(net) => Some(net.mac),
+        _ => None,
+    });
+    let macs: Vec<MacAddr> = nets.collect();
     assert_eq!((macs[0].0[0], macs[1].0[0]), (0x2e, 0x2e));
     assert_ne!(macs[0], macs[1]);
     assert_eq!(macs[2].0, [0x2e, 1, 2, 3, 4, 5]);
@@ -135,7 +146,7 @@ fn what_is_asked_for_and_not_built() {
         r#""memory":{"size":4096,"shared":true},"disks":[{"path":"/a"},{"vhost_user":true,"vhost_socket":"/s"}]"#,
     );
     assert_eq!(vhost.unbuilt(), ["disks[1].vhost_user"]);
-    assert_eq!(vhost.disks.len(), 1);
+    assert_eq!(ids(&vhost), ["__console", "_disk0", "__rng"]);
     assert!(plan(r#""disks":[],"fs":[],"devices":[]"#).unbuilt().is_empty(), "empty lists ask for nothing");
 }
 
@@ -147,9 +158,10 @@ fn disk(fields: &str) -> Extra {
 fn adding_checks_the_whole_and_leaves_the_plan_alone() {
     let before = plan(r#""disks":[{"path":"/a"}],"net":[{}]"#);
     let (after, id) = before.check_more(disk(r#""path":"/b""#)).unwrap();
-    assert_eq!((after.disks.last().unwrap().id.as_str(), id.as_str()), ("_disk2", "_disk2"));
-    assert_eq!((before.disks.len(), after.disks.len()), (1, 2));
-    assert_eq!(after.nets, before.nets, "addresses stay");
+    assert_eq!(id, "_disk2");
+    assert_eq!(ids(&before), ["__console", "_disk0", "_net1", "__rng"]);
+    assert_eq!(ids(&after), ["__console", "_disk0", "_disk2", "_net1", "__rng"]);
+    assert_eq!(after.devices[3], before.devices[2], "addresses stay");
     let twice = after.check_more(disk(r#""path":"/c","id":"_disk2""#)).unwrap_err();
     assert_eq!(twice.kind(), ProblemKind::Duplicate);
     assert_eq!(twice.iter().next().unwrap().path, "disks[2].id");
@@ -157,17 +169,17 @@ fn adding_checks_the_whole_and_leaves_the_plan_alone() {
         Extra::Net(NetConfig::default()),
         Extra::Pmem(Pmem { file: "/f".into(), ..Pmem::default() }.into()),
         Extra::Vdpa(Vdpa { path: "/v".into(), num_queues: 1 }.into()),
-        Extra::Device(Device { path: Some("/p".into()), ..Device::default() }.into()),
+        Extra::Device(crate::Device { path: Some("/p".into()), ..crate::Device::default() }.into()),
         Extra::Vsock(Vsock { cid: 3, socket: "/s".into() }.into()),
     ];
-    let mut ids = Vec::new();
+    let mut added = Vec::new();
     let whole = more.into_iter().fold(after, |plan, extra| {
         let (plan, id) = plan.check_more(extra).unwrap();
-        ids.push(id);
+        added.push(id);
         plan
     });
-    assert_eq!(ids, ["_net3", "_pmem4", "_vdpa5", "_vfio6", "_vsock7"]);
-    assert_eq!(whole.nets.len(), 2);
+    assert_eq!(added, ["_net3", "_pmem4", "_vdpa5", "_vfio6", "_vsock7"]);
+    assert_eq!(ids(&whole), ["__console", "_disk0", "_disk2", "_net1", "_net3", "__rng"]);
     assert_eq!(whole.unbuilt(), ["pmem", "devices", "vdpa", "vsock"]);
     let second = whole.check_more(Extra::Vsock(Vsock { cid: 4, socket: "/t".into() }.into())).unwrap_err();
     assert_eq!(second.iter().next().unwrap().text, "Too many virtio-vsock devices");
@@ -185,10 +197,34 @@ fn adding_checks_the_whole_and_leaves_the_plan_alone() {
 fn removing() {
     let before = plan(r#""disks":[{"path":"/a"},{"path":"/b"}],"vsock":{"cid":3,"socket":"/s","id":"v"}"#);
     let after = before.check_less("_disk0").unwrap().unwrap();
-    assert_eq!(after.disks[0].id, "_disk1");
+    assert_eq!(ids(&after), ["__console", "_disk1", "__rng"]);
     let (again, _) = after.check_more(disk(r#""path":"/a""#)).unwrap();
-    assert_eq!(again.disks[1].id, "_disk2", "numbers are not used twice");
+    assert_eq!(ids(&again), ["__console", "_disk1", "_disk2", "__rng"], "numbers are not used twice");
     assert!(after.check_less("v").unwrap().unwrap().config().vsock.is_none());
     assert!(after.check_less("_disk0").is_none());
     assert!(problems(r#""disks":[{}]"#).iter().count() > 0);
+}
+
+#[test]
+fn a_device_keeps_its_slot_whatever_comes_and_goes() {
+    let mut plan = plan(r#""disks":[{"path":"/a"},{"path":"/b"},{"path":"/c","pci_device_id":9}]"#);
+    for (id, slot) in [("__console", 1), ("_disk0", 2), ("_disk1", 3), ("__rng", 4)] {
+        plan.settle(id, slot);
+    }
+    let less = plan.check_less("_disk0").unwrap().unwrap();
+    let (more, id) = less.check_more(disk(r#""path":"/d""#)).unwrap();
+    let slots: Vec<_> = more.devices.iter().map(|device| (device.id.as_str(), device.place.device)).collect();
+    let expected = [
+        ("__console", Some(1)),
+        ("_disk1", Some(3)),
+        ("_disk2", Some(9)),
+        (id.as_str(), None),
+        ("__rng", Some(4)),
+    ];
+    assert_eq!(slots, expected);
+    assert_eq!(
+        more.config().disks.as_ref().unwrap()[0].pci.pci_device_id,
+        None,
+        "users see what they asked for"
+    );
 }

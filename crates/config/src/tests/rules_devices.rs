@@ -255,3 +255,15 @@ fn vfio() {
         "Duplicated device path: /p",
     )]);
 }
+
+#[test]
+fn no_device_has_more_queues_than_bells() {
+    let cpus = r#""cpus":{"boot_vcpus":2048,"max_vcpus":2048},"#;
+    let first = |section: &str| problems(&format!("{cpus}{section}")).iter().next().unwrap().text.clone();
+    plan(&format!(r#"{cpus}"disks":[{{"path":"/d","num_queues":1024}}],"net":[{{"num_queues":1022}}]"#));
+    assert_eq!(
+        first(r#""disks":[{"path":"/d","num_queues":1025}]"#),
+        "Queue count (1025) must not exceed 1024"
+    );
+    assert_eq!(first(r#""net":[{"num_queues":1024}]"#), "Queue count (1024) must not exceed 1023");
+}

@@ -12,7 +12,6 @@ use hv::{
     CpuState, DirtyLog, EXIT_REASONS, Error, Exits, GuestClock, Hypervisor, IrqChip, Kicker, RegionId,
     Registers, SystemRegisters, Vcpu, VcpuExit, VcpuIo, Vm,
 };
-use memory::RamRegion;
 
 use crate::{Control, Ended, Options, Published};
 
@@ -35,7 +34,7 @@ impl Hypervisor for FakeHypervisor {
 struct FakeVm;
 
 impl Vm for FakeVm {
-    fn map(&self, _: &RamRegion) -> Result<RegionId, Error> {
+    fn map(&self, _: hv::Mapping) -> Result<RegionId, Error> {
         Ok(RegionId(0))
     }
 
@@ -84,7 +83,8 @@ impl Interrupt for FakeVector {
 }
 
 impl MsiVector for FakeVector {
-    fn route(&self, _: Msi) {}
+    fn unmask(&self, _: Msi) {}
+    fn mask(&self) {}
 }
 
 type Kicked = Arc<(Mutex<bool>, Condvar)>;

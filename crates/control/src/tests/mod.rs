@@ -35,8 +35,23 @@ fn a_vm_s_whole_life() {
     }
     let info = rig.client.reads().vm_info().unwrap();
     let devices: Vec<_> = info.device_tree.unwrap().into_keys().collect();
-    let expected =
-        ["__console", "__ioapic", "__rng", "__serial", "_virtio-pci-__console", "_virtio-pci-__rng"];
+    let expected = [
+        "__boot_log",
+        "__cmos",
+        "__config_ports",
+        "__console",
+        "__firmware_port",
+        "__ged",
+        "__host_bridge",
+        "__i8042",
+        "__ioapic",
+        "__pm_timer",
+        "__rng",
+        "__serial",
+        "__sleep_control",
+        "_virtio-pci-__console",
+        "_virtio-pci-__rng",
+    ];
     assert_eq!(devices, expected);
     rig.ok("vm.delete", "");
     assert_eq!(rig.state(), None);

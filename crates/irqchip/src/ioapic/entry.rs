@@ -69,9 +69,9 @@ impl Entry {
         }
     }
 
-    /// The message and whether it is level-triggered, once the guest has programmed the entry. Masking does not undo it: an
-    /// interrupt masked while it is served must still report its end.
-    pub(super) fn route(self) -> Option<(Msi, bool)> {
-        (self.vector() >= FIRST_VECTOR).then(|| (self.msi(), self.is_level()))
+    /// What the pin sends while the guest has programmed it and it is level-triggered. Masking does not undo it: an interrupt masked
+    /// while it is served must still report its end.
+    pub(super) fn level_message(self) -> Option<Msi> {
+        (self.is_level() && self.vector() >= FIRST_VECTOR).then(|| self.msi())
     }
 }

@@ -1,11 +1,14 @@
 use super::*;
+use device::Stateful;
+use device::{MsiSource, MsiVector};
 
-type Route = (u8, Option<(Msi, bool)>);
+/// A pin and where it leads while it is level-triggered.
+type Watched = (u8, Option<Msi>);
 
 #[derive(Default)]
 struct Recorder {
     sent: Mutex<Vec<Msi>>,
-    routed: Mutex<Vec<Route>>,
+    watched: Mutex<Vec<Watched>>,
 }
 
 impl Recorder {
@@ -13,18 +16,24 @@ impl Recorder {
         std::mem::take(&mut self.sent.lock().unwrap())
     }
 
-    fn routed(&self) -> Vec<Route> {
-        std::mem::take(&mut self.routed.lock().unwrap())
+    fn watched(&self) -> Vec<Watched> {
+        std::mem::take(&mut self.watched.lock().unwrap())
     }
 }
 
-impl MsiSend for Recorder {
+impl MsiSource for Recorder {
+    fn vector(&self) -> Box<dyn MsiVector> {
+        unreachable!("an IOAPIC has pins, no vectors")
+    }
+}
+
+impl IrqChip for Recorder {
     fn send(&self, msi: Msi) {
         self.sent.lock().unwrap().push(msi);
     }
 
-    fn route(&self, pin: u8, entry: Option<(Msi, bool)>) {
-        self.routed.lock().unwrap().push((pin, entry));
+    fn watch_level_pin(&self, pin: u8, msi: Option<Msi>) {
+        self.watched.lock().unwrap().push((pin, msi));
     }
 }
 
@@ -143,30 +152,33 @@ fn destination_and_modes_are_encoded() {
     chip.pins().line(0).pulse();
     let msi = Msi { address: 0xfee3_4000 | 0x12 << 5 | 1 << 2, data: 0x177 };
     assert_eq!(recorder.sent(), [msi]);
-    assert_eq!(recorder.routed().last(), Some(&(0, Some((msi, false)))));
+    assert_eq!(recorder.watched(), [], "an edge has no end to be reported");
 }
 
 #[test]
-fn routes_follow_programming_but_not_the_mask() {
+fn level_pins_are_watched_from_their_programming_on_masked_or_not() {
     let (mut chip, recorder) = chip();
     write(&mut chip, 0x20, 0x40 | LEVEL as u32);
-    let level = Some((Msi { address: 0xfee0_0000, data: 0xc040 }, true));
-    assert_eq!(recorder.routed(), [(8, level)]);
+    let level = Some(Msi { address: 0xfee0_0000, data: 0xc040 });
+    assert_eq!(recorder.watched(), [(8, level)]);
     write(&mut chip, 0x20, 0x40 | LEVEL as u32 | MASK as u32);
-    assert_eq!(recorder.routed(), []);
+    assert_eq!(recorder.watched(), []);
+    write(&mut chip, 0x20, 0x40);
+    assert_eq!(recorder.watched(), [(8, None)]);
+    write(&mut chip, 0x20, 0x40 | LEVEL as u32);
     chip.reset();
-    assert_eq!(recorder.routed(), [(8, None)]);
+    assert_eq!(recorder.watched(), [(8, level), (8, None)]);
 }
 
 #[test]
-fn a_restored_chip_routes_and_goes_on() {
+fn a_restored_chip_is_watched_and_goes_on() {
     let (mut old, _) = chip();
     program(&mut old, 5, 0x40 | LEVEL);
     old.pins().line(5).set_level(true);
-    let saved = Device::save(&old).unwrap();
+    let saved = old.to_saved().unwrap();
     let (mut new, recorder) = chip();
-    Device::restore(&mut new, &saved).unwrap();
-    assert_eq!(recorder.routed().len(), 1);
+    new.restore_saved(&saved).unwrap();
+    assert_eq!(recorder.watched().len(), 1);
     assert_eq!(recorder.sent(), []);
     new.pins().eoi(0x40);
     assert_eq!(recorder.sent().len(), 1);

@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use meter::{Count, Histogram, QueueReading};
-use virtio::CounterSet;
+use meter::{Count, CounterSet, Histogram, QueueReading};
 
 /// The average that stands for "no transfer yet". The reference keeps averages times 10000 and starts from all ones.
 const NO_AVERAGE: u64 = u64::MAX / 10_000;

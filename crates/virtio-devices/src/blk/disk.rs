@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use block::{Format, Image, Kind, LockError, LockRange, ResizeError, SECTOR};
+use block::{Image, Kind, LockError, LockRange, ResizeError, SECTOR};
+use config::{ImageType, plan};
 use virtio::{Signals, feature};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
@@ -14,7 +15,6 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
-use super::Config;
 use super::counters::{Counters, DiskCounters};
 use super::request::Request;
 
@@ -53,11 +53,11 @@ const IOERR: Decision = Decision::Refuse(VIRTIO_BLK_S_IOERR as u8);
 const UNSUPP: Decision = Decision::Refuse(VIRTIO_BLK_S_UNSUPP as u8);
 
 impl Disk {
-    pub(super) fn new(image: Arc<dyn Image>, config: &Config) -> Self {
-        let serial = config.serial.clone().unwrap_or_else(|| image.default_serial());
+    pub(super) fn new(image: Arc<dyn Image>, plan: &plan::Disk) -> Self {
+        let serial = plan.serial.clone().unwrap_or_else(|| image.default_serial());
         Self {
-            features: features(&*image, config),
-            counters: Arc::new(DiskCounters((0..config.num_queues).map(|_| Counters::default()).collect())),
+            features: features(&*image, plan),
+            counters: Arc::new(DiskCounters((0..plan.num_queues).map(|_| Counters::default()).collect())),
             serial: Mutex::new(serial),
             writeback: AtomicBool::new(true),
             signals: Mutex::new(None),
@@ -66,7 +66,7 @@ impl Disk {
     }
 
     /// The format the image was found to have.
-    pub fn format(&self) -> Format {
+    pub fn format(&self) -> ImageType {
         self.image.format()
     }
 
@@ -75,11 +75,10 @@ impl Disk {
     /// # Errors
     /// [`ResizeError`]; the disk keeps its size.
     pub fn resize(&self, bytes: u64) -> Result<(), ResizeError> {
-        self.image.resize(bytes)?;
-        if let Some(signals) = &*self.signals.lock().unwrap_or_else(PoisonError::into_inner) {
-            signals.config_changed();
+        match &*self.signals.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(signals) => signals.change_config(|| self.image.resize(bytes)),
+            None => self.image.resize(bytes),
         }
-        Ok(())
     }
 
     /// Locks the image against other programs.
@@ -205,7 +204,7 @@ pub(super) const fn bit(feature: u32) -> u64 {
 }
 
 /// The features a disk offers (`spec/devices.md` §7).
-fn features(image: &dyn Image, config: &Config) -> u64 {
+fn features(image: &dyn Image, plan: &plan::Disk) -> u64 {
     let mut features = feature::EVENT_IDX | feature::INDIRECT_DESC;
     let mut offer = |yes: bool, feature| features |= if yes { bit(feature) } else { 0 };
     offer(true, VIRTIO_BLK_F_FLUSH);
@@ -213,9 +212,9 @@ fn features(image: &dyn Image, config: &Config) -> u64 {
     offer(true, VIRTIO_BLK_F_BLK_SIZE);
     offer(true, VIRTIO_BLK_F_TOPOLOGY);
     offer(true, VIRTIO_BLK_F_SEG_MAX);
-    offer(config.image.readonly, VIRTIO_BLK_F_RO);
-    offer(config.num_queues > 1, VIRTIO_BLK_F_MQ);
+    offer(plan.readonly, VIRTIO_BLK_F_RO);
+    offer(plan.num_queues > 1, VIRTIO_BLK_F_MQ);
     offer(image.can_zero(), VIRTIO_BLK_F_WRITE_ZEROES);
-    offer(image.can_zero() && config.image.sparse, VIRTIO_BLK_F_DISCARD);
+    offer(image.can_zero() && plan.sparse, VIRTIO_BLK_F_DISCARD);
     features
 }

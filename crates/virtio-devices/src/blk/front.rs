@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use block::SECTOR;
-use device::{Persist, RestoreError, Saved};
-use virtio::{Activation, CounterSet, Info, VirtioDevice, Workers};
+use config::plan;
+use meter::CounterSet;
+use virtio::{Activation, Info, QueueServer, VirtioDevice, Workers};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
+use super::Disk;
 use super::disk::bit;
-use super::{Config, Disk};
 
 /// Bytes of the configuration space, up to and with `write_zeroes_may_unmap` and its padding (§5.2.4).
 const CONFIG_LEN: usize = 60;
@@ -26,15 +27,15 @@ pub struct Blk {
 }
 
 impl Blk {
-    pub(super) fn new(config: &Config, disk: Arc<Disk>, workers: Workers) -> Self {
+    pub(super) fn new(id: &str, plan: &plan::Disk, disk: Arc<Disk>, workers: Workers) -> Self {
         let info = Info {
-            id: config.id.clone(),
+            id: id.into(),
             device_type: VIRTIO_ID_BLOCK as u16,
-            queue_sizes: vec![config.queue_size; config.num_queues.into()],
+            queue_sizes: vec![plan.queue_size; plan.num_queues.into()],
             features: disk.features,
             config_len: CONFIG_LEN as u16,
         };
-        Self { disk, info, workers, num_queues: config.num_queues, queue_size: config.queue_size }
+        Self { disk, info, workers, num_queues: plan.num_queues, queue_size: plan.queue_size }
     }
 
     /// The disk, for those who resize and lock it while it runs.
@@ -95,7 +96,7 @@ impl VirtioDevice for Blk {
         &self.info
     }
 
-    fn workers(&mut self) -> &mut Workers {
+    fn server(&mut self) -> &mut dyn QueueServer {
         &mut self.workers
     }
 
@@ -120,14 +121,6 @@ impl VirtioDevice for Blk {
     fn reset(&mut self) {
         self.disk.set_signals(None);
         self.disk.set_writeback(true);
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 
     fn counters(&self) -> Option<Arc<dyn CounterSet>> {

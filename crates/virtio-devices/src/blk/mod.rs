@@ -21,30 +21,16 @@ pub use state::State;
 use std::io;
 use std::sync::Arc;
 
-use block::{OpenError, OpenOptions};
+use block::{LockRange, OpenError};
+use config::{VmConfig, plan};
+use pci::{BarKind, BuildContext, Built};
 use rustix::thread::CpuSet;
 use sandbox::Kind;
 use thiserror::Error;
+use virtio::built;
 use virtio::{Worker, Workers};
 
 use worker::QueueHandler;
-
-/// What a block device is built from. The plan has checked it.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The id the user knows it by.
-    pub id: String,
-    /// The image and how to open it.
-    pub image: OpenOptions,
-    /// Request queues, at least 1.
-    pub num_queues: u16,
-    /// Descriptors in each queue, a power of 2 above 2.
-    pub queue_size: u16,
-    /// Serial number of at most 20 bytes; `None` for one made from the file's identity.
-    pub serial: Option<String>,
-    /// Host CPUs that the threads of some queues are bound to: queue and CPUs.
-    pub affinity: Vec<(u16, Vec<usize>)>,
-}
 
 /// Why a block device cannot be built.
 #[derive(Debug, Error)]
@@ -77,31 +63,48 @@ pub enum Error {
     },
 }
 
-/// Opens the image and parks one worker per queue.
+/// Opens the image, locks it, and parks one worker per queue.
 ///
 /// # Errors
 /// [`enum@Error`] names the device and what it lacks.
-pub fn build(config: &Config) -> Result<Blk, Error> {
-    let id = || config.id.clone();
-    let image = block::open(&config.image).map_err(|source| Error::Image { id: id(), source })?;
-    let disk = Arc::new(Disk::new(image, config));
+pub fn build(disk: &plan::Disk, context: &BuildContext<'_>) -> Result<Built, Error> {
+    let blk = open(disk, context.id, Some(lock_range(disk)))?;
+    let (shared, id, found) = (blk.disk().clone(), context.id.to_owned(), blk.disk().format());
+    let learned = move |vm: &mut VmConfig| {
+        let mut disks = vm.disks.iter_mut().flatten();
+        if let Some(disk) = disks.find(|disk| disk.pci.id.as_ref() == Some(&id)) {
+            disk.image_type = found;
+        }
+    };
+    Ok(built(blk, BarKind::Memory32, context).handle(shared).learned(learned))
+}
+
+/// What of an image other programs are locked out of.
+fn lock_range(disk: &plan::Disk) -> LockRange {
+    if disk.full_lock { LockRange::Whole } else { LockRange::Bytes }
+}
+
+/// `lock`: see [`block::open`].
+fn open(plan: &plan::Disk, id: &str, lock: Option<LockRange>) -> Result<Blk, Error> {
+    let image = block::open(plan, lock).map_err(|source| Error::Image { id: id.into(), source })?;
+    let disk = Arc::new(Disk::new(image, plan));
     let worker = |index: u16| {
-        let cpus = cpu_set(config, index)?;
-        let handler = QueueHandler::new(disk.clone(), index, config.queue_size, cpus);
-        let worker = Worker::spawn(Kind::Block, &format!("{}_q{index}", config.id), handler)
-            .map_err(|source| Error::Thread { id: id(), source })?;
+        let cpus = cpu_set(plan, id, index)?;
+        let handler = QueueHandler::new(disk.clone(), index, plan.queue_size, cpus);
+        let worker = Worker::spawn(Kind::Block, &format!("{id}_q{index}"), handler)
+            .map_err(|source| Error::Thread { id: id.into(), source })?;
         Ok((worker, vec![index]))
     };
-    let workers = (0..config.num_queues).map(worker).collect::<Result<Vec<_>, Error>>()?;
-    Ok(Blk::new(config, disk.clone(), Workers::new(workers)))
+    let workers = (0..plan.num_queues).map(worker).collect::<Result<Vec<_>, Error>>()?;
+    Ok(Blk::new(id, plan, disk.clone(), Workers::new(workers)))
 }
 
 /// The CPUs that queue `index` is bound to, if any.
-fn cpu_set(config: &Config, index: u16) -> Result<Option<CpuSet>, Error> {
+fn cpu_set(plan: &plan::Disk, id: &str, index: u16) -> Result<Option<CpuSet>, Error> {
     let mut set = CpuSet::new();
-    for &cpu in config.affinity.iter().filter(|(queue, _)| *queue == index).flat_map(|(_, cpus)| cpus) {
+    for &cpu in plan.queue_affinity.iter().filter(|(queue, _)| *queue == index).flat_map(|(_, cpus)| cpus) {
         if cpu >= CpuSet::MAX_CPU {
-            return Err(Error::Cpu { id: config.id.clone(), cpu });
+            return Err(Error::Cpu { id: id.into(), cpu });
         }
         set.set(cpu);
     }

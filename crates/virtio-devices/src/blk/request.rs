@@ -7,7 +7,7 @@
 //! Runs on a queue's thread.
 
 use block::Buffer;
-use memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, RamMap};
+use memory::{Address, Bytes, DmaView, GuestAddress};
 use virtio::Chain;
 
 const HEADER_LEN: usize = 16;
@@ -28,7 +28,7 @@ pub(super) struct Request {
 }
 
 /// Takes `chain` apart into a request and the `buffers` of its data. `None` if it is malformed.
-pub(super) fn parse(chain: Chain<'_>, ram: &RamMap, buffers: &mut Vec<Buffer>) -> Option<Request> {
+pub(super) fn parse(chain: Chain<'_>, ram: &DmaView, buffers: &mut Vec<Buffer>) -> Option<Request> {
     let mut header = [0; HEADER_LEN];
     let mut header_len = 0;
     let (mut out_len, mut in_len) = (0u32, 0u32);

@@ -1,7 +1,9 @@
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
-use block::{Format, LockRange};
-use device::Persist;
+use block::LockRange;
+use config::ImageType;
+use device::{Persist, Stateful};
 use memory::{Bytes, GuestAddress, GuestRam};
 use tempfile::NamedTempFile;
 use virtio::fake::{self, FakeInterrupt, FakeQueue, INDIRECT, NEXT, WRITE};
@@ -20,6 +22,10 @@ const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
 
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
 /// A disk of 1 MiB with its driver.
 struct Rig {
     file: NamedTempFile,
@@ -33,17 +39,20 @@ fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|i| (i / 5) as u8 ^ seed).collect()
 }
 
-fn config(file: &NamedTempFile) -> Config {
-    let image = OpenOptions { format: Some(Format::Raw), ..OpenOptions::new(file.path()) };
-    Config { id: "d0".into(), image, num_queues: 1, queue_size: 16, serial: None, affinity: Vec::new() }
+fn config(file: &NamedTempFile) -> plan::Disk {
+    plan::Disk { image_type: ImageType::Raw, queue_size: 16, ..plan::Disk::new(file.path()) }
+}
+
+fn build(plan: &plan::Disk) -> Result<Blk, Error> {
+    open(plan, "d0", Some(lock_range(plan)))
 }
 
 impl Rig {
-    fn new(change: impl Fn(&mut Config)) -> Self {
+    fn new(change: impl Fn(&mut plan::Disk)) -> Self {
         Self::with_features(feature::EVENT_IDX | FLUSH, change)
     }
 
-    fn with_features(features: u64, change: impl Fn(&mut Config)) -> Self {
+    fn with_features(features: u64, change: impl Fn(&mut plan::Disk)) -> Self {
         let file = NamedTempFile::new().unwrap();
         file.as_file().write_all_at(&pattern(MIB as usize, 1), 0).unwrap();
         let mut config = config(&file);
@@ -60,7 +69,7 @@ impl Rig {
     /// Runs `test` once with io_uring and once without.
     fn both(test: impl Fn(Self)) {
         for io_uring in [true, false] {
-            test(Self::new(|config| config.image.io_uring = io_uring));
+            test(Self::new(|config| config.io_uring = io_uring));
         }
     }
 
@@ -110,7 +119,7 @@ impl Rig {
 
     fn stop(&mut self) -> Vec<ActiveQueue> {
         self.blk.stop();
-        self.blk.stopped(true).unwrap()
+        self.blk.stopped(soon()).unwrap()
     }
 
     /// Starts with the queues of a stop. What was offered meanwhile is taken at once. Returns the new configuration interrupt.
@@ -195,7 +204,7 @@ fn ranges_are_discarded_and_zeroed() {
 
 #[test]
 fn a_disk_that_is_not_sparse_only_zeroes() {
-    let mut rig = Rig::new(|config| config.image.sparse = false);
+    let mut rig = Rig::new(|config| config.sparse = false);
     assert_eq!(rig.blk.info().features & 0x6000, 0x4000);
     assert_eq!(rig.config_space()[56], 0);
     assert_eq!(rig.range(11, 8, 16, 0), (UNSUPP, 1));
@@ -205,7 +214,7 @@ fn a_disk_that_is_not_sparse_only_zeroes() {
 
 #[test]
 fn a_read_only_disk_stays_as_it_is() {
-    let mut rig = Rig::new(|config| config.image.readonly = true);
+    let mut rig = Rig::new(|config| config.readonly = true);
     assert_eq!(rig.blk.info().features & 0x6020, 0x20);
     assert_eq!(rig.request(1, 8, 512), (IOERR, 1));
     assert_eq!(rig.range(11, 8, 1, 0), (UNSUPP, 1));
@@ -217,7 +226,7 @@ fn a_read_only_disk_stays_as_it_is() {
 
 #[test]
 fn a_guessed_format_cannot_be_forged() {
-    let mut rig = Rig::new(|config| config.image.format = None);
+    let mut rig = Rig::new(|config| config.image_type = ImageType::Unknown);
     assert_eq!(rig.request(1, 0, 1024), (IOERR, 1));
     assert_eq!(rig.range(13, 0, 1, 0), (IOERR, 1));
     assert_eq!(rig.request(0, 0, 512), (OK, 513));
@@ -226,7 +235,7 @@ fn a_guessed_format_cannot_be_forged() {
 
 #[test]
 fn each_queue_has_a_thread_and_all_share_the_image() {
-    let mut rig = Rig::new(|config| (config.num_queues, config.affinity) = (2, vec![(1, vec![0])]));
+    let mut rig = Rig::new(|config| (config.num_queues, config.queue_affinity) = (2, vec![(1, vec![0])]));
     assert_ne!(rig.blk.info().features & 1 << 12, 0);
     for (i, queue) in (0u64..).zip(&mut rig.queues) {
         let at = HEADER + i * 0x100;
@@ -246,7 +255,7 @@ fn each_queue_has_a_thread_and_all_share_the_image() {
 #[test]
 fn a_stop_answers_what_is_under_way() {
     for direct in [true, false] {
-        let mut rig = Rig::new(|config| config.image.direct = direct);
+        let mut rig = Rig::new(|config| config.direct = direct);
         let queues = rig.stop();
         for i in 0..5u64 {
             rig.header(HEADER + i * 16, 0, i * 256);
@@ -275,7 +284,7 @@ fn a_disk_starts_again_where_it_stopped() {
 
 #[test]
 fn a_batch_is_one_interrupt() {
-    let mut rig = Rig::new(|config| config.image.io_uring = false);
+    let mut rig = Rig::new(|config| config.io_uring = false);
     let mut queues = rig.stop();
     virtio_queue::QueueT::set_event_idx(&mut queues[0].queue, true);
     for i in 0..5u64 {
@@ -362,15 +371,15 @@ fn a_resize_shows_at_once_and_interrupts() {
 fn state_survives_and_nonsense_is_refused() {
     let rig = Rig::new(|config| config.serial = Some("one".into()));
     rig.blk.disk().set_writeback(false);
-    let saved = VirtioDevice::save(&rig.blk).unwrap();
+    let saved = rig.blk.to_saved().unwrap();
     assert_eq!(saved.kind, "virtio-blk");
     assert_eq!(serde_json::to_string(&saved.state).unwrap(), r#"{"serial":"one","writeback":false}"#);
     let mut other = Rig::new(|_| ());
-    VirtioDevice::restore(&mut other.blk, &saved).unwrap();
+    other.blk.restore_saved(&saved).unwrap();
     assert_eq!(Persist::save(&other.blk), State { writeback: false, serial: "one".into() });
     let mut broken = saved;
     broken.state["serial"] = "x".repeat(21).into();
-    VirtioDevice::restore(&mut other.blk, &broken).unwrap_err();
+    other.blk.restore_saved(&broken).unwrap_err();
     assert_eq!(Persist::save(&other.blk).serial, "one");
 }
 
@@ -379,11 +388,10 @@ fn the_lock_can_move_to_another_device() {
     let rig = Rig::new(|_| ());
     let mut config = config(&rig.file);
     assert!(matches!(build(&config), Err(Error::Image { source: OpenError::Lock(_), .. })));
-    config.image.lock = None;
-    let other = build(&config).unwrap();
+    let other = open(&config, "d1", None).unwrap();
     other.disk().lock(LockRange::Bytes).unwrap_err();
     rig.blk.disk().unlock().unwrap();
     other.disk().lock(LockRange::Bytes).unwrap();
-    config.affinity = vec![(0, vec![100_000])];
-    assert!(matches!(build(&config), Err(Error::Cpu { cpu: 100_000, .. })));
+    config.queue_affinity = vec![(0, vec![100_000])];
+    assert!(matches!(open(&config, "d1", None), Err(Error::Cpu { cpu: 100_000, .. })));
 }

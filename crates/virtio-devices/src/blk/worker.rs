@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use block::{Buffer, Completion, Engine, Kind};
 use host::EventSet;
-use memory::{Bytes, GuestAddress, GuestRam, RamMap};
+use memory::{Bytes, DmaView, GuestAddress};
 use rustix::thread::CpuSet;
-use virtio::{ActiveQueue, Chain, Fault, Handler, Signals, Watch};
+use virtio::{ActiveQueue, Chain, Context, Fault, Handler};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK};
 use virtio_queue::{QueueOwnedT, QueueT};
 
@@ -34,31 +34,25 @@ impl QueueHandler {
         Self { disk, index, queue_size, cpus, serving: None }
     }
 
-    fn run(&mut self, queues: &mut [ActiveQueue], ram: &GuestRam) -> Result<(), Fault> {
-        match (&mut self.serving, queues.first_mut()) {
-            (Some(serving), Some(queue)) => serving.run(&self.disk, queue, ram.map()),
+    fn run(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
+        match (&mut self.serving, context.queues.first_mut()) {
+            (Some(serving), Some(queue)) => serving.run(&self.disk, queue, context.ram),
             _ => Ok(()),
         }
     }
 }
 
 impl Handler for QueueHandler {
-    fn start(
-        &mut self,
-        watch: &Watch,
-        ram: &GuestRam,
-        features: u64,
-        _signals: &Arc<Signals>,
-    ) -> Result<(), Fault> {
+    fn start(&mut self, context: &mut Context<'_>, features: u64) -> Result<(), Fault> {
         if let Some(cpus) = self.cpus.take()
             && let Err(e) = rustix::thread::sched_setaffinity(None, &cpus)
         {
             tracing::warn!("Queue {} cannot be bound to its host CPUs: {e}", self.index);
         }
         // The engine is made by the thread that uses it, and only once a driver is there.
-        let engine = self.disk.image.engine(ram.clone(), self.queue_size)?;
+        let engine = self.disk.image.engine(self.queue_size)?;
         if let Some(bell) = engine.bell() {
-            watch.add(bell, BELL, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
+            context.watch.add(bell, BELL, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
         }
         self.serving = Some(Serving {
             engine,
@@ -73,31 +67,25 @@ impl Handler for QueueHandler {
         Ok(())
     }
 
-    fn queue(&mut self, _position: usize, queues: &mut [ActiveQueue], ram: &GuestRam) -> Result<(), Fault> {
-        self.run(queues, ram)
+    fn queue(&mut self, _position: usize, context: &mut Context<'_>) -> Result<(), Fault> {
+        self.run(context)
     }
 
-    fn event(
-        &mut self,
-        _token: u32,
-        _ready: EventSet,
-        queues: &mut [ActiveQueue],
-        ram: &GuestRam,
-    ) -> Result<(), Fault> {
-        self.run(queues, ram)
+    fn event(&mut self, _token: u32, _ready: EventSet, context: &mut Context<'_>) -> Result<(), Fault> {
+        self.run(context)
     }
 
-    fn stop(&mut self, watch: &Watch, queues: &mut [ActiveQueue], ram: &GuestRam) {
+    fn stop(&mut self, context: &mut Context<'_>) {
         let Some(mut serving) = self.serving.take() else { return };
         if let Some(bell) = serving.engine.bell() {
             // It is watched since start.
-            let _ = watch.remove(bell);
+            let _ = context.watch.remove(bell);
         }
         if let Err(e) = serving.engine.drain(&mut serving.done) {
             tracing::error!("Cannot wait for the requests under way: {e}");
         }
-        if let Some(queue) = queues.first_mut()
-            && let Err(fault) = serving.answer(&self.disk, queue, ram.map())
+        if let Some(queue) = context.queues.first_mut()
+            && let Err(fault) = serving.answer(&self.disk, queue, context.ram)
         {
             tracing::warn!("The last answers are lost: {fault}");
         }
@@ -130,7 +118,7 @@ struct Serving {
 
 impl Serving {
     /// Takes and answers requests until there is nothing to do but wait for a bell.
-    fn run(&mut self, disk: &Disk, queue: &mut ActiveQueue, ram: &RamMap) -> Result<(), Fault> {
+    fn run(&mut self, disk: &Disk, queue: &mut ActiveQueue, ram: &DmaView) -> Result<(), Fault> {
         for _ in 0..MAX_ROUNDS {
             queue.queue.disable_notification(ram)?;
             self.take(disk, queue, ram)?;
@@ -144,7 +132,7 @@ impl Serving {
     }
 
     /// Moves all chains the driver has made available into the engine.
-    fn take(&mut self, disk: &Disk, queue: &mut ActiveQueue, ram: &RamMap) -> Result<(), Fault> {
+    fn take(&mut self, disk: &Disk, queue: &mut ActiveQueue, ram: &DmaView) -> Result<(), Fault> {
         let chains = queue.queue.iter(ram)?;
         let mut now = None;
         for chain in chains {
@@ -158,7 +146,7 @@ impl Serving {
         &mut self,
         disk: &Disk,
         chain: Chain<'_>,
-        ram: &RamMap,
+        ram: &DmaView,
         since: Instant,
     ) -> Result<(), Fault> {
         let head = chain.head_index();
@@ -176,14 +164,9 @@ impl Serving {
             Decision::Start { kind, offset, len } => {
                 let len_in = request.in_len.max(request.out_len);
                 *slot = Some(Pending { kind, len: len_in, status: request.status, since });
-                self.engine.start(&block::Request {
-                    token: head.into(),
-                    kind,
-                    offset,
-                    len,
-                    buffers,
-                    durable: kind != Kind::Read && kind != Kind::Flush && disk.writes_through(self.features),
-                });
+                let durable = kind != Kind::Read && kind != Kind::Flush && disk.writes_through(self.features);
+                let request = block::Request { token: head.into(), kind, offset, len, buffers, durable };
+                self.engine.start(&request, ram);
             }
             Decision::Serial => {
                 let answer = give_serial(ram, disk, &request, buffers);
@@ -195,7 +178,7 @@ impl Serving {
     }
 
     /// Gives back every chain whose request is over, and interrupts the driver once.
-    fn answer(&mut self, disk: &Disk, queue: &mut ActiveQueue, ram: &RamMap) -> Result<(), Fault> {
+    fn answer(&mut self, disk: &Disk, queue: &mut ActiveQueue, ram: &DmaView) -> Result<(), Fault> {
         if !self.done.is_empty() {
             self.complete(disk, ram);
         }
@@ -209,7 +192,7 @@ impl Serving {
     }
 
     /// Turns what the engine has done into answers.
-    fn complete(&mut self, disk: &Disk, ram: &RamMap) {
+    fn complete(&mut self, disk: &Disk, ram: &DmaView) {
         let now = Instant::now();
         for Completion { token, result } in self.done.drain(..) {
             let head = u16::try_from(token).unwrap_or(u16::MAX);
@@ -241,14 +224,14 @@ impl Serving {
 }
 
 /// Writes the status byte after `written` bytes of data. Answers the bytes the chain holds now.
-fn put_status(ram: &RamMap, at: GuestAddress, status: u8, written: u32) -> u32 {
+fn put_status(ram: &DmaView, at: GuestAddress, status: u8, written: u32) -> u32 {
     // The address was checked; RAM that went away meanwhile was the driver's to keep.
     let _ = ram.write_obj(status, at);
     written.saturating_add(1)
 }
 
 /// Fills `data` from the front of `buffers`. False if they are not in RAM or too short.
-fn gather(ram: &RamMap, buffers: &[Buffer], data: &mut [u8]) -> bool {
+fn gather(ram: &DmaView, buffers: &[Buffer], data: &mut [u8]) -> bool {
     let mut rest = data;
     for &(address, len) in buffers {
         let (now, later) = rest.split_at_mut(rest.len().min(len as usize));
@@ -261,7 +244,7 @@ fn gather(ram: &RamMap, buffers: &[Buffer], data: &mut [u8]) -> bool {
 }
 
 /// Answers GET_ID: the serial number, filled up with zeroes as far as there is room.
-fn give_serial(ram: &RamMap, disk: &Disk, request: &Request, buffers: &[Buffer]) -> u32 {
+fn give_serial(ram: &DmaView, disk: &Disk, request: &Request, buffers: &[Buffer]) -> u32 {
     let serial = disk.serial();
     let ioerr = VIRTIO_BLK_S_IOERR as u8;
     if request.out_len > 0 || (request.in_len as usize) < serial.len() {

@@ -3,12 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use device::{Persist, RestoreError, Saved};
+use device::{Persist, RestoreError};
 use sandbox::Kind;
 use stream::Stream;
-use virtio::{Activation, Info, VirtioDevice, Worker, Workers};
+use virtio::{Activation, Info, QueueServer, VirtioDevice, Worker, Workers};
 
-use super::Config;
 use super::state::{INPUT_LIMIT, Shared, State};
 use super::worker::{Console, RECEIVE, TRANSMIT};
 
@@ -39,12 +38,11 @@ impl Resizer {
 }
 
 impl Front {
-    pub(super) fn new(config: Config) -> io::Result<Self> {
-        let Config { id, stream } = config;
+    pub(super) fn new(id: &str, stream: Stream) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(stream));
-        let worker = Worker::spawn(Kind::Console, &id, Console::new(shared.clone()))?;
+        let worker = Worker::spawn(Kind::Console, id, Console::new(shared.clone()))?;
         let info = Info {
-            id,
+            id: id.into(),
             device_type: DEVICE_TYPE,
             queue_sizes: vec![QUEUE_SIZE; 2],
             features: SIZE,
@@ -70,7 +68,7 @@ impl VirtioDevice for Front {
         &self.info
     }
 
-    fn workers(&mut self) -> &mut Workers {
+    fn server(&mut self) -> &mut dyn QueueServer {
         &mut self.workers
     }
 
@@ -95,14 +93,6 @@ impl VirtioDevice for Front {
 
     fn reset(&mut self) {
         self.shared.input().clear();
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 

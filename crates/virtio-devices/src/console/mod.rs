@@ -9,23 +9,23 @@ mod worker;
 
 use std::io;
 
-use stream::Stream;
+use config::plan;
+use pci::{BarKind, BuildContext, Built};
 use thiserror::Error;
+use virtio::built;
 
 pub use front::{Front, Resizer};
 pub use state::State;
 
-/// What a console is made of.
-pub struct Config {
-    /// The device id.
-    pub id: String,
-    /// The host's end.
-    pub stream: Stream,
-}
-
 /// Why a console cannot be built.
 #[derive(Debug, Error)]
 pub enum Error {
+    /// Its stream is opened with the configuration, before the device is built.
+    #[error("The stream of console '{id}' is not open")]
+    Closed {
+        /// The device id.
+        id: String,
+    },
     /// Its thread.
     #[error("Cannot start the thread of console '{id}'")]
     Thread {
@@ -37,13 +37,16 @@ pub enum Error {
     },
 }
 
-/// Builds a console and parks its thread.
+/// Builds a console and parks its thread. Its handle is a [`Resizer`].
 ///
 /// # Errors
-/// [`Error::Thread`] if there is no thread or descriptor left.
-pub fn build(config: Config) -> Result<Front, Error> {
-    let id = config.id.clone();
-    Front::new(config).map_err(|source| Error::Thread { id, source })
+/// [`Error::Thread`] if there is no thread or descriptor left, [`Error::Closed`] if nobody has opened its stream.
+pub fn build(_: &plan::Console, context: &BuildContext<'_>) -> Result<Built, Error> {
+    let id = context.id;
+    let stream = context.stream.ok_or_else(|| Error::Closed { id: id.into() })?;
+    let front = Front::new(id, stream.clone()).map_err(|source| Error::Thread { id: id.into(), source })?;
+    let resizer = front.resizer();
+    Ok(built(front, BarKind::Memory64, context).handle(resizer))
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
-use device::Persist;
+use device::{Persist, Stateful};
 use memory::{Bytes, GuestAddress, GuestRam};
-use stream::StreamConfig;
+use stream::{Stream, StreamConfig};
 use virtio::VirtioDevice;
 use virtio::fake::{self, FakeQueue, NEXT, WRITE};
 
@@ -24,7 +24,7 @@ struct Rig {
 fn rig(config: &StreamConfig) -> Rig {
     let ram = memory::test_ram(&[(0, 0x4_0000)]);
     let stream = Stream::open(config).unwrap();
-    let front = build(Config { id: "__console".into(), stream }).unwrap();
+    let front = Front::new("__console", stream).unwrap();
     let (rx, tx) = (FakeQueue::new(&ram, 0, 16), FakeQueue::new(&ram, 0x4000, 16));
     Rig { ram, rx, tx, front }
 }
@@ -38,7 +38,10 @@ impl Rig {
 
     fn stop(&mut self) {
         self.front.stop();
-        assert_eq!(self.front.stopped(true).unwrap().len(), 2);
+        assert_eq!(
+            self.front.stopped(std::time::Instant::now() + std::time::Duration::from_secs(30)).unwrap().len(),
+            2
+        );
     }
 
     fn bytes(&self, at: u64, len: u32) -> Vec<u8> {
@@ -123,9 +126,9 @@ fn input_without_buffers_is_saved_and_restored() {
     old.start(0);
     old.stop();
     Persist::restore(&mut old.front, State { input: b"typed".into() }).unwrap();
-    let saved = VirtioDevice::save(&old.front).unwrap();
+    let saved = old.front.to_saved().unwrap();
     let mut new = rig(&StreamConfig::Null);
-    VirtioDevice::restore(&mut new.front, &saved).unwrap();
+    new.front.restore_saved(&saved).unwrap();
     new.rx.add(&[(BUFFERS, 64, WRITE)]);
     new.start(0);
     assert_eq!(new.rx.wait_used(), (0, 5));
@@ -134,7 +137,7 @@ fn input_without_buffers_is_saved_and_restored() {
     assert_eq!(Persist::save(&new.front), State::default());
     let too_much = State { input: vec![0; 4097] };
     assert!(Persist::restore(&mut new.front, too_much).is_err());
-    VirtioDevice::restore(&mut new.front, &saved).unwrap();
+    new.front.restore_saved(&saved).unwrap();
     new.front.reset();
     assert_eq!(Persist::save(&new.front), State::default());
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use host::EventSet;
-use memory::{Address, Bytes, GuestAddress, GuestRam, RamMap};
-use virtio::{ActiveQueue, Chain, Fault, Handler, Signals, Watch};
+use memory::{Address, Bytes, DmaView, GuestAddress};
+use virtio::{ActiveQueue, Chain, Context, Fault, Handler};
 use virtio_queue::QueueT;
 
 use super::state::{INPUT_LIMIT, Shared};
@@ -27,7 +27,7 @@ impl Console {
     }
 
     /// Moves input from the stream to the driver, as far as both go.
-    fn receive(&self, queues: &mut [ActiveQueue], ram: &RamMap) -> Result<(), Fault> {
+    fn receive(&self, queues: &mut [ActiveQueue], ram: &DmaView) -> Result<(), Fault> {
         self.deliver(queues, ram)?;
         let mut data = [0; INPUT_LIMIT];
         let room = if self.0.input().is_empty() { INPUT_LIMIT } else { 0 };
@@ -44,7 +44,7 @@ impl Console {
     }
 
     /// Moves input that waits here into the driver's buffers.
-    fn deliver(&self, queues: &mut [ActiveQueue], ram: &RamMap) -> Result<(), Fault> {
+    fn deliver(&self, queues: &mut [ActiveQueue], ram: &DmaView) -> Result<(), Fault> {
         let Some(queue) = queues.iter_mut().find(|q| q.index == RECEIVE) else { return Ok(()) };
         let mut answered = false;
         while !self.0.input().is_empty() {
@@ -63,7 +63,7 @@ impl Console {
         if answered { queue.notify(ram) } else { Ok(()) }
     }
 
-    fn fill(&self, chain: Chain<'_>, ram: &RamMap) -> Result<u32, Fault> {
+    fn fill(&self, chain: Chain<'_>, ram: &DmaView) -> Result<u32, Fault> {
         let mut input = self.0.input();
         let mut written = 0u32;
         for buffer in chain.writable() {
@@ -76,7 +76,7 @@ impl Console {
         Ok(written)
     }
 
-    fn transmit(&self, queue: &mut ActiveQueue, ram: &RamMap) -> Result<(), Fault> {
+    fn transmit(&self, queue: &mut ActiveQueue, ram: &DmaView) -> Result<(), Fault> {
         queue.serve(ram, |chain| {
             let mut left = CHAIN_LIMIT;
             for buffer in chain.readable() {
@@ -88,7 +88,7 @@ impl Console {
         })
     }
 
-    fn print(&self, ram: &RamMap, address: GuestAddress, len: usize) -> Result<(), Fault> {
+    fn print(&self, ram: &DmaView, address: GuestAddress, len: usize) -> Result<(), Fault> {
         const OUTSIDE: Fault = Fault::Protocol("console output is not in RAM");
         let mut piece = [0; PIECE];
         for offset in (0..len).step_by(PIECE) {
@@ -102,35 +102,29 @@ impl Console {
 }
 
 impl Handler for Console {
-    fn start(&mut self, watch: &Watch, _: &GuestRam, _: u64, _: &Arc<Signals>) -> Result<(), Fault> {
+    fn start(&mut self, context: &mut Context<'_>, _: u64) -> Result<(), Fault> {
         if self.0.stream.needs_service() {
-            watch.add(&self.0.stream, STREAM, EventSet::IN)?;
+            context.watch.add(&self.0.stream, STREAM, EventSet::IN)?;
         }
         Ok(())
     }
 
-    fn queue(&mut self, position: usize, queues: &mut [ActiveQueue], ram: &GuestRam) -> Result<(), Fault> {
-        match queues.get_mut(position) {
-            Some(queue) if queue.index == TRANSMIT => self.transmit(queue, ram.map()),
-            _ => self.receive(queues, ram.map()),
+    fn queue(&mut self, position: usize, context: &mut Context<'_>) -> Result<(), Fault> {
+        match context.queues.get_mut(position) {
+            Some(queue) if queue.index == TRANSMIT => self.transmit(queue, context.ram),
+            _ => self.receive(context.queues, context.ram),
         }
     }
 
-    fn event(
-        &mut self,
-        _: u32,
-        _: EventSet,
-        queues: &mut [ActiveQueue],
-        ram: &GuestRam,
-    ) -> Result<(), Fault> {
-        self.receive(queues, ram.map())?;
+    fn event(&mut self, _: u32, _: EventSet, context: &mut Context<'_>) -> Result<(), Fault> {
+        self.receive(context.queues, context.ram)?;
         // Nobody says when a pseudo-terminal's user changes its size: look when there is sign of a user.
         self.0.refresh();
         Ok(())
     }
 
-    fn stop(&mut self, watch: &Watch, _: &mut [ActiveQueue], _: &GuestRam) {
+    fn stop(&mut self, context: &mut Context<'_>) {
         // It is not watched if the stream needs no service or the start failed.
-        let _ = watch.remove(&self.0.stream);
+        let _ = context.watch.remove(&self.0.stream);
     }
 }

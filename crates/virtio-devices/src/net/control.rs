@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use memory::{Bytes, GuestRam, RamMap};
-use virtio::{ActiveQueue, Chain, Fault, Handler, Signals, Watch};
+use memory::{Bytes, DmaView};
+use virtio::{Chain, Context, Fault, Handler};
 use virtio_bindings::virtio_net as spec;
 
 use super::front::{GUEST_OFFLOADS, MQ};
@@ -27,7 +27,7 @@ impl Control {
     }
 
     /// Answers a request and says how many bytes that took. A request without room for the answer gets none.
-    fn answer(&self, chain: Chain<'_>, ram: &RamMap) -> u32 {
+    fn answer(&self, chain: Chain<'_>, ram: &DmaView) -> u32 {
         let Some(ack_at) = chain.clone().writable().find(|d| d.len() > 0).map(|d| d.addr()) else { return 0 };
         let mut request = [0u8; MAX_REQUEST_LEN];
         let done = match read(&mut request, chain, ram) {
@@ -90,19 +90,19 @@ impl Control {
 }
 
 impl Handler for Control {
-    fn start(&mut self, _: &Watch, _: &GuestRam, features: u64, _: &Arc<Signals>) -> Result<(), Fault> {
+    fn start(&mut self, _: &mut Context<'_>, features: u64) -> Result<(), Fault> {
         self.features = features;
         Ok(())
     }
 
-    fn queue(&mut self, position: usize, queues: &mut [ActiveQueue], ram: &GuestRam) -> Result<(), Fault> {
-        let Some(queue) = queues.get_mut(position) else { return Ok(()) };
-        queue.serve(ram.map(), |chain| Ok(Some(self.answer(chain, ram.map()))))
+    fn queue(&mut self, position: usize, context: &mut Context<'_>) -> Result<(), Fault> {
+        let Some(queue) = context.queues.get_mut(position) else { return Ok(()) };
+        queue.serve(context.ram, |chain| Ok(Some(self.answer(chain, context.ram))))
     }
 }
 
 /// The first bytes of the chain's readable part, as many as fit; `None` if they cannot be read.
-fn read<'b>(request: &'b mut [u8], chain: Chain<'_>, ram: &RamMap) -> Option<&'b [u8]> {
+fn read<'b>(request: &'b mut [u8], chain: Chain<'_>, ram: &DmaView) -> Option<&'b [u8]> {
     let mut len = 0;
     for descriptor in chain.readable() {
         let rest = request.get_mut(len..)?;

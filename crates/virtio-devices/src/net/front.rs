@@ -2,18 +2,20 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
 
 use ::net::TapQueue;
-use device::{Persist, RestoreError, Saved};
+use config::plan;
+use meter::CounterSet;
 use sandbox::Kind;
-use virtio::{Activation, ActiveQueue, CounterSet, Info, VirtioDevice, Worker, Workers, feature};
+use virtio::{Activation, ActiveQueue, Info, QueueServer, VirtioDevice, Worker, Workers, feature};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net as spec;
 
 use super::control::Control;
 use super::pair::Pair;
 use super::shared::{Link, Shared};
-use super::{Config, DriverState, Error};
+use super::{DriverState, Error};
 
 const fn bit(number: u32) -> u64 {
     1 << number
@@ -56,28 +58,27 @@ pub struct Net {
 }
 
 impl Net {
-    pub(super) fn assemble(config: &Config, host: Host) -> Result<Self, Error> {
+    pub(super) fn assemble(id: &str, plan: &plan::Net, host: Host) -> Result<Self, Error> {
         let Host { queues, link, name, mtu } = host;
-        let shared = Arc::new(Shared::new(config.id.clone(), config.mac, link, config.queue_pairs));
+        let shared = Arc::new(Shared::new(id.into(), plan.mac.0, link, plan.queue_pairs));
         let mut workers = Vec::with_capacity(queues.len() + 1);
         for (number, tap) in (0u16..).zip(queues) {
-            let name = format!("{}_qp{number}", config.id);
-            let worker =
-                Pair::new(number, tap, shared.clone()).and_then(|pair| Worker::spawn(Kind::Net, &name, pair));
+            let name = format!("{id}_qp{number}");
+            let worker = Worker::spawn(Kind::Net, &name, Pair::new(number, tap, shared.clone()));
             let worker = worker.map_err(|source| Error::Thread { name, source })?;
             workers.push((worker, vec![2 * number, 2 * number + 1]));
         }
-        let max_pairs = config.queue_pairs;
-        let name_of_control = format!("{}_ctrl", config.id);
+        let max_pairs = plan.queue_pairs;
+        let name_of_control = format!("{id}_ctrl");
         let control =
             Worker::spawn(Kind::NetControl, &name_of_control, Control::new(max_pairs, shared.clone()))
                 .map_err(|source| Error::Thread { name: name_of_control, source })?;
         workers.push((control, vec![2 * max_pairs]));
         let info = Info {
-            id: config.id.clone(),
+            id: id.into(),
             device_type: VIRTIO_ID_NET as u16,
-            queue_sizes: vec![config.queue_size; 2 * usize::from(max_pairs) + 1],
-            features: features(config, mtu),
+            queue_sizes: vec![plan.queue_size; 2 * usize::from(max_pairs) + 1],
+            features: features(plan, mtu),
             config_len: CONFIG_LEN,
         };
         Ok(Self {
@@ -142,7 +143,7 @@ impl VirtioDevice for Net {
         &self.info
     }
 
-    fn workers(&mut self) -> &mut Workers {
+    fn server(&mut self) -> &mut dyn QueueServer {
         &mut self.workers
     }
 
@@ -182,8 +183,8 @@ impl VirtioDevice for Net {
         self.workers.start(activation);
     }
 
-    fn stopped(&mut self, wait: bool) -> Option<Vec<ActiveQueue>> {
-        let mut queues = self.workers.stopped(wait)?;
+    fn stopped(&mut self, deadline: Instant) -> Option<Vec<ActiveQueue>> {
+        let mut queues = self.workers.stopped(deadline)?;
         self.swap_control(&mut queues);
         queues.sort_by_key(|queue| queue.index);
         Some(queues)
@@ -196,31 +197,23 @@ impl VirtioDevice for Net {
         self.shared.moved.store(false, Ordering::SeqCst);
     }
 
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
-    }
-
     fn counters(&self) -> Option<Arc<dyn CounterSet>> {
         Some(self.shared.counters.clone())
     }
 }
 
-fn features(config: &Config, mtu: Option<u16>) -> u64 {
+fn features(plan: &plan::Net, mtu: Option<u16>) -> u64 {
     let mut features = feature::EVENT_IDX | STATUS | ANNOUNCE | MQ;
     features |= bit(spec::VIRTIO_NET_F_MAC) | bit(spec::VIRTIO_NET_F_CTRL_VQ);
     if mtu.is_some() {
         features |= bit(spec::VIRTIO_NET_F_MTU);
     }
-    if config.offload_csum {
+    if plan.offload_csum {
         features |= bit(spec::VIRTIO_NET_F_CSUM)
             | bit(spec::VIRTIO_NET_F_GUEST_CSUM)
             | bit(spec::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS);
     }
-    if config.offload_tso {
+    if plan.offload_tso {
         features |= bit(spec::VIRTIO_NET_F_HOST_TSO4)
             | bit(spec::VIRTIO_NET_F_HOST_TSO6)
             | bit(spec::VIRTIO_NET_F_HOST_ECN)
@@ -228,7 +221,7 @@ fn features(config: &Config, mtu: Option<u16>) -> u64 {
             | bit(spec::VIRTIO_NET_F_GUEST_TSO6)
             | bit(spec::VIRTIO_NET_F_GUEST_ECN);
     }
-    if config.offload_ufo {
+    if plan.offload_ufo {
         features |= bit(spec::VIRTIO_NET_F_HOST_UFO) | bit(spec::VIRTIO_NET_F_GUEST_UFO);
     }
     features

@@ -21,41 +21,16 @@ mod transmit;
 mod watch;
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use ::net::{Mac, Settings, Tap, TapError};
+use ::net::{Tap, TapError};
+use config::{VmConfig, plan};
+use pci::{BarKind, BuildContext, Built};
 use thiserror::Error;
+use virtio::built;
 
 pub use front::Net;
 pub use state::{DriverState, State};
-
-/// A network card over a tap.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The device's id, which also names its threads.
-    pub id: String,
-    /// The host's interface, unless its queues are open already; `None` lets the kernel choose `vmtapN`.
-    pub tap: Option<String>,
-    /// Address and network mask of the host's interface.
-    pub ip: Option<(IpAddr, IpAddr)>,
-    /// The guest's Ethernet address.
-    pub mac: Mac,
-    /// The Ethernet address of the host's interface; `None` keeps what the kernel chose.
-    pub host_mac: Option<Mac>,
-    /// Bytes per frame without the Ethernet header; `None` keeps the interface's.
-    pub mtu: Option<u16>,
-    /// Receive and transmit queues, in pairs: 1 to 511, as a function has at most 1024 queues.
-    pub queue_pairs: u16,
-    /// The largest size of each queue, a power of 2.
-    pub queue_size: u16,
-    /// Offer to cut TCP segments.
-    pub offload_tso: bool,
-    /// Offer to fragment UDP datagrams.
-    pub offload_ufo: bool,
-    /// Offer to make and check checksums.
-    pub offload_csum: bool,
-}
 
 /// Why a network card cannot be built.
 #[derive(Debug, Error)]
@@ -69,6 +44,15 @@ pub enum Error {
         #[source]
         source: TapError,
     },
+    /// The queues that somebody opened cannot be duplicated.
+    #[error("Cannot take over the descriptors of network device '{id}': raise the limit of open files")]
+    Descriptors {
+        /// The device.
+        id: String,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
     /// A thread or its descriptors cannot be had.
     #[error("Cannot start thread '{name}': raise the limits of threads and open files")]
     Thread {
@@ -80,22 +64,33 @@ pub enum Error {
     },
 }
 
-/// Opens the tap, or takes over the queues that somebody else has `opened`, one for each pair, and parks the worker threads.
+/// Opens the tap, or takes over the queues that somebody else has opened, one for each pair, and parks the worker threads.
 ///
 /// # Errors
 /// [`enum@Error`]; nothing is left behind.
-pub fn build(config: &Config, opened: Vec<OwnedFd>) -> Result<Net, Error> {
-    let settings = Settings {
-        name: config.tap.as_deref(),
-        ip: config.ip,
-        host_mac: config.host_mac,
-        mtu: config.mtu,
-        queue_pairs: config.queue_pairs,
+pub fn build(plan: &plan::Net, context: &BuildContext<'_>) -> Result<Built, Error> {
+    let net = connect(plan, context)?;
+    let (id, name) = (context.id.to_owned(), net.tap_name().to_owned());
+    let learned = move |vm: &mut VmConfig| {
+        let mut nets = vm.net.iter_mut().flatten();
+        if let Some(net) = nets.find(|net| net.pci.id.as_ref() == Some(&id)) {
+            net.tap = Some(name.clone());
+        }
     };
-    let tap = if opened.is_empty() { Tap::open(&settings) } else { Tap::from_descriptors(opened, &settings) };
-    let tap = tap.map_err(|source| Error::Tap { id: config.id.clone(), source })?;
+    Ok(built(net, BarKind::Memory64, context).learned(learned))
+}
+
+fn connect(plan: &plan::Net, context: &BuildContext<'_>) -> Result<Net, Error> {
+    let id = context.id;
+    let opened = || context.descriptors.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>();
+    let tap = match opened() {
+        Ok(opened) if opened.is_empty() => Tap::open(plan),
+        Ok(opened) => Tap::from_descriptors(opened, plan),
+        Err(source) => return Err(Error::Descriptors { id: id.into(), source }),
+    };
+    let tap = tap.map_err(|source| Error::Tap { id: id.into(), source })?;
     let (name, mtu) = (tap.name().to_owned(), tap.mtu());
-    tracing::debug!("{}: connected to tap interface '{name}'", config.id);
+    tracing::debug!("{id}: connected to tap interface '{name}'");
     let queues = tap.queues().to_vec();
-    Net::assemble(config, front::Host { queues, link: Box::new(tap), name, mtu })
+    Net::assemble(id, plan, front::Host { queues, link: Box::new(tap), name, mtu })
 }

@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 
 use ::net::{Scatter, TapQueue};
 use host::EventSet;
-use memory::GuestRam;
-use virtio::{ActiveQueue, Fault, Handler, Signals, Watch};
+use memory::DmaView;
+use virtio::{ActiveQueue, Context, Fault, Handler, Watch};
 
 use super::announce::Announcer;
 use super::receive::{self, receive};
@@ -37,8 +37,8 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) fn new(number: u16, tap: Arc<TapQueue>, shared: Arc<Shared>) -> io::Result<Self> {
-        Ok(Self { number, tap, watch: TapWatch::new()?, scatter: Scatter::new(), announcer: None, shared })
+    pub(super) fn new(number: u16, tap: Arc<TapQueue>, shared: Arc<Shared>) -> Self {
+        Self { number, tap, watch: TapWatch::new(TAP), scatter: Scatter::new(), announcer: None, shared }
     }
 
     /// What one pair does for all: the tap's settings, and the network's notice.
@@ -53,94 +53,90 @@ impl Pair {
         Ok(())
     }
 
-    fn receive(&mut self, queue: &mut ActiveQueue, ram: &GuestRam) -> Result<(), Fault> {
+    fn receive(&mut self, queue: &mut ActiveQueue, ram: &DmaView, watch: &Watch) -> Result<(), Fault> {
         let Some(PairCounters { rx: traffic, .. }) = self.shared.counters.pair(self.number) else {
             return Ok(());
         };
-        match receive(&self.tap, &mut self.scatter, queue, ram.map(), traffic)? {
-            receive::Pause::Dry | receive::Pause::Turn => self.watch.set(&self.tap, EventSet::IN, true)?,
-            receive::Pause::NoBuffers => self.watch.set(&self.tap, EventSet::IN, false)?,
-            receive::Pause::Gone(e) => self.lose(&e),
+        match receive(&self.tap, &mut self.scatter, queue, ram, traffic)? {
+            receive::End::Dry | receive::End::Turn => self.watch.set(watch, &self.tap, EventSet::IN, true)?,
+            receive::End::NoBuffers => self.watch.set(watch, &self.tap, EventSet::IN, false)?,
+            receive::End::Gone(e) => self.lose(watch, &e),
         }
         Ok(())
     }
 
-    fn transmit(&mut self, queue: &mut ActiveQueue, ram: &GuestRam) -> Result<(), Fault> {
+    fn transmit(&mut self, queue: &mut ActiveQueue, ram: &DmaView, watch: &Watch) -> Result<(), Fault> {
         let Some(PairCounters { tx: traffic, .. }) = self.shared.counters.pair(self.number) else {
             return Ok(());
         };
-        let pause = transmit(&self.tap, &mut self.scatter, queue, ram.map(), traffic)?;
-        self.watch.set(&self.tap, EventSet::OUT, pause == transmit::Pause::Full)?;
-        if pause == transmit::Pause::Turn {
+        let end = transmit(&self.tap, &mut self.scatter, queue, ram, traffic)?;
+        self.watch.set(watch, &self.tap, EventSet::OUT, end == transmit::End::Full)?;
+        if end == transmit::End::Turn {
             queue.kick.write(1)?;
         }
         Ok(())
     }
 
     /// The interface was deleted under us. The guest sees a network on which nothing happens.
-    fn lose(&mut self, error: &io::Error) {
+    fn lose(&mut self, watch: &Watch, error: &io::Error) {
         tracing::warn!("{}: the tap interface is gone: {error}", self.shared.id);
-        self.watch.park(&self.tap);
+        self.watch.park(watch, &self.tap);
     }
 }
 
 impl Handler for Pair {
-    fn start(&mut self, watch: &Watch, _: &GuestRam, _: u64, _: &Arc<Signals>) -> Result<(), Fault> {
+    fn start(&mut self, context: &mut Context<'_>, _: u64) -> Result<(), Fault> {
         if self.number == 0 {
-            self.start_device(watch)?;
+            self.start_device(context.watch)?;
         }
-        Ok(self.watch.start(watch, TAP, &self.tap)?)
+        Ok(self.watch.start(context.watch, &self.tap)?)
     }
 
-    fn queue(&mut self, position: usize, queues: &mut [ActiveQueue], ram: &GuestRam) -> Result<(), Fault> {
+    fn queue(&mut self, position: usize, context: &mut Context<'_>) -> Result<(), Fault> {
+        let Context { queues, ram, watch, .. } = context;
         let Some(queue) = queues.get_mut(position) else { return Ok(()) };
         if is_transmit(queue) {
-            if self.watch.has(EventSet::OUT) { Ok(()) } else { self.transmit(queue, ram) }
+            if self.watch.has(EventSet::OUT) { Ok(()) } else { self.transmit(queue, ram, watch) }
         } else if self.watch.is_parked() || self.watch.has(EventSet::IN) {
             Ok(())
         } else {
-            self.receive(queue, ram)
+            self.receive(queue, ram, watch)
         }
     }
 
-    fn event(
-        &mut self,
-        token: u32,
-        _: EventSet,
-        queues: &mut [ActiveQueue],
-        ram: &GuestRam,
-    ) -> Result<(), Fault> {
+    fn event(&mut self, token: u32, ready: EventSet, context: &mut Context<'_>) -> Result<(), Fault> {
         if token == ANNOUNCE {
             if let Some(announcer) = &mut self.announcer {
                 announcer.tick(&self.tap)?;
             }
             return Ok(());
         }
+        let Context { queues, ram, watch, .. } = context;
         let (reads, writes) = (self.watch.has(EventSet::IN), self.watch.has(EventSet::OUT));
         // An error wakes us even when we wait for nothing; so does news that a bell in the same batch of events has dealt with.
-        if !reads && !writes && self.watch.has_failed() {
-            self.lose(&io::ErrorKind::NotConnected.into());
+        if !reads && !writes && ready.intersects(EventSet::ERROR | EventSet::HANG_UP) {
+            self.lose(watch, &io::ErrorKind::NotConnected.into());
         }
         let mut received = false;
-        for queue in queues {
+        for queue in queues.iter_mut() {
             if is_transmit(queue) && writes {
-                self.transmit(queue, ram)?;
+                self.transmit(queue, ram, watch)?;
             } else if !is_transmit(queue) && reads {
-                self.receive(queue, ram)?;
+                self.receive(queue, ram, watch)?;
                 received = true;
             }
         }
         if reads && !received {
             // The driver left the receive queue out.
-            self.watch.set(&self.tap, EventSet::IN, false)?;
+            self.watch.set(watch, &self.tap, EventSet::IN, false)?;
         }
         Ok(())
     }
 
-    fn stop(&mut self, watch: &Watch, _: &mut [ActiveQueue], _: &GuestRam) {
-        self.watch.stop(watch, &self.tap);
+    fn stop(&mut self, context: &mut Context<'_>) {
+        self.watch.park(context.watch, &self.tap);
         if let Some(announcer) = self.announcer.take() {
-            announcer.stop(watch);
+            announcer.stop(context.watch);
         }
     }
 }

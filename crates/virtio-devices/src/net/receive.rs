@@ -3,7 +3,7 @@
 use std::io;
 
 use ::net::{HEADER_LEN, Received, Scatter, TapQueue};
-use memory::RamMap;
+use memory::DmaView;
 use virtio::{ActiveQueue, Fault};
 use virtio_queue::{QueueOwnedT, QueueT};
 
@@ -14,7 +14,7 @@ use super::shared::Traffic;
 const NUM_BUFFERS: usize = 10;
 
 /// Why receiving ended.
-pub(super) enum Pause {
+pub(super) enum End {
     /// The tap has no frame.
     Dry,
     /// The driver has no buffer; it rings when it has.
@@ -30,16 +30,16 @@ pub(super) fn receive(
     tap: &TapQueue,
     scatter: &mut Scatter,
     queue: &mut ActiveQueue,
-    ram: &RamMap,
+    ram: &DmaView,
     traffic: &Traffic,
-) -> Result<Pause, Fault> {
+) -> Result<End, Fault> {
     let mut batch = Batch::default();
     queue.queue.disable_notification(ram)?;
-    let pause = loop {
+    let end = loop {
         if batch.is_over() {
-            break Pause::Turn;
+            break End::Turn;
         }
-        let Some(chain) = queue.pop_or_listen(ram)? else { break Pause::NoBuffers };
+        let Some(chain) = queue.pop_or_listen(ram)? else { break End::NoBuffers };
         let head = chain.head_index();
         let mut frame = scatter.frame();
         if gather(&mut frame, chain, ram, true).is_err() {
@@ -56,14 +56,14 @@ pub(super) fn receive(
             other => {
                 queue.queue.go_to_previous_position();
                 match other {
-                    Ok(Received::Frame(0)) => break Pause::Gone(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(Received::Frame(0)) => break End::Gone(io::ErrorKind::UnexpectedEof.into()),
                     Ok(Received::Frame(_) | Received::TooLong) => {}
-                    Ok(Received::Dry) => break Pause::Dry,
-                    Err(e) => break Pause::Gone(e),
+                    Ok(Received::Dry) => break End::Dry,
+                    Err(e) => break End::Gone(e),
                 }
             }
         }
     };
     batch.finish(queue, ram, traffic)?;
-    Ok(pause)
+    Ok(end)
 }

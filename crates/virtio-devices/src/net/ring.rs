@@ -1,7 +1,7 @@
 //! What both directions of the data path share: a chain becomes a frame, and a batch decides when the driver hears of it.
 
 use ::net::{Frame, HEADER_LEN};
-use memory::{GuestMemoryBackend, RamMap};
+use memory::{DmaView, GuestMemory, Permissions};
 use virtio::{ActiveQueue, Chain, Fault};
 
 use super::shared::Traffic;
@@ -20,7 +20,7 @@ pub(super) struct Malformed;
 pub(super) fn gather<'ram>(
     frame: &mut Frame<'_, 'ram>,
     chain: Chain<'ram>,
-    ram: &'ram RamMap,
+    ram: &'ram DmaView,
     writable: bool,
 ) -> Result<(), Malformed> {
     for descriptor in chain {
@@ -28,12 +28,9 @@ pub(super) fn gather<'ram>(
             return Err(Malformed);
         }
         let (address, len) = (descriptor.addr(), descriptor.len() as usize);
-        if let Ok(slice) = GuestMemoryBackend::get_slice(ram, address, len) {
-            frame.push(&slice).map_err(|_| Malformed)?;
-            continue;
-        }
+        let access = if writable { Permissions::Write } else { Permissions::Read };
         // It may cross from one region into the next.
-        for slice in GuestMemoryBackend::get_slices(ram, address, len) {
+        for slice in ram.get_slices(address, len, access).map_err(|_| Malformed)? {
             frame.push(&slice.map_err(|_| Malformed)?).map_err(|_| Malformed)?;
         }
     }
@@ -63,7 +60,7 @@ impl Batch {
     pub(super) fn moved(
         &mut self,
         queue: &mut ActiveQueue,
-        ram: &RamMap,
+        ram: &DmaView,
         chain: (u16, u32),
         len: usize,
     ) -> Result<(), Fault> {
@@ -78,7 +75,7 @@ impl Batch {
     pub(super) fn give_back(
         &mut self,
         queue: &mut ActiveQueue,
-        ram: &RamMap,
+        ram: &DmaView,
         (head, written): (u16, u32),
     ) -> Result<(), Fault> {
         queue.push(ram, head, written)?;
@@ -93,14 +90,14 @@ impl Batch {
     pub(super) fn finish(
         mut self,
         queue: &mut ActiveQueue,
-        ram: &RamMap,
+        ram: &DmaView,
         traffic: &Traffic,
     ) -> Result<(), Fault> {
         traffic.add(self.frames, self.bytes);
         if self.silent_chains > 0 { self.notify(queue, ram) } else { Ok(()) }
     }
 
-    fn notify(&mut self, queue: &mut ActiveQueue, ram: &RamMap) -> Result<(), Fault> {
+    fn notify(&mut self, queue: &mut ActiveQueue, ram: &DmaView) -> Result<(), Fault> {
         (self.silent_chains, self.silent_bytes) = (0, 0);
         queue.notify(ram)
     }

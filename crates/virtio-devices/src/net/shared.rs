@@ -5,8 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::net::{Mac, Offloads, Tap};
-use meter::{Count, QueueReading};
-use virtio::CounterSet;
+use meter::{Count, CounterSet, QueueReading};
 use virtio_bindings::virtio_net as spec;
 
 use super::DriverState;

@@ -2,8 +2,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use ::net::{HEADER_LEN, Offloads, TapQueue};
+use config::MacAddr;
 use memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRam, test_ram};
 use virtio::fake::{self, FakeInterrupt, FakeQueue, NEXT, WRITE};
 use virtio::{Activation, VirtioDevice, feature};
@@ -19,7 +21,7 @@ mod hostile;
 mod real;
 mod traffic;
 
-const MAC: Mac = [0x2e, 1, 2, 3, 4, 5];
+const MAC: [u8; 6] = [0x2e, 1, 2, 3, 4, 5];
 const RAM_LEN: usize = 0x20_0000;
 /// Buffers of tests lie here, beyond all queues.
 const BUFFERS: u64 = 0x10_0000;
@@ -52,20 +54,12 @@ impl Link for FakeLink {
     }
 }
 
-fn config(pairs: u16) -> Config {
-    Config {
-        id: "_net0".into(),
-        tap: None,
-        ip: None,
-        mac: MAC,
-        host_mac: None,
-        mtu: None,
-        queue_pairs: pairs,
-        queue_size: 256,
-        offload_tso: true,
-        offload_ufo: true,
-        offload_csum: true,
-    }
+fn config(pairs: u16) -> plan::Net {
+    plan::Net { queue_pairs: pairs, ..plan::Net::new(MacAddr(MAC)) }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
 }
 
 /// A card whose tap queues are sockets, with its driver's queues.
@@ -92,7 +86,7 @@ impl Rig {
             name: "fake".into(),
             mtu: Some(1500),
         };
-        let net = Net::assemble(&config(pairs), host).unwrap();
+        let net = Net::assemble("_net0", &config(pairs), host).unwrap();
         let ram = test_ram(&[(0, RAM_LEN)]);
         let queues = (0..2 * u64::from(pairs) + 1).map(|i| FakeQueue::new(&ram, i * 0x4000, 256)).collect();
         Self { ram, net, hosts, link, queues, config_interrupt: Arc::default() }
@@ -121,7 +115,7 @@ impl Rig {
     /// Stops the device and starts it again as a resume does: with the queues as they were.
     fn stop(&mut self) -> Vec<virtio::ActiveQueue> {
         self.net.stop();
-        self.net.stopped(true).unwrap()
+        self.net.stopped(soon()).unwrap()
     }
 
     fn resume(&mut self, queues: Vec<virtio::ActiveQueue>, features: u64) {
@@ -186,9 +180,9 @@ const fn bit(number: u32) -> u64 {
 
 #[test]
 fn features_follow_the_configuration() {
-    let features = |config: &Config, mtu| {
+    let features = |config: &plan::Net, mtu| {
         let host = Host { queues: vec![], link: Box::new(FakeLink::default()), name: String::new(), mtu };
-        let net = Net::assemble(config, host).unwrap();
+        let net = Net::assemble("_net0", config, host).unwrap();
         net.info().features
     };
     let always = feature::EVENT_IDX
@@ -197,12 +191,12 @@ fn features_follow_the_configuration() {
         | bit(spec::VIRTIO_NET_F_CTRL_VQ)
         | bit(spec::VIRTIO_NET_F_GUEST_ANNOUNCE)
         | bit(spec::VIRTIO_NET_F_MQ);
-    let bare = Config { offload_tso: false, offload_ufo: false, offload_csum: false, ..config(1) };
+    let bare = plan::Net { offload_tso: false, offload_ufo: false, offload_csum: false, ..config(1) };
     assert_eq!(features(&bare, None), always);
     assert_eq!(features(&bare, Some(1500)), always | bit(spec::VIRTIO_NET_F_MTU));
-    assert_eq!(features(&Config { offload_csum: true, ..bare.clone() }, None), always | 0b111);
-    assert_eq!(features(&Config { offload_tso: true, ..bare.clone() }, None), always | 0x3b80);
-    assert_eq!(features(&Config { offload_ufo: true, ..bare }, None), always | 0x4400);
+    assert_eq!(features(&plan::Net { offload_csum: true, ..bare.clone() }, None), always | 0b111);
+    assert_eq!(features(&plan::Net { offload_tso: true, ..bare.clone() }, None), always | 0x3b80);
+    assert_eq!(features(&plan::Net { offload_ufo: true, ..bare }, None), always | 0x4400);
 }
 
 #[test]

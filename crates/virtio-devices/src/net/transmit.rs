@@ -1,7 +1,7 @@
 //! From the guest to the tap.
 
 use ::net::{Scatter, Sent, TapQueue};
-use memory::RamMap;
+use memory::DmaView;
 use virtio::{ActiveQueue, Fault};
 use virtio_queue::{QueueOwnedT, QueueT};
 
@@ -10,7 +10,7 @@ use super::shared::Traffic;
 
 /// Why transmitting ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pause {
+pub(super) enum End {
     /// The driver has no frame; it rings when it has.
     Empty,
     /// There is more, but others wait.
@@ -24,16 +24,16 @@ pub(super) fn transmit(
     tap: &TapQueue,
     scatter: &mut Scatter,
     queue: &mut ActiveQueue,
-    ram: &RamMap,
+    ram: &DmaView,
     traffic: &Traffic,
-) -> Result<Pause, Fault> {
+) -> Result<End, Fault> {
     let mut batch = Batch::default();
     queue.queue.disable_notification(ram)?;
-    let pause = loop {
+    let end = loop {
         if batch.is_over() {
-            break Pause::Turn;
+            break End::Turn;
         }
-        let Some(chain) = queue.pop_or_listen(ram)? else { break Pause::Empty };
+        let Some(chain) = queue.pop_or_listen(ram)? else { break End::Empty };
         let head = chain.head_index();
         let mut frame = scatter.frame();
         if gather(&mut frame, chain, ram, false).is_err() {
@@ -47,12 +47,12 @@ pub(super) fn transmit(
             }
             Ok(Sent::Full) => {
                 queue.queue.go_to_previous_position();
-                break Pause::Full;
+                break End::Full;
             }
             // The guest may have written nonsense, or the link is down: a wire would lose the frame, too.
             Err(_) => batch.give_back(queue, ram, (head, 0))?,
         }
     };
     batch.finish(queue, ram, traffic)?;
-    Ok(pause)
+    Ok(end)
 }

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io;
 
+use device::Stateless;
 use sandbox::Kind;
-use virtio::{Info, VirtioDevice, Worker, Workers};
+use virtio::{Info, QueueServer, VirtioDevice, Worker, Workers};
 
 use super::worker::Source;
 
@@ -18,12 +19,17 @@ pub struct Front {
 }
 
 impl Front {
-    pub(super) fn new(id: String, file: File) -> io::Result<Self> {
-        let workers = Workers::new(vec![(Worker::spawn(Kind::Rng, &id, Source(file))?, vec![0])]);
+    pub(super) fn new(id: &str, file: File) -> io::Result<Self> {
+        let workers = Workers::new(vec![(Worker::spawn(Kind::Rng, id, Source(file))?, vec![0])]);
+        let id = id.into();
         let info =
             Info { id, device_type: DEVICE_TYPE, queue_sizes: vec![QUEUE_SIZE], features: 0, config_len: 0 };
         Ok(Self { info, workers })
     }
+}
+
+impl Stateless for Front {
+    const KIND: &'static str = "virtio-rng";
 }
 
 impl VirtioDevice for Front {
@@ -31,7 +37,7 @@ impl VirtioDevice for Front {
         &self.info
     }
 
-    fn workers(&mut self) -> &mut Workers {
+    fn server(&mut self) -> &mut dyn QueueServer {
         &mut self.workers
     }
 

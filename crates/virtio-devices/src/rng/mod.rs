@@ -10,19 +10,13 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use config::plan;
+use pci::{BarKind, BuildContext, Built};
 use rustix::fs::OFlags;
 use thiserror::Error;
+use virtio::built;
 
 pub use front::Front;
-
-/// What an entropy source is made of.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The device id.
-    pub id: String,
-    /// Where entropy is read from, such as `/dev/urandom`.
-    pub src: PathBuf,
-}
 
 /// Why an entropy source cannot be built.
 #[derive(Debug, Error)]
@@ -51,10 +45,13 @@ pub enum Error {
 ///
 /// # Errors
 /// [`enum@Error`] names the file, or the thread if there is none left.
-pub fn build(config: Config) -> Result<Front, Error> {
-    let Config { id, src } = config;
-    let file = open(&src).map_err(|source| Error::Source { path: src, source })?;
-    Front::new(id.clone(), file).map_err(|source| Error::Thread { id, source })
+pub fn build(rng: &plan::Rng, context: &BuildContext<'_>) -> Result<Built, Error> {
+    Ok(built(front(rng, context.id)?, BarKind::Memory64, context))
+}
+
+fn front(rng: &plan::Rng, id: &str) -> Result<Front, Error> {
+    let file = open(&rng.src).map_err(|source| Error::Source { path: rng.src.clone(), source })?;
+    Front::new(id, file).map_err(|source| Error::Thread { id: id.into(), source })
 }
 
 /// A pipe that nobody fills must not hold up the machine; a hardware generator, which is slow but never silent, may.

@@ -12,7 +12,7 @@ const OUTSIDE: u64 = 0x10_0000;
 fn rig(src: &Path) -> (GuestRam, FakeQueue, Front, std::sync::Arc<fake::FakeInterrupt>) {
     let ram = memory::test_ram(&[(0, 0x4_0000)]);
     let queue = FakeQueue::new(&ram, 0, 16);
-    let mut front = build(Config { id: "__rng".into(), src: src.into() }).unwrap();
+    let mut front = front(&plan::Rng { src: src.into() }, "__rng").unwrap();
     let (activation, config) = fake::activation(&ram, 0, &[&queue]);
     front.start(activation);
     (ram, queue, front, config)
@@ -54,7 +54,10 @@ fn a_silent_source_gives_nothing_and_stops_at_once() {
     queue.ring();
     assert_eq!(queue.wait_used(), (0, 0));
     front.stop();
-    assert_eq!(front.stopped(true).unwrap().len(), 1);
+    assert_eq!(
+        front.stopped(std::time::Instant::now() + std::time::Duration::from_secs(30)).unwrap().len(),
+        1
+    );
 }
 
 #[test]
@@ -78,6 +81,6 @@ fn hostile_chains() {
 
 #[test]
 fn a_missing_source_is_named() {
-    let error = build(Config { id: "__rng".into(), src: "/nonexistent/rng".into() }).err().unwrap();
+    let error = front(&plan::Rng { src: "/nonexistent/rng".into() }, "__rng").err().unwrap();
     assert!(error.to_string().contains("/nonexistent/rng"));
 }

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::ErrorKind;
 
-use memory::{Bytes, GuestAddress, GuestMemoryError, GuestRam, RamMap};
-use virtio::{ActiveQueue, Chain, Fault, Handler};
+use memory::{Bytes, DmaView, GuestAddress, GuestMemoryError};
+use virtio::{Chain, Context, Fault, Handler};
 
 /// Bytes given per chain: a driver asks for a few dozen, and more would keep the thread from its mail.
 const CHAIN_LIMIT: usize = 64 << 10;
@@ -12,7 +12,7 @@ const CHAIN_LIMIT: usize = 64 << 10;
 pub(super) struct Source(pub(super) File);
 
 impl Source {
-    fn fill(&mut self, chain: Chain<'_>, ram: &RamMap) -> Result<u32, Fault> {
+    fn fill(&mut self, chain: Chain<'_>, ram: &DmaView) -> Result<u32, Fault> {
         let mut given = 0;
         for buffer in chain.writable() {
             let len = usize::try_from(buffer.len()).unwrap_or(usize::MAX).min(CHAIN_LIMIT - given);
@@ -26,7 +26,7 @@ impl Source {
     }
 
     /// Reads at most `len` bytes; less if the source has no more now.
-    fn read(&mut self, ram: &RamMap, address: GuestAddress, len: usize) -> Result<usize, Fault> {
+    fn read(&mut self, ram: &DmaView, address: GuestAddress, len: usize) -> Result<usize, Fault> {
         match ram.read_volatile_from(address, &mut self.0, len) {
             Ok(count) => Ok(count),
             Err(GuestMemoryError::IOError(e))
@@ -41,8 +41,8 @@ impl Source {
 }
 
 impl Handler for Source {
-    fn queue(&mut self, position: usize, queues: &mut [ActiveQueue], ram: &GuestRam) -> Result<(), Fault> {
-        let Some(queue) = queues.get_mut(position) else { return Ok(()) };
-        queue.serve(ram.map(), |chain| self.fill(chain, ram.map()).map(Some))
+    fn queue(&mut self, position: usize, context: &mut Context<'_>) -> Result<(), Fault> {
+        let Some(queue) = context.queues.get_mut(position) else { return Ok(()) };
+        queue.serve(context.ram, |chain| self.fill(chain, context.ram).map(Some))
     }
 }

@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use device::{Events, Persist, RestoreError, Saved};
+use device::{Events, Persist, RestoreError};
 use sandbox::Kind;
 use serde::{Deserialize, Serialize};
-use virtio::{Info, VirtioDevice, Worker, Workers};
+use virtio::{Info, QueueServer, VirtioDevice, Worker, Workers};
 
 use super::Timing;
 use super::worker::Vigil;
@@ -30,10 +30,11 @@ pub struct Front {
 }
 
 impl Front {
-    pub(super) fn new(id: String, events: Events, timing: Timing) -> io::Result<Self> {
+    pub(super) fn new(id: &str, events: Events, timing: Timing) -> io::Result<Self> {
         let armed = Arc::<AtomicBool>::default();
-        let worker = Worker::spawn(Kind::Watchdog, &id, Vigil::new(events, timing, armed.clone())?)?;
+        let worker = Worker::spawn(Kind::Watchdog, id, Vigil::new(events, timing, armed.clone())?)?;
         let workers = Workers::new(vec![(worker, vec![0])]);
+        let id = id.into();
         let info =
             Info { id, device_type: DEVICE_TYPE, queue_sizes: vec![QUEUE_SIZE], features: 0, config_len: 0 };
         Ok(Self { info, armed, workers })
@@ -45,7 +46,7 @@ impl VirtioDevice for Front {
         &self.info
     }
 
-    fn workers(&mut self) -> &mut Workers {
+    fn server(&mut self) -> &mut dyn QueueServer {
         &mut self.workers
     }
 
@@ -53,14 +54,6 @@ impl VirtioDevice for Front {
 
     fn reset(&mut self) {
         self.armed.store(false, Ordering::SeqCst);
-    }
-
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
     }
 }
 

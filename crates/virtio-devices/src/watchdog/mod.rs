@@ -12,8 +12,11 @@ mod worker;
 use std::io;
 use std::time::{Duration, Instant};
 
+use config::plan;
 use device::Events;
+use pci::{BarKind, BuildContext, Built};
 use thiserror::Error;
+use virtio::built;
 
 pub use front::{Front, State};
 
@@ -21,14 +24,6 @@ pub use front::{Front, State};
 const INTERVAL: Duration = Duration::from_secs(15);
 /// How long a guest may be silent.
 const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// What a watchdog is made of.
-pub struct Config {
-    /// The device id.
-    pub id: String,
-    /// Where the reset is asked for.
-    pub events: Events,
-}
 
 /// Why a watchdog cannot be built.
 #[derive(Debug, Error)]
@@ -54,14 +49,14 @@ struct Timing {
 ///
 /// # Errors
 /// [`Error::Thread`] if there is no thread or descriptor left.
-pub fn build(config: Config) -> Result<Front, Error> {
+pub fn build(_: &plan::Watchdog, context: &BuildContext<'_>) -> Result<Built, Error> {
     let start = Instant::now();
-    build_timed(config, Timing { clock: Box::new(move || start.elapsed()), interval: INTERVAL })
+    let timing = Timing { clock: Box::new(move || start.elapsed()), interval: INTERVAL };
+    Ok(built(front(context.id, context.events, timing)?, BarKind::Memory64, context))
 }
 
-fn build_timed(config: Config, timing: Timing) -> Result<Front, Error> {
-    let Config { id, events } = config;
-    Front::new(id.clone(), events, timing).map_err(|source| Error::Thread { id, source })
+fn front(id: &str, events: &Events, timing: Timing) -> Result<Front, Error> {
+    Front::new(id, events.clone(), timing).map_err(|source| Error::Thread { id: id.into(), source })
 }
 
 #[cfg(test)]

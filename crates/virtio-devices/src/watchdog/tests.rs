@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use device::{Event, NoSink, Persist};
+use device::{Event, NoSink, Persist, Stateful};
 use host::{ControlOperation, Epoll, EpollEvent, EventSet};
 use memory::{Bytes, GuestAddress, GuestRam};
 use virtio::VirtioDevice;
@@ -29,8 +29,7 @@ fn rig() -> Rig {
     let now_s = Arc::new(AtomicU64::new(1000));
     let read = now_s.clone();
     let clock = Box::new(move || Duration::from_secs(read.load(Ordering::SeqCst)));
-    let config = Config { id: "__watchdog".into(), events: events.clone() };
-    let front = build_timed(config, Timing { clock, interval: Duration::from_millis(1) }).unwrap();
+    let front = front("__watchdog", &events, Timing { clock, interval: Duration::from_millis(1) }).unwrap();
     Rig { ram, queue, front, events, now_s }
 }
 
@@ -43,7 +42,7 @@ impl Rig {
 
     fn stop(&mut self) {
         self.front.stop();
-        assert_eq!(self.front.stopped(true).unwrap().len(), 1);
+        assert_eq!(self.front.stopped(Instant::now() + Duration::from_secs(30)).unwrap().len(), 1);
     }
 
     fn ping(&mut self) {
@@ -95,11 +94,11 @@ fn a_paused_guest_has_its_time_again() {
     rig.ping();
     rig.stop();
     rig.now_s.store(9000, Ordering::SeqCst);
-    let saved = VirtioDevice::save(&rig.front).unwrap();
+    let saved = rig.front.to_saved().unwrap();
     assert!(!rig.events.take().has(Event::Reset));
 
     let mut restored = self::rig();
-    VirtioDevice::restore(&mut restored.front, &saved).unwrap();
+    restored.front.restore_saved(&saved).unwrap();
     restored.now_s.store(5000, Ordering::SeqCst);
     restored.start();
     // Stopping waits for the thread, so the timer was armed at 5000 before the clock moves.
@@ -134,9 +133,10 @@ fn hostile_pings_break_only_the_device() {
 
 #[test]
 fn what_it_is() {
-    let config = Config { id: "__watchdog".into(), events: Events::new(Arc::new(NoSink)).unwrap() };
-    let front = build(config).unwrap();
-    let info = front.info();
+    let events = Events::new(Arc::new(NoSink)).unwrap();
+    let context = BuildContext { id: "__watchdog", events: &events, descriptors: &[], stream: None };
+    let built = build(&context).unwrap();
+    let info = built.front.info();
     assert_eq!((info.device_type, info.features, info.config_len), (35, 0, 0));
     assert_eq!(info.queue_sizes, [8]);
 }

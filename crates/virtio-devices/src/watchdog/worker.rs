@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use device::{Event, Events};
 use host::{EventSet, TimerFd};
-use memory::{Bytes, GuestRam, RamMap};
-use virtio::{ActiveQueue, Chain, Fault, Handler, Signals, Watch};
+use memory::{Bytes, DmaView};
+use virtio::{Chain, Context, Fault, Handler};
 
 use super::{TIMEOUT, Timing};
 
@@ -37,7 +37,7 @@ impl Vigil {
         Ok(self.timer.reset(self.timing.interval, Some(self.timing.interval))?)
     }
 
-    fn ping(&mut self, chain: Chain<'_>, ram: &RamMap) -> Result<u32, Fault> {
+    fn ping(&mut self, chain: Chain<'_>, ram: &DmaView) -> Result<u32, Fault> {
         let mut chain = chain;
         let buffer = chain.next().ok_or(Fault::Protocol("a ping without a buffer"))?;
         if !buffer.is_write_only() || buffer.len() == 0 {
@@ -58,19 +58,19 @@ impl Vigil {
 }
 
 impl Handler for Vigil {
-    fn start(&mut self, watch: &Watch, _: &GuestRam, _: u64, _: &Arc<Signals>) -> Result<(), Fault> {
+    fn start(&mut self, context: &mut Context<'_>, _: u64) -> Result<(), Fault> {
         if self.armed.load(Ordering::SeqCst) {
             self.arm()?;
         }
-        Ok(watch.add(&self.timer, TIMER, EventSet::IN)?)
+        Ok(context.watch.add(&self.timer, TIMER, EventSet::IN)?)
     }
 
-    fn queue(&mut self, position: usize, queues: &mut [ActiveQueue], ram: &GuestRam) -> Result<(), Fault> {
-        let Some(queue) = queues.get_mut(position) else { return Ok(()) };
-        queue.serve(ram.map(), |chain| self.ping(chain, ram.map()).map(Some))
+    fn queue(&mut self, position: usize, context: &mut Context<'_>) -> Result<(), Fault> {
+        let Some(queue) = context.queues.get_mut(position) else { return Ok(()) };
+        queue.serve(context.ram, |chain| self.ping(chain, context.ram).map(Some))
     }
 
-    fn event(&mut self, _: u32, _: EventSet, _: &mut [ActiveQueue], _: &GuestRam) -> Result<(), Fault> {
+    fn event(&mut self, _: u32, _: EventSet, _: &mut Context<'_>) -> Result<(), Fault> {
         self.timer.wait().map_err(io::Error::from)?;
         if self.is_overdue() {
             tracing::warn!("The watchdog has heard nothing for {} s: resetting the guest", TIMEOUT.as_secs());
@@ -81,9 +81,9 @@ impl Handler for Vigil {
         Ok(())
     }
 
-    fn stop(&mut self, watch: &Watch, _: &mut [ActiveQueue], _: &GuestRam) {
+    fn stop(&mut self, context: &mut Context<'_>) {
         // A timer that could not be armed is not watched either.
-        let _ = watch.remove(&self.timer);
+        let _ = context.watch.remove(&self.timer);
         let _ = self.timer.clear();
     }
 }

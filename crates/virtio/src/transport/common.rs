@@ -14,6 +14,8 @@ pub(super) enum Request {
     None,
     /// Configuration changes fire this vector from now on.
     ConfigVector(u16),
+    /// A queue's answers fire this vector from now on.
+    QueueVector(u16, u16),
     /// The driver is ready.
     Start,
     /// The driver resets the device.
@@ -79,11 +81,38 @@ impl Common {
         }
     }
 
-    /// Whether a saved state belongs to such a device.
-    pub(super) fn fits(&self, info: &Info) -> bool {
-        self.max_sizes == info.queue_sizes
-            && self.queues.len() == info.queue_sizes.len()
-            && self.driver_features & !(info.features | feature::VERSION_1) == 0
+    /// Whether a saved state can be that of such a device; the field that cannot otherwise.
+    pub(super) fn check(&self, info: &Info) -> Result<(), &'static str> {
+        let is_vector = |vector| self.valid_vector(vector) == vector;
+        let size_is_right = |(queue, max): (&QueueRegisters, &u16)| {
+            queue.size == *max || queue.size.is_power_of_two() && queue.size <= *max
+        };
+        if self.max_sizes != info.queue_sizes || self.queues.len() != info.queue_sizes.len() {
+            return Err("queue");
+        }
+        if !self.queues.iter().zip(&self.max_sizes).all(size_is_right) {
+            return Err("queue size");
+        }
+        if !is_vector(self.config_vector) || !self.queues.iter().all(|queue| is_vector(queue.vector)) {
+            return Err("vector");
+        }
+        if self.device_features & !(info.features | feature::VERSION_1) != 0 {
+            return Err("set of features: this host offers the guest fewer");
+        }
+        let (is_settled, is_ready) = (self.status & status::FEATURES_OK != 0, self.is_driver_ready());
+        if is_settled && !self.features_are_acceptable() || is_ready && !is_settled {
+            return Err("status");
+        }
+        Ok(())
+    }
+
+    /// Whether the driver has said DRIVER_OK.
+    pub(super) fn is_driver_ready(&self) -> bool {
+        self.status & status::DRIVER_OK != 0
+    }
+
+    fn features_are_acceptable(&self) -> bool {
+        self.driver_features & !self.device_features == 0 && self.driver_features & feature::VERSION_1 != 0
     }
 
     pub(super) fn queue(&self, index: u16) -> Option<&QueueRegisters> {
@@ -147,6 +176,13 @@ impl Common {
             }
             (0x14, 1) => return self.set_status(value as u8),
             (0x16, 2) => self.queue_select = value as u16,
+            (0x1a, 2) => {
+                let vector = self.valid_vector(value as u16);
+                if let Some(queue) = self.queues.get_mut(usize::from(self.queue_select)) {
+                    queue.vector = vector;
+                    return Request::QueueVector(self.queue_select, vector);
+                }
+            }
             (0x18..0x38, _) => self.write_queue(offset, data.len(), value),
             _ => {}
         }
@@ -169,29 +205,28 @@ impl Common {
         if usize::from(vector) <= self.queues.len() { vector } else { NO_VECTOR }
     }
 
+    /// Only a reset clears bits (§2.1.2): a driver cannot go back behind what it has settled.
     fn set_status(&mut self, value: u8) -> Request {
         if value == 0 {
             return Request::Reset;
         }
-        let newly = value & !self.status;
-        self.status = value & !status::NEEDS_RESET;
-        let acceptable = self.driver_features & !self.device_features == 0
-            && self.driver_features & feature::VERSION_1 != 0;
-        if newly & status::FEATURES_OK != 0 && !acceptable {
-            self.status &= !status::FEATURES_OK;
+        let mut newly = value & !self.status & !status::NEEDS_RESET;
+        if newly & status::FEATURES_OK != 0 && !self.features_are_acceptable() {
+            newly &= !status::FEATURES_OK;
         }
-        let ready = self.status & status::FEATURES_OK != 0 && newly & status::DRIVER_OK != 0;
-        if ready { Request::Start } else { Request::None }
+        if (self.status | newly) & status::FEATURES_OK == 0 {
+            newly &= !status::DRIVER_OK;
+        }
+        self.status |= newly;
+        if newly & status::DRIVER_OK != 0 { Request::Start } else { Request::None }
     }
 
     fn write_queue(&mut self, offset: u64, len: usize, value: u64) {
-        let vector = self.valid_vector(value as u16);
         let max = self.max_sizes.get(usize::from(self.queue_select)).copied().unwrap_or(0);
         // Once the driver is ready, queues stay as they are.
-        let settled = self.status & status::DRIVER_OK != 0;
+        let settled = self.is_driver_ready();
         let Some(queue) = self.queues.get_mut(usize::from(self.queue_select)) else { return };
         match (offset, len) {
-            (0x1a, 2) => queue.vector = vector,
             _ if settled || queue.enabled => {}
             (0x18, 2) => {
                 let size = value as u16;

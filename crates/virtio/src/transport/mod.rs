@@ -5,36 +5,44 @@
 //! ```
 //! vCPUs enter it under the bus slot's lock; control enters it to pause, resume and save. The life of a device:
 //! ```text
-//!            DRIVER_OK                pause
-//!   idle ---------------> running <--------> paused
-//!    ^                       | status = 0
-//!    |  queues are back      v
+//!            DRIVER_OK               pause            queues are back
+//!   idle ---------------> running ----------> stopping --------------> paused
+//!    ^                     |   ^                  | resume               | resume
+//!    |                     |   +------------------+----------------------+
+//!    |  queues are back    v status = 0
 //!    +------------------- stopping (status still reads non-zero)
 //! ```
+//! A device that was late to hold still and is resumed meanwhile goes on as soon as its queues are back. A broken one
+//! (DEVICE_NEEDS_RESET) goes through all of this without being served, until the driver resets it.
 
 mod common;
 mod window;
 
+use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use device::{Access, Device, Effect, Events, MsiSource, Persist, Region, RestoreError, Saved};
+use device::{Access, Device, Effect, Events, Part, Persist, Region, RestoreError};
 use host::EventFd;
-use memory::GuestRam;
+use memory::DmaRam;
 use pci::{
-    Address, BarKind, ConfigSpace, ConfigState, Identity, Msix, MsixState, NO_VECTOR, REGION_CONFIG, Vector,
+    BarKind, ConfigSpace, ConfigState, Identity, Msix, MsixState, NO_VECTOR, Place, REGION_CONFIG, Vector,
 };
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
 
-use crate::{Activation, ActiveQueue, Signals, VirtioDevice, feature};
+use crate::{Activation, ActiveQueue, Signals, SignalsState, VirtioDevice, feature};
 use common::{Common, Request};
 
 /// Bytes of BAR 0.
-pub const BAR_SIZE: u64 = 0x8_0000;
+pub(crate) const BAR_SIZE: u64 = 0x8_0000;
 const ISR: u64 = 0x2000;
 const DEVICE: u64 = 0x4000;
 const NOTIFY: u64 = 0x6000;
 const NOTIFY_MULTIPLIER: u32 = 4;
+const NOTIFY_LEN: u32 = 0x1000;
+/// Queues a function can have: one bell each.
+pub const MAX_QUEUES: usize = (NOTIFY_LEN / NOTIFY_MULTIPLIER) as usize;
 const MSIX_TABLE: u64 = 0x8000;
 const MSIX_PENDING: u64 = 0x4_8000;
 
@@ -49,8 +57,20 @@ mod status {
 enum Phase {
     Idle,
     Running,
+    /// The queues are on their way back.
+    Stopping(Then),
     Paused,
-    Stopping,
+}
+
+/// What becomes of a device when its queues are back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// The driver has reset it.
+    Reset,
+    /// Control pauses it.
+    Pause,
+    /// Control has paused it and let it go on before the queues were back.
+    Resume,
 }
 
 /// A virtio device as a PCI function.
@@ -63,43 +83,51 @@ pub struct VirtioPci {
     msix_at: usize,
     common: Common,
     phase: Phase,
-    kicks: Vec<Arc<EventFd>>,
+    bells: Vec<Bell>,
     config_vector: Arc<Vector>,
     signals: Arc<Signals>,
-    ram: GuestRam,
+    ram: DmaRam,
     events: Events,
 }
 
-/// What a function needs besides its device.
-pub struct Place<'a> {
-    /// Its slot.
-    pub address: Address,
-    /// Where BAR 0 starts, and how wide the register is.
-    pub bar: (u64, BarKind),
-    /// Where its vectors come from.
-    pub msi: &'a dyn MsiSource,
-    /// Guest RAM.
-    pub ram: &'a GuestRam,
-    /// Where activations are reported.
-    pub events: &'a Events,
+/// What a queue rings and is rung by, whether it is in use or not.
+struct Bell {
+    kick: Arc<EventFd>,
+    interrupt: Arc<Vector>,
 }
 
 impl VirtioPci {
-    /// Puts `device` behind PCI registers.
+    /// Puts `device` behind PCI registers. Its one BAR is of kind `bar`; it reaches guest RAM through `ram`, and what others must hear
+    /// of goes to `events`.
     ///
     /// # Errors
-    /// The kernel's, if there is no descriptor left for the queues' bells.
-    pub fn new(device: Box<dyn VirtioDevice>, place: &Place<'_>) -> std::io::Result<Self> {
+    /// The kernel's, if there is no descriptor left for the queues' bells; [`io::ErrorKind::InvalidInput`] for more than
+    /// [`MAX_QUEUES`].
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        bar: BarKind,
+        place: &Place<'_>,
+        ram: DmaRam,
+        events: Events,
+    ) -> io::Result<Self> {
         let info = device.info();
         let queues = info.queue_sizes.len();
-        let kicks = (0..queues).map(|_| host::event_fd().map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
-        let msix = Msix::new(queues as u16 + 1, place.msi);
+        if queues > MAX_QUEUES {
+            let text = format!("a function has at most {MAX_QUEUES} queues, not {queues}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let msix = Msix::new(queues + 1, place.msi)?;
+        let bell = |_| {
+            let interrupt = Arc::new(Vector::new(msix.vectors(), NO_VECTOR));
+            Ok(Bell { kick: Arc::new(host::event_fd()?), interrupt })
+        };
+        let bells = (0..queues).map(bell).collect::<io::Result<Vec<_>>>()?;
         let mut config = ConfigSpace::new(place.address, &identity(info.device_type));
-        config.add_bar(0, place.bar.1, BAR_SIZE, place.bar.0);
+        config.add_bar(0, bar, BAR_SIZE, place.bars.first().copied().unwrap_or_default());
         let (window, msix_at) = window::add_capabilities(&mut config, info, &msix);
         let config_vector = Arc::new(Vector::new(msix.vectors(), NO_VECTOR));
         let common = Common::new(info);
-        let signals = Arc::new(Signals::new(config_vector.clone()));
+        let signals = Arc::new(Signals::new(config_vector.clone(), events.clone()));
         Ok(Self {
             device,
             config,
@@ -108,52 +136,18 @@ impl VirtioPci {
             msix_at,
             common,
             phase: Phase::Idle,
-            kicks,
+            bells,
             config_vector,
             signals,
-            ram: place.ram.clone(),
-            events: place.events.clone(),
+            ram,
+            events,
         })
-    }
-
-    /// The device behind the registers.
-    pub fn device(&self) -> &dyn VirtioDevice {
-        self.device.as_ref()
-    }
-
-    /// Where the function sits.
-    pub fn address(&self) -> Address {
-        self.config.address()
-    }
-
-    /// BAR 0: base and size.
-    pub fn bar(&self) -> Option<(u64, u64)> {
-        self.config.bar(0)
-    }
-
-    /// Stops the workers and keeps the queues. In-flight requests are finished first.
-    pub fn pause(&mut self) {
-        self.finish_stop(true);
-        if self.phase == Phase::Running {
-            self.device.stop();
-            self.take_queues(true);
-            self.phase = Phase::Paused;
-        }
-    }
-
-    /// Lets the workers go on after [`VirtioPci::pause`] or a restore.
-    pub fn resume(&mut self) {
-        if self.phase == Phase::Paused {
-            self.start();
-        }
     }
 
     fn bar_read(&mut self, offset: u64, data: &mut [u8]) {
         match offset {
             ..ISR => {
-                if self.phase == Phase::Stopping {
-                    self.finish_stop(false);
-                }
+                self.settle(Instant::now());
                 self.common.read(offset, data, &self.signals);
             }
             ISR => data.fill(self.signals.take_isr()),
@@ -169,10 +163,9 @@ impl VirtioPci {
     fn bar_write(&mut self, offset: u64, data: &[u8]) {
         match offset {
             ..ISR => {
-                if self.phase == Phase::Stopping {
-                    self.finish_stop(false);
-                }
-                if self.phase != Phase::Stopping {
+                self.settle(Instant::now());
+                // Until a reset is over, nothing else counts.
+                if self.phase != Phase::Stopping(Then::Reset) {
                     let request = self.common.write(offset, data);
                     self.obey(request);
                 }
@@ -194,9 +187,9 @@ impl VirtioPci {
 
     fn kick(&self, offset: u64) {
         let queue = usize::try_from(offset / u64::from(NOTIFY_MULTIPLIER)).ok();
-        if let Some(kick) = queue.and_then(|queue| self.kicks.get(queue)) {
+        if let Some(bell) = queue.and_then(|queue| self.bells.get(queue)) {
             // A full counter means the worker has not looked since: it will.
-            let _ = kick.write(1);
+            let _ = bell.kick.write(1);
         }
     }
 
@@ -204,33 +197,52 @@ impl VirtioPci {
         match request {
             Request::None => {}
             Request::ConfigVector(vector) => self.config_vector.set_index(vector),
+            Request::QueueVector(queue, vector) => self.set_queue_vector(queue, vector),
             Request::Start if self.phase == Phase::Idle => {
                 self.start();
                 self.events.record("virtio-device", "activated", &[("id", &self.device.info().id)]);
             }
             Request::Start => {}
-            Request::Reset if self.phase == Phase::Running => {
+            Request::Reset => self.driver_resets(),
+        }
+    }
+
+    fn set_queue_vector(&self, queue: u16, vector: u16) {
+        if let Some(bell) = self.bells.get(usize::from(queue)) {
+            bell.interrupt.set_index(vector);
+        }
+    }
+
+    fn driver_resets(&mut self) {
+        match self.phase {
+            Phase::Running => {
                 self.device.stop();
-                self.phase = Phase::Stopping;
-                self.finish_stop(false);
+                self.phase = Phase::Stopping(Then::Reset);
+                self.settle(Instant::now());
             }
-            Request::Reset => self.forget(),
+            Phase::Stopping(_) => self.phase = Phase::Stopping(Then::Reset),
+            Phase::Idle | Phase::Paused => self.forget(),
         }
     }
 
     /// Hands the queues to the device, or declares the device broken if the driver laid them out wrongly.
     fn start(&mut self) {
+        if self.signals.is_broken() {
+            // Whatever broke it is in the rings still: only a reset mends that.
+            self.phase = Phase::Running;
+            return;
+        }
+        let ram = self.ram.view();
         let mut queues = Vec::new();
-        for (index, kick) in (0u16..).zip(&self.kicks) {
+        for (index, bell) in (0u16..).zip(&self.bells) {
             let Some(registers) = self.common.queue(index).filter(|q| q.enabled) else { continue };
             let Some(queue) = registers.build(self.common.driver_features & feature::EVENT_IDX != 0) else {
                 return self.refuse(index);
             };
-            if !queue.is_valid(self.ram.map()) {
+            if !queue.is_valid(&ram) {
                 return self.refuse(index);
             }
-            let interrupt = Arc::new(Vector::new(self.msix.vectors(), registers.vector));
-            queues.push(ActiveQueue::new(index, queue, kick.clone(), interrupt));
+            queues.push(ActiveQueue::new(index, queue, bell.kick.clone(), bell.interrupt.clone()));
         }
         self.phase = Phase::Running;
         let (ram, signals) = (self.ram.clone(), self.signals.clone());
@@ -239,30 +251,42 @@ impl VirtioPci {
 
     fn refuse(&mut self, queue: u16) {
         tracing::warn!("{}: the driver laid out queue {queue} wrongly", self.device.info().id);
+        self.phase = Phase::Running;
         self.signals.needs_reset();
     }
 
-    fn finish_stop(&mut self, wait: bool) {
-        if self.phase == Phase::Stopping && self.take_queues(wait) {
-            self.forget();
-            self.events.record("virtio-device", "reset", &[("id", &self.device.info().id)]);
-        }
-    }
-
-    fn take_queues(&mut self, wait: bool) -> bool {
-        let Some(queues) = self.device.stopped(wait) else { return false };
+    /// If queues are on their way back, waits for them until `deadline`, and does what is to be done then.
+    fn settle(&mut self, deadline: Instant) {
+        let Phase::Stopping(then) = self.phase else { return };
+        let Some(queues) = self.device.stopped(deadline) else { return };
         for ActiveQueue { index, queue, .. } in queues {
             self.common.set_progress(index, &queue);
         }
-        true
+        self.signals.await_queues(false);
+        match then {
+            Then::Pause => self.phase = Phase::Paused,
+            Then::Resume => self.start(),
+            Then::Reset => {
+                self.forget();
+                self.events.record("virtio-device", "reset", &[("id", &self.device.info().id)]);
+            }
+        }
     }
 
     fn forget(&mut self) {
         self.phase = Phase::Idle;
         self.common = Common::new(self.device.info());
-        self.config_vector.set_index(NO_VECTOR);
+        self.route_queues();
         self.signals.reset();
         self.device.reset();
+    }
+
+    /// Makes interrupts follow the vector registers.
+    fn route_queues(&self) {
+        self.config_vector.set_index(self.common.config_vector);
+        for (index, bell) in (0u16..).zip(&self.bells) {
+            bell.interrupt.set_index(self.common.queue(index).map_or(NO_VECTOR, |q| q.vector));
+        }
     }
 
     fn config_write(&mut self, offset: u64, data: &[u8]) -> Effect {
@@ -295,8 +319,8 @@ impl Device for VirtioPci {
         let mut regions = self.config.regions();
         for region in regions.iter_mut().filter(|region| region.index == 0) {
             let bell =
-                |(i, kick): (u64, &Arc<EventFd>)| (NOTIFY + i * u64::from(NOTIFY_MULTIPLIER), kick.clone());
-            region.doorbells = (0..).zip(&self.kicks).map(bell).collect();
+                |(i, bell): (u64, &Bell)| (NOTIFY + i * u64::from(NOTIFY_MULTIPLIER), bell.kick.clone());
+            region.doorbells = (0..).zip(&self.bells).map(bell).collect();
         }
         regions
     }
@@ -320,7 +344,10 @@ impl Device for VirtioPci {
     }
 
     fn reset(&mut self) {
+        /// A reset is asked of a machine that is paused: nothing is under way any more.
+        const LIMIT: Duration = Duration::from_secs(1);
         self.pause();
+        self.settle(Instant::now() + LIMIT);
         self.forget();
         self.msix.reset();
         self.config.reset();
@@ -330,12 +357,34 @@ impl Device for VirtioPci {
         self.config.undo_remap();
     }
 
-    fn save(&self) -> Option<Saved> {
-        self.to_saved()
+    fn pause(&mut self) {
+        match self.phase {
+            Phase::Running => {
+                self.device.stop();
+                self.phase = Phase::Stopping(Then::Pause);
+            }
+            Phase::Stopping(Then::Resume) => self.phase = Phase::Stopping(Then::Pause),
+            Phase::Stopping(Then::Reset | Then::Pause) | Phase::Idle | Phase::Paused => {}
+        }
     }
 
-    fn restore(&mut self, saved: &Saved) -> Result<(), RestoreError> {
-        self.restore_saved(saved)
+    fn is_paused(&mut self, deadline: Instant) -> bool {
+        self.settle(deadline);
+        !matches!(self.phase, Phase::Stopping(_))
+    }
+
+    fn resume(&mut self) {
+        match self.phase {
+            Phase::Paused => self.start(),
+            Phase::Stopping(then) => {
+                if then == Then::Pause {
+                    self.phase = Phase::Stopping(Then::Resume);
+                }
+                self.signals.await_queues(true);
+                self.settle(Instant::now());
+            }
+            Phase::Idle | Phase::Running => {}
+        }
     }
 }
 
@@ -345,8 +394,9 @@ pub struct State {
     config: ConfigState,
     msix: MsixState,
     common: Common,
+    signals: SignalsState,
     running: bool,
-    device: Option<Saved>,
+    device: Part,
 }
 
 impl Persist for VirtioPci {
@@ -359,25 +409,39 @@ impl Persist for VirtioPci {
             config: self.config.save(),
             msix: self.msix.save(),
             common: self.common.clone(),
-            running: matches!(self.phase, Phase::Running | Phase::Paused),
-            device: self.device.save(),
+            signals: self.signals.save(),
+            running: !matches!(self.phase, Phase::Idle | Phase::Stopping(Then::Reset)),
+            device: Part::of(self.device.as_ref()),
         }
     }
 
     /// Leaves the device paused if it was running.
     fn restore(&mut self, state: State) -> Result<(), RestoreError> {
+        let former = Persist::save(self);
+        let restored = self.put_in(state);
+        if restored.is_err() {
+            // What was there a moment ago fits.
+            let _ = self.put_in(former);
+        }
+        restored
+    }
+}
+
+impl VirtioPci {
+    fn put_in(&mut self, state: State) -> Result<(), RestoreError> {
         let value = |field| RestoreError::Value { kind: Self::KIND, field };
-        if !state.common.fits(self.device.info()) {
-            return Err(value("queue"));
+        let State { config, msix, common, signals, running, device } = state;
+        common.check(self.device.info()).map_err(value)?;
+        if running && !common.is_driver_ready() {
+            return Err(value("status"));
         }
-        self.config.restore(state.config).map_err(value)?;
-        self.msix.restore(state.msix).map_err(value)?;
-        if let Some(device) = &state.device {
-            self.device.restore(device)?;
-        }
-        self.config_vector.set_index(state.common.config_vector);
-        self.common = state.common;
-        self.phase = if state.running { Phase::Paused } else { Phase::Idle };
+        device.restore(self.device.as_mut())?;
+        self.config.restore(config).map_err(value)?;
+        self.msix.restore(msix).map_err(value)?;
+        self.common = common;
+        self.signals.restore(signals);
+        self.route_queues();
+        self.phase = if running { Phase::Paused } else { Phase::Idle };
         Ok(())
     }
 }

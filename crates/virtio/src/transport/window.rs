@@ -2,7 +2,9 @@
 
 use pci::{ConfigSpace, Msix};
 
-use super::{BAR_SIZE, DEVICE, ISR, MSIX_PENDING, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER, VirtioPci};
+use super::{
+    BAR_SIZE, DEVICE, ISR, MSIX_PENDING, MSIX_TABLE, NOTIFY, NOTIFY_LEN, NOTIFY_MULTIPLIER, VirtioPci,
+};
 use crate::Info;
 
 const VENDOR: u8 = 0x09;
@@ -33,7 +35,7 @@ pub(super) fn add_capabilities(config: &mut ConfigSpace, info: &Info, msix: &Msi
     if info.config_len != 0 {
         add(DEVICE_CFG, DEVICE as u32, 0x1000, &[], &[]);
     }
-    add(NOTIFY_CFG, NOTIFY as u32, 0x1000, &NOTIFY_MULTIPLIER.to_le_bytes(), &[]);
+    add(NOTIFY_CFG, NOTIFY as u32, NOTIFY_LEN, &NOTIFY_MULTIPLIER.to_le_bytes(), &[]);
     // The guest points the window by writing its bar, offset and length.
     let pointable = [0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     let window = add(PCI_CFG, 0, 0, &[0; 4], &pointable);

@@ -5,12 +5,16 @@ use crate::fake::{self, FakeQueue, WRITE};
 struct Echo;
 
 impl Handler for Echo {
-    fn queue(&mut self, position: usize, queues: &mut [ActiveQueue], ram: &GuestRam) -> Result<(), Fault> {
-        queues[position].serve(ram.map(), |chain| {
+    fn queue(&mut self, position: usize, context: &mut Context<'_>) -> Result<(), Fault> {
+        context.queues[position].serve(context.ram, |chain| {
             let len = chain.writable().map(|d| d.len()).sum();
             if len == 1 { Err(Fault::Protocol("one byte")) } else { Ok(Some(len)) }
         })
     }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
 }
 
 fn echo() -> Workers {
@@ -42,7 +46,7 @@ fn queues_go_to_their_workers_and_come_back() {
         q1.ring();
         assert_eq!(q1.wait_used(), (head.into(), 9));
         workers.stop();
-        let queues = workers.stopped(true).unwrap();
+        let queues = workers.stopped(soon()).unwrap();
         assert_eq!(queues.iter().map(|q| q.index).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(virtio_queue::QueueT::next_avail(&queues[0].queue), round);
     }
@@ -71,7 +75,7 @@ fn a_fault_breaks_the_device_and_the_queues_still_come_back() {
     config.wait(1);
     assert!(signals.is_broken());
     workers.stop();
-    assert_eq!(workers.stopped(true).unwrap().len(), 1);
+    assert_eq!(workers.stopped(soon()).unwrap().len(), 1);
     assert!(queue.used().is_empty());
 }
 

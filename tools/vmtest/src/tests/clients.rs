@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use std::io::{BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
 use vmtest::context::Context;
 use vmtest::foreign::{Caller, Curl, Process, Told, tool};
 use vmtest::host;
+use vmtest::outside::{Program, SOCKET};
 use vmtest::rest::{read_reply, request_text};
 use vmtest::vm::{Builder, Vm};
-use vmtest::wait;
+use vmtest::wait::{self, Patient};
 
 vmtest::tests![clients: published_crate, progenitor, openapi_python_client, curl, a_thousand_at_once];
 
@@ -27,11 +27,10 @@ fn progenitor(context: &Context) {
 
 /// A Python client that openapi-python-client generated from our document.
 fn openapi_python_client(context: &Context) {
-    let python = tool("VMTEST_PYTHON");
     life(context, |socket| {
-        let mut command = Command::new(python.join("bin/python"));
-        command.arg(tool("VMTEST_PYTHON_SCRIPTS").join("generated.py")).arg(socket);
-        Process::start(context, &mut command)
+        let mut python = Program::new(&tool("VMTEST_PYTHON").join("bin/python"));
+        python.arg(tool("VMTEST_PYTHON_SCRIPTS").join("generated.py").to_string_lossy());
+        Process::start(context, python.arg(SOCKET), socket)
     });
 }
 
@@ -40,7 +39,7 @@ fn curl(context: &Context) {
 }
 
 fn program(context: &Context, name: &str, socket: &Path) -> Process {
-    Process::start(context, Command::new(tool("VMTEST_CLIENTS")).arg(name).arg(socket))
+    Process::start(context, Program::new(&tool("VMTEST_CLIENTS")).arg(name).arg(SOCKET), socket)
 }
 
 fn reply(client: &mut impl Caller, verb: &str) -> Value {
@@ -120,10 +119,9 @@ fn a_thousand_at_once(context: &Context) {
     let mut clients: Vec<_> = (0..1000)
         .map(|_| {
             let mut client = UnixStream::connect(vm.vmm.socket()).unwrap();
-            client.set_read_timeout(Some(wait::COMMAND)).unwrap();
             // In vain for a client that is turned away.
             let _ = client.write_all(ping.as_bytes());
-            client
+            Patient::new(client, wait::COMMAND)
         })
         .collect();
     let replies = clients.iter_mut().map(|client| read_reply(&mut BufReader::new(client)));

@@ -4,7 +4,7 @@ use serde_json::json;
 use std::fs;
 use vmtest::context::Context;
 use vmtest::vm::{AgentOn, Builder, Vm};
-use vmtest::wait;
+use vmtest::wait::{self, Patient};
 
 vmtest::tests![
     console: serial_off, serial_null, serial_tty, serial_pty, serial_file, serial_socket, console_off, console_null,
@@ -127,10 +127,9 @@ fn serial_socket_reconnects(context: &Context) {
     // A new client takes the old one's place.
     let path = vm.config["serial"]["socket"].as_str().unwrap().to_owned();
     let stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(wait::COMMAND)).unwrap();
     vm.ok("echo for the second client >/dev/ttyS0");
     let mut received = Vec::new();
-    let mut reader = stream;
+    let mut reader = Patient::new(stream, wait::COMMAND);
     wait::until_true(wait::COMMAND, "the line at the second client", || {
         let mut buffer = [0; 1024];
         let count = std::io::Read::read(&mut reader, &mut buffer).unwrap();

@@ -1,13 +1,14 @@
 //! schemathesis makes requests of `docs/openapi.json`, well-formed and not, and compares the replies with it.
 //!
-//! It is slow where the CPU is emulated, so most cases are made on the host, where no guest boots; the lab adds the booted states.
+//! It runs outside the lab. The VMM does not, where it boots guests, and is slow there: so most cases are made where no guest boots.
 
-use std::path::Path;
-use std::process::{Child, Command};
-use vmtest::bridge::{Bridge, carry, carry_and};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use vmtest::bridge::Bridge;
 use vmtest::context::Context;
 use vmtest::foreign::tool;
 use vmtest::host;
+use vmtest::outside::{Heard, Program, SOCKET};
 use vmtest::process::Vmm;
 use vmtest::wait;
 
@@ -17,47 +18,53 @@ vmtest::tests![fuzzing: booted_states; without guests: thousands_of_requests, ev
 struct Run<'a> {
     context: &'a Context,
     bridge: Bridge,
-    command: Command,
+    program: Program,
 }
 
 impl<'a> Run<'a> {
     /// `cases` are made for each operation, besides those that follow from the document alone.
     fn new(context: &'a Context, cases: u32) -> Self {
         let bridge = Bridge::open();
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let scripts = tool("VMTEST_PYTHON_SCRIPTS");
-        let mut command = Command::new(tool("VMTEST_PYTHON").join("bin/schemathesis"));
-        command.arg("--no-color").arg("--config-file").arg(scripts.join("schemathesis.toml"));
-        command.arg("run").arg(tool("VMTEST_OPENAPI")).env("PYTHONPATH", scripts);
-        command.arg(format!("--url=http://{}/api/v1", bridge.address()));
-        command.arg(format!("--max-examples={cases}")).current_dir(&context.dir);
-        Self { context, bridge, command }
+        let mut program = Program::new(&tool("VMTEST_PYTHON").join("bin/schemathesis"));
+        program.arg("--no-color").arg("--config-file").arg(text(scripts.join("schemathesis.toml")));
+        program.arg("run").arg(text(tool("VMTEST_OPENAPI"))).env("PYTHONPATH", text(scripts));
+        program.arg(format!("--url=http://127.0.0.1:{}/api/v1", bridge.port()));
+        program.arg(format!("--max-examples={cases}"));
+        Self { context, bridge, program }
     }
 
     /// Brings the VM to each state in turn for each operation; with `kernel`, also to those of a booted one.
-    fn in_all_states(&mut self, socket: &Path, kernel: Option<&Path>) {
-        self.command.env("SCHEMATHESIS_HOOKS", "states").env("VMTEST_SOCKET", socket);
-        self.command.envs(kernel.map(|kernel| ("VMTEST_KERNEL", kernel)));
+    fn in_all_states(&mut self, kernel: Option<&Path>) {
+        self.program.env("SCHEMATHESIS_HOOKS", "states").env("VMTEST_SOCKET", SOCKET);
+        if let Some(kernel) = kernel {
+            self.program.env("VMTEST_KERNEL", kernel.to_string_lossy());
+        }
         // A reply without an end, and the end of the VMM: they have tests of their own.
-        self.command.args(["--exclude-path=/events", "--exclude-path=/vmm.shutdown"]);
+        self.program.arg("--exclude-path=/events").arg("--exclude-path=/vmm.shutdown");
     }
 
     /// Serves every client through `serve` until the run ends; returns how many cases there were.
     ///
     /// # Panics
-    /// A reply is not as the document says.
-    fn finish(mut self, mut serve: impl FnMut(std::net::TcpStream)) -> u32 {
-        let path = self.context.path("schemathesis");
-        let output = std::fs::File::create(&path).unwrap();
-        self.command.stdout(output.try_clone().unwrap()).stderr(output);
-        let mut child: Child = self.command.spawn().unwrap();
-        let status = wait::until(wait::FUZZING, "schemathesis to end", || {
+    /// A reply is not as the document says, or there was none for a long time.
+    fn finish(self, mut serve: impl FnMut(&Bridge, TcpStream)) -> u32 {
+        let mut running = self.program.start(self.context, self.bridge.port());
+        let mut report = String::new();
+        let progress = || self.bridge.carried();
+        let code = wait::until_or_idle(wait::PROGRESS, "schemathesis to go on", progress, || {
             while let Some(client) = self.bridge.next() {
-                serve(client);
+                serve(&self.bridge, client);
             }
-            child.try_wait().unwrap()
+            loop {
+                match running.try_hear()? {
+                    Heard::Line(line) => report += &format!("{line}\n"),
+                    Heard::Exit(code) => return Some(code),
+                }
+            }
         });
-        let report = std::fs::read_to_string(path).unwrap();
-        assert!(status.success(), "{report}");
+        assert_eq!(code, Some(0), "{report}");
         let line =
             report.lines().find(|line| line.contains(" generated, ")).unwrap_or_else(|| panic!("{report}"));
         line.split_whitespace().next().unwrap().parse().unwrap()
@@ -67,9 +74,9 @@ impl<'a> Run<'a> {
 fn fuzz(context: &Context, cases: u32, phases: &str, kernel: Option<&Path>) -> u32 {
     let mut vmm = Vmm::start(context, &[]);
     let mut run = Run::new(context, cases);
-    run.in_all_states(vmm.socket(), kernel);
-    run.command.arg(format!("--phases={phases}"));
-    let count = run.finish(|client| carry(client, vmm.socket()));
+    run.in_all_states(kernel);
+    run.program.arg(format!("--phases={phases}"));
+    let count = run.finish(|bridge, client| bridge.carry(client, vmm.socket()));
     assert!(vmm.is_running() && vmm.api.answers());
     count
 }
@@ -82,21 +89,21 @@ fn thousands_of_requests(context: &Context) {
 fn booted_states(context: &Context) {
     let kernel = context.path("kernel");
     host::make_idle_kernel(&kernel);
-    let count = fuzz(context, 8, "fuzzing", Some(&kernel));
-    assert!(count > 150, "only {count} cases");
+    let count = fuzz(context, 20, "fuzzing", Some(&kernel));
+    assert!(count > 400, "only {count} cases");
 }
 
 /// A stream ends with its VMM, which is told to end as soon as the reply has begun.
 fn events(context: &Context) {
     let mut run = Run::new(context, 50);
-    run.command.args(["--include-path=/events", "--header=Connection:close"]);
+    run.program.arg("--include-path=/events").arg("--header=Connection:close");
     // It compares single events with the schema, as OpenAPI 3.2 has it; in 3.0, ours, the schema is that of the whole text.
-    run.command.arg("--exclude-checks=response_schema_conformance");
+    run.program.arg("--exclude-checks=response_schema_conformance");
     let mut vmm = None;
-    let count = run.finish(|client| {
+    let count = run.finish(|bridge, client| {
         let fresh = Vmm::start(context, &[]);
         let api = fresh.api.clone();
-        carry_and(client, fresh.socket(), move || drop(api.request("PUT", "vmm.shutdown", None)));
+        bridge.carry_and(client, fresh.socket(), move || drop(api.request("PUT", "vmm.shutdown", None)));
         vmm = Some(fresh);
     });
     assert!(count > 5, "only {count} cases");
@@ -105,11 +112,11 @@ fn events(context: &Context) {
 /// Each request has a VMM of its own, because the last one may have ended it.
 fn shutdown_of_the_vmm(context: &Context) {
     let mut run = Run::new(context, 50);
-    run.command.args(["--include-path=/vmm.shutdown", "--header=Connection:close"]);
+    run.program.arg("--include-path=/vmm.shutdown").arg("--header=Connection:close");
     let mut vmm = None;
-    let count = run.finish(|client| {
+    let count = run.finish(|bridge, client| {
         let fresh = Vmm::start(context, &[]);
-        carry(client, fresh.socket());
+        bridge.carry(client, fresh.socket());
         vmm = Some(fresh);
     });
     assert!(count > 5, "only {count} cases");

@@ -1,5 +1,8 @@
 //! The life of a VM: pause, reboot, power, shutdown, delete, and what is left behind.
 
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
 use serde_json::json;
 use vmtest::context::Context;
 use vmtest::host;
@@ -8,7 +11,7 @@ use vmtest::vm::{Builder, Vm};
 use vmtest::wait;
 
 vmtest::tests![
-    lifecycle: ping, pause_and_resume, guest_reboot, api_reboot, guest_power_off, no_shutdown, power_button, nmi,
+    lifecycle: ping, pause_and_resume, clocks_after_a_pause, guest_reboot, api_reboot, guest_power_off, no_shutdown, power_button, nmi,
     shutdown_then_boot, delete_then_create, refused_actions, shutdown_of_the_vmm, terminated_by_a_signal,
     fifty_rounds_leave_nothing,
 ];
@@ -42,6 +45,40 @@ fn pause_and_resume(context: &Context) {
     assert_eq!(vm.api().info()["state"], "Running");
     wait::until_true(wait::COMMAND, "more ticks", || counted() > at_pause);
     assert_eq!(vm.ok("echo back"), "back");
+}
+
+/// Whatever clock the guest keeps its time by, a pause leaves it neither behind the host nor in doubt about its clocks.
+fn clocks_after_a_pause(context: &Context) {
+    const SOURCES: &str = "/sys/devices/system/clocksource/clocksource0";
+    const PAUSE: Duration = Duration::from_secs(10);
+    let vm = Builder::new(context).boot();
+    let available = vm.ok(&format!("cat {SOURCES}/available_clocksource"));
+    let sources: Vec<&str> =
+        available.split_whitespace().filter(|name| ["kvm-clock", "tsc"].contains(name)).collect();
+    assert!(sources.contains(&"kvm-clock"), "{available}");
+    for source in sources {
+        vm.ok(&format!("echo {source} >{SOURCES}/current_clocksource"));
+        let before = ahead_of_host(&vm);
+        vm.api().put("vm.pause").expect(204);
+        let end = Instant::now() + PAUSE;
+        wait::until_true(wait::COMMAND, "the end of the pause", || Instant::now() >= end);
+        vm.api().put("vm.resume").expect(204);
+        let after = ahead_of_host(&vm);
+        let moved = (after.start() - before.end()).max(before.start() - after.end());
+        assert!(
+            moved < 3.0,
+            "{source}: the guest was {before:?} s ahead of the host, and is {after:?} s ahead after a pause"
+        );
+        assert_eq!(vm.ok(&format!("cat {SOURCES}/current_clocksource")), source);
+    }
+    assert_eq!(vm.ok("dmesg | grep -i 'clocksource.*unstable' || true"), "");
+}
+
+/// Between which bounds the guest's wall clock is ahead of the host's, in seconds.
+fn ahead_of_host(vm: &Vm) -> RangeInclusive<f64> {
+    let host = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let (from, guest, to) = (host(), vm.ok("date +%s").parse::<f64>().unwrap(), host());
+    guest - to..=guest + 1.0 - from
 }
 
 /// CPU time of the vCPU threads in clock ticks.

@@ -1,5 +1,6 @@
 //! The network device over a tap.
 
+use config::plan::Net;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -9,7 +10,7 @@ use std::process::Command;
 use vmtest::context::Context;
 use vmtest::host;
 use vmtest::vm::{Builder, Vm};
-use vmtest::wait;
+use vmtest::wait::{self, Patient};
 
 vmtest::tests![
     net: ping_both_ways, tcp_to_the_host, tcp_to_the_guest, multi_queue, mac_address, counters, by_descriptors,
@@ -40,8 +41,9 @@ fn send_to_host(context: &Context, vm: &Vm) {
     let port = listener.local_addr().unwrap().port();
     vm.ok(&format!("dd if=/dev/urandom of=/tmp/out bs=1M count={DATA_MIB}"));
     vm.ok(&format!("(nc {host} {port} </tmp/out >/dev/null &) "));
-    let (mut stream, _) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(wait::COMMAND)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (stream, _) = wait::until(wait::COMMAND, "the guest to connect", || listener.accept().ok());
+    let mut stream = Patient::new(stream, wait::COMMAND);
     let mut data = Vec::new();
     stream.read_to_end(&mut data).unwrap();
     let path = context.path("received");
@@ -110,8 +112,9 @@ fn by_descriptors(context: &Context) {
     let (host, guest) = context.addresses();
     let name = context.tap();
     let ip = Some((host.parse().unwrap(), "255.255.255.0".parse().unwrap()));
-    let settings = net::Settings { name: Some(&name), ip, queue_pairs: 2, ..net::Settings::default() };
-    let tap = net::Tap::open(&settings).unwrap();
+    let guest_mac = config::MacAddr([0x2e, 0, 0, 0, 0, 1]);
+    let wanted = Net { tap: Some(name), ip, queue_pairs: 2, ..Net::new(guest_mac) };
+    let tap = net::Tap::open(&wanted).unwrap();
     let descriptors: Vec<_> = tap.queues().iter().map(|queue| queue.as_fd()).collect();
     let vm = Builder::new(context).cpus(2).start();
     vm.create();

@@ -47,7 +47,7 @@ fn surroundings(places: &Places) -> Result<Vec<(&'static str, String)>> {
     let guests = if lab::host_kvm() {
         "on the host".to_owned()
     } else {
-        "in the lab: QEMU's software CPU (TCG) with AMD's virtualisation instructions, 2 CPUs, stock Debian \
+        "in the lab: QEMU's software CPU (TCG) with AMD's virtualisation instructions, one CPU, stock Debian \
          kernel with KVM. Times there are many times those of real hardware, and what is made of VM exits and \
          page faults weighs differently; only the ratios say something"
             .to_owned()

@@ -3,6 +3,7 @@
 use device::{RestoreError, Saved};
 
 use super::*;
+use device::Stateful;
 
 const MQ: u64 = bit(spec::VIRTIO_NET_F_MQ);
 const OFFLOADS: u64 = bit(spec::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS);
@@ -126,12 +127,12 @@ fn the_state_survives_a_restore_and_reaches_the_new_tap() {
     let mut old = Rig::started(2, features);
     assert_eq!((set_pairs(&mut old, 2), set_offloads(&mut old, CSUM)), (0, 0));
     old.stop();
-    let saved = old.net.save().unwrap();
+    let saved = old.net.to_saved().unwrap();
 
     let mut rig = Rig::new(2);
     assert_eq!(rig.state(), State::default());
-    rig.net.restore(&saved).unwrap();
-    assert_eq!(rig.net.save().unwrap(), saved);
+    rig.net.restore_saved(&saved).unwrap();
+    assert_eq!(rig.net.to_saved().unwrap(), saved);
     rig.start(features);
     // Started workers return their queues in order, so the pair's has run its start when this answers.
     rig.stop();
@@ -158,7 +159,7 @@ fn impossible_states_are_refused() {
         r#"{"kind":"virtio-net","version":1,"state":{"driver":{"offloads":1922,"pairs":2,"announce":true}}}"#;
     let golden: Saved = serde_json::from_str(golden).unwrap();
     let mut rig = Rig::new(2);
-    rig.net.restore(&golden).unwrap();
+    rig.net.restore_saved(&golden).unwrap();
     let state = rig.state();
     assert_eq!(state.driver, Some(DriverState { offloads: GUEST_OFFLOADS, pairs: 2, announce: true }));
     let broken = |offloads, pairs| State { driver: Some(DriverState { offloads, pairs, announce: false }) };
@@ -167,6 +168,6 @@ fn impossible_states_are_refused() {
         assert!(matches!(error, RestoreError::Value { .. }));
     }
     let foreign = Saved { kind: "virtio-blk".into(), ..golden.clone() };
-    rig.net.restore(&foreign).unwrap_err();
-    assert_eq!(rig.net.save().unwrap(), golden, "a refused state left traces");
+    rig.net.restore_saved(&foreign).unwrap_err();
+    assert_eq!(rig.net.to_saved().unwrap(), golden, "a refused state left traces");
 }

@@ -4,6 +4,11 @@ use std::net::UdpSocket;
 
 use super::*;
 
+fn connected(plan: &plan::Net) -> Result<Net, Error> {
+    let events = device::Events::new(Arc::new(device::NoSink)).unwrap();
+    connect(plan, &BuildContext { id: "_net0", events: &events, descriptors: &[], stream: None })
+}
+
 fn started(net: &mut Net, ram: &GuestRam, features: u64, queues: &[&FakeQueue]) -> Arc<FakeInterrupt> {
     let (activation, interrupt) = fake::activation(ram, features, queues);
     net.start(activation);
@@ -16,7 +21,7 @@ fn the_host_and_the_guest_exchange_frames() {
         return;
     }
     let ip = ["10.9.8.1", "255.255.255.0"].map(|s| s.parse().unwrap());
-    let mut net = build(&Config { ip: Some(ip.into()), mtu: Some(1400), ..config(2) }, Vec::new()).unwrap();
+    let mut net = connected(&plan::Net { ip: Some(ip.into()), mtu: Some(1400), ..config(2) }).unwrap();
     assert_eq!(net.tap_name(), "vmtap0");
     let mut mtu = [0; 2];
     net.read_config(10, &mut mtu);
@@ -58,7 +63,7 @@ fn the_host_and_the_guest_exchange_frames() {
         arrived = frame.ends_with(b"hello guest") && frame[12..18] == MAC;
     }
     net.stop();
-    assert_eq!(net.stopped(true).unwrap().len(), 5);
+    assert_eq!(net.stopped(soon()).unwrap().len(), 5);
     let counters = net.counters().unwrap().read();
     assert_eq!(counters[2..], [("tx_bytes", 60), ("tx_frames", 1)]);
     assert!(counters[1].1 >= 1);
@@ -69,9 +74,9 @@ fn a_tap_in_use_is_an_error_that_names_device_and_interface() {
     if !::net::netns::enter() {
         return;
     }
-    let config = Config { tap: Some("shared".into()), ..config(1) };
-    let _first = build(&config, Vec::new()).unwrap();
-    let Err(error) = build(&config, Vec::new()) else { panic!("two cards share a tap") };
+    let config = plan::Net { tap: Some("shared".into()), ..config(1) };
+    let _first = connected(&config).unwrap();
+    let Err(error) = connected(&config) else { panic!("two cards share a tap") };
     assert!(error.to_string().contains("'_net0'"));
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("'shared'"), "{source}");

@@ -1,6 +1,7 @@
 //! Frames of a well-behaved driver.
 
 use super::*;
+use device::Stateful;
 
 #[test]
 fn a_frame_reaches_the_guest_with_its_header() {
@@ -163,9 +164,9 @@ fn after_a_move_the_network_and_the_guest_are_told() {
     let announce = bit(spec::VIRTIO_NET_F_GUEST_ANNOUNCE) | bit(spec::VIRTIO_NET_F_STATUS);
     let mut old = Rig::started(1, announce);
     old.stop();
-    let saved = old.net.save().unwrap();
+    let saved = old.net.to_saved().unwrap();
     let mut rig = Rig::new(1);
-    rig.net.restore(&saved).unwrap();
+    rig.net.restore_saved(&saved).unwrap();
     rig.start(announce);
     rig.config_interrupt.wait(1);
     assert_eq!(rig.status(), 3);

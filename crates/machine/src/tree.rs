@@ -1,0 +1,73 @@
+//! A machine's state as data: what a snapshot holds besides guest RAM and the configuration.
+
+use std::collections::BTreeMap;
+
+use device::{Collision, RestoreError, SaveError, Saved};
+use hv::CpuState;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::VcpuError;
+
+/// The state of every device, by id.
+pub(crate) type NodeStates = BTreeMap<String, Saved>;
+
+/// The state of a whole machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tree {
+    /// Devices, by id: those of the board and the PCI functions.
+    pub(crate) nodes: NodeStates,
+    /// vCPUs, by number.
+    pub(crate) vcpus: Vec<CpuState>,
+}
+
+/// Why a state cannot be taken out or put in. Each names the device.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// A device's cannot be taken out.
+    #[error("The state of device '{id}' cannot be saved")]
+    Save {
+        /// The device's id.
+        id: String,
+        /// What is wrong with it.
+        #[source]
+        source: SaveError,
+    },
+    /// A device's cannot be put in.
+    #[error("The state of device '{id}' cannot be restored")]
+    Restore {
+        /// The device's id.
+        id: String,
+        /// What is wrong with it.
+        #[source]
+        source: RestoreError,
+    },
+    /// The machine has a device that the state does not know.
+    #[error("The state has nothing of device '{0}': restore with the configuration that was saved with it")]
+    Missing(String),
+    /// The state has a device that the machine does not know.
+    #[error(
+        "The state has device '{0}', which this machine lacks: restore with the configuration that was saved with it"
+    )]
+    Stranger(String),
+    /// Two devices were saved at the same addresses.
+    #[error("Device '{id}' cannot go back to its addresses")]
+    Place {
+        /// The device's id.
+        id: String,
+        /// Which addresses.
+        #[source]
+        source: Collision,
+    },
+    /// There are more or fewer vCPUs.
+    #[error("The state has {found} vCPUs, and this machine {expected}")]
+    Vcpus {
+        /// vCPUs of the machine.
+        expected: usize,
+        /// vCPUs of the state.
+        found: usize,
+    },
+    /// A vCPU.
+    #[error("The state of the vCPUs cannot be saved")]
+    Vcpu(#[from] VcpuError),
+}

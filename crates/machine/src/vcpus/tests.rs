@@ -1,0 +1,159 @@
+use super::*;
+use device::NoSink;
+use hv::{EXIT_REASONS, Registers, SystemRegisters};
+use std::sync::{Condvar, Mutex};
+
+/// What a vCPU does until it is kicked, and whether a kick helps.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut open = self.0.1.wait_while(self.0.0.lock().unwrap(), |open| !*open).unwrap();
+        *open = false;
+    }
+}
+
+impl Kicker for Gate {
+    fn kick(&self) {
+        self.open();
+    }
+}
+
+struct Deaf;
+
+impl Kicker for Deaf {
+    fn kick(&self) {}
+}
+
+struct FakeVcpu {
+    gate: Gate,
+    hears: bool,
+    entered: Sender<()>,
+    /// Shows whether the vCPU is gone.
+    _life: Arc<()>,
+}
+
+impl Vcpu for FakeVcpu {
+    fn run(&mut self, _: &dyn VcpuIo) -> Result<VcpuExit, Error> {
+        let _ = self.entered.send(());
+        self.gate.pass();
+        Ok(VcpuExit::Stopped)
+    }
+
+    fn exits(&self) -> Arc<Exits> {
+        Arc::new(Exits::new(&EXIT_REASONS))
+    }
+
+    fn kicker(&self) -> Box<dyn Kicker> {
+        if self.hears { Box::new(self.gate.clone()) } else { Box::new(Deaf) }
+    }
+
+    fn inject_nmi(&mut self) -> Result<(), Error> {
+        Err(Error::Stuck("no NMIs here".into()))
+    }
+
+    fn state(&mut self) -> Result<CpuState, Error> {
+        Ok(CpuState::default())
+    }
+
+    fn set_state(&mut self, _: &CpuState) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn set_boot_registers(&mut self, _: &Registers, _: &SystemRegisters) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn set_msrs(&mut self, _: &[(u32, u64)]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn system_registers(&mut self) -> Result<SystemRegisters, Error> {
+        Ok(SystemRegisters::default())
+    }
+}
+
+struct NoIo;
+
+impl VcpuIo for NoIo {
+    fn pio_read(&self, _: u16, _: &mut [u8]) {}
+    fn pio_write(&self, _: u16, _: &[u8]) {}
+    fn mmio_read(&self, _: u64, _: &mut [u8]) {}
+    fn mmio_write(&self, _: u64, _: &[u8]) {}
+    fn end_of_interrupt(&self, _: u8) {}
+}
+
+struct Rig {
+    vcpus: Vcpus,
+    gates: Vec<Gate>,
+    entered: Receiver<()>,
+    life: Arc<()>,
+}
+
+/// One vCPU for each of `hear`, which says whether it hears kicks.
+fn rig(hear: &[bool]) -> Rig {
+    let (enter, entered) = mpsc::channel();
+    let life = Arc::new(());
+    let mut vcpus = Vcpus::new(Arc::new(NoIo), Events::new(Arc::new(NoSink)).unwrap());
+    let mut gates = Vec::new();
+    for &hears in hear {
+        let gate = Gate::default();
+        gates.push(gate.clone());
+        let vcpu = FakeVcpu { gate, hears, entered: enter.clone(), _life: life.clone() };
+        vcpus.add(Box::new(vcpu), None).unwrap();
+    }
+    Rig { vcpus, gates, entered, life }
+}
+
+#[test]
+fn all_are_held_saved_and_ended() {
+    let Rig { vcpus, entered, life, .. } = rig(&[true, true]);
+    vcpus.run();
+    (0..2).for_each(|_| entered.recv().unwrap());
+    vcpus.pause().unwrap();
+    assert_eq!(vcpus.save().unwrap(), [CpuState::default(), CpuState::default()]);
+    drop(vcpus);
+    assert_eq!(Arc::strong_count(&life), 1, "a thread is left");
+}
+
+#[test]
+fn a_refusal_names_the_vcpu() {
+    let Rig { vcpus, .. } = rig(&[true, true]);
+    assert!(matches!(vcpus.nmi(), Err(VcpuError::Hypervisor { vcpu: 0, .. })));
+}
+
+#[test]
+fn one_that_does_not_come_back_is_named_and_holds_up_nobody() {
+    let Rig { mut vcpus, gates, entered, life } = rig(&[true, false]);
+    vcpus.patience = Duration::from_millis(1);
+    vcpus.run();
+    (0..2).for_each(|_| entered.recv().unwrap());
+    // The first may be slow as well, with so little patience.
+    let error = vcpus.pause().unwrap_err();
+    assert!(matches!(error, VcpuError::Silent { .. }), "{error}");
+    let error = std::iter::repeat_with(|| vcpus.pause()).find_map(|answer| match answer {
+        Err(VcpuError::Silent { vcpu: 0, .. }) => None,
+        other => Some(other.unwrap_err()),
+    });
+    assert!(error.unwrap().to_string().starts_with("Thread vcpu1 does not answer"));
+    drop(vcpus);
+    // It has the vCPU still, and ends as soon as it comes back.
+    assert!(Arc::strong_count(&life) > 1);
+    gates[1].open();
+    while Arc::strong_count(&life) > 1 {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_thread_that_is_gone_is_an_error() {
+    let Rig { vcpus, .. } = rig(&[true]);
+    vcpus.threads[0].post(Mail::Exit);
+    assert!(matches!(vcpus.pause(), Err(VcpuError::Ended(0))));
+}

@@ -1,5 +1,0 @@
-//! See `tools/fuzz-targets/src/flags.rs`.
-
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_targets::run("flags", data));
