@@ -6,7 +6,6 @@
 
 mod memory;
 mod paths;
-mod socket_paths;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -223,6 +222,5 @@ fn run(vm: &VmConfig, findings: &mut Findings) -> Option<plan::Payload> {
     at.each("net", vm.net.as_ref(), |net, at| net.check_interface(at));
     at.one("payload", vm.payload.as_ref(), payload::check_cmdline);
     at.one("platform", vm.platform.as_ref(), |platform, at| platform.check_identity(at));
-    socket_paths::check(&mut at);
     payload
 }

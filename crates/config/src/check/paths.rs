@@ -1,5 +1,5 @@
-//! One rule for every path in a configuration: it names something. An empty one would mean an error without a field much later, or, for
-//! a socket, a name without a file that every user of the host may connect to.
+//! Rules for every path in a configuration: it names something, and a socket's fits its address. An empty one would mean an error
+//! without a field much later, or, for a socket, a name without a file that every user of the host may connect to.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -7,6 +7,9 @@ use std::path::Path;
 use super::Scope;
 use crate::consoles::ConsoleMode;
 use crate::vm::VmConfig;
+
+/// Bytes of a path that fit the address of a UNIX socket (`unix(7)`), with the NUL that closes it.
+const SOCKET_ROOM: usize = 108;
 
 /// A path's place in the configuration, and what stands there.
 type Found<'c> = (String, Option<&'c OsStr>);
@@ -26,6 +29,10 @@ pub(super) fn check(at: &mut Scope<'_, '_>) {
             at.invalid(&field, "The path is empty", "name a file, or leave the field out");
         } else if path.as_encoded_bytes().contains(&0) {
             at.invalid(&field, "The path contains a zero byte", "use a path without it");
+        } else if field.ends_with("socket") && path.len() >= SOCKET_ROOM {
+            let text =
+                format!("The path of a UNIX socket has {} bytes, and {} fit", path.len(), SOCKET_ROOM - 1);
+            at.invalid(&field, text, "use a shorter path, or a symbolic link to the directory");
         }
     }
 }
