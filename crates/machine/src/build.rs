@@ -8,8 +8,8 @@ use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
 use hv::cpuid::{self, Leaf, Model};
 use hv::{Hypervisor, Vcpu, Vm};
+use memory::GuestRam;
 use memory::layout::{self, DeviceArea};
-use memory::{Backing, GuestRam, Pages, Zone};
 use pci::{BuildContext, ConfigPorts, Segments, Windows};
 use sandbox::Kind;
 
@@ -56,7 +56,7 @@ pub fn build(
     let build = |ram: &GuestRam| Parts::build(plan, hypervisor, consoles, descriptors, events, ram);
     match start {
         Start::Boot => {
-            let ram = GuestRam::allocate(&plan.memory.zones.iter().map(zone).collect::<Vec<_>>())?;
+            let ram = GuestRam::allocate(&plan.memory.zones)?;
             let (parts, loaded) = while_loading(&ram, &plan.payload, || build(&ram))?;
             parts.boot(plan, &ram, &loaded, events)
         }
@@ -235,20 +235,6 @@ fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> BuildErr
 fn ged_address(area: &DeviceArea) -> u64 {
     const PAGE: u64 = 4096;
     area.platform + layout::PLATFORM_SIZE - PAGE
-}
-
-fn zone(zone: &plan::Zone) -> Zone {
-    let backing = match (&zone.file, zone.shared) {
-        (Some(path), shared) => Backing::File { path: path.clone(), shared },
-        (None, true) => Backing::Shared,
-        (None, false) => Backing::Anonymous,
-    };
-    let pages = match zone.pages {
-        plan::Pages::Normal { thp } => Pages::Normal { transparent_huge: thp },
-        plan::Pages::Huge { size } => Pages::Huge { size },
-    };
-    let &plan::Zone { size, mergeable, prefault, reserve, .. } = zone;
-    Zone { id: zone.id.clone(), size, backing, pages, mergeable, prefault, reserve }
 }
 
 fn topology(cpus: &plan::Cpus) -> cpuid::Topology {

@@ -27,7 +27,8 @@ use std::os::fd::OwnedFd;
 use api::DeviceNode;
 use chipset::acpi::{Cause, Notifier};
 use config::VmConfig;
-use memory::{GuestAddress, Zone};
+use config::plan::Zone;
+use memory::GuestAddress;
 use virtio_devices::console::Resizer;
 
 use nodes::Nodes;

@@ -69,11 +69,11 @@ pub struct Zone {
     pub id: String,
     /// RAM at boot: a multiple of 4 KiB, and of the huge page size if one is given.
     pub size: u64,
-    /// Mapped `MAP_SHARED`.
+    /// Mapped `MAP_SHARED`: other processes can map it, and a backing file sees the guest's writes.
     pub shared: bool,
     /// What pages back it.
     pub pages: Pages,
-    /// Backing file.
+    /// Backing file, or a directory in which an unlinked one is made.
     pub file: Option<PathBuf>,
     /// Host NUMA node the pages come from.
     pub host_numa_node: Option<u32>,
@@ -83,6 +83,23 @@ pub struct Zone {
     pub prefault: bool,
     /// Swap space is reserved.
     pub reserve: bool,
+}
+
+impl Zone {
+    /// A zone of private memory, with transparent huge pages and otherwise the defaults of its section.
+    pub fn new(id: impl Into<String>, size: u64) -> Self {
+        Self {
+            id: id.into(),
+            size,
+            shared: false,
+            pages: Pages::Normal { thp: true },
+            file: None,
+            host_numa_node: None,
+            mergeable: false,
+            prefault: false,
+            reserve: false,
+        }
+    }
 }
 
 /// What pages back a zone.
