@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use boot::{Loaded, Payload};
+use boot::Loaded;
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
 use hv::cpuid::{self, Leaf, Model};
@@ -71,7 +71,7 @@ fn while_loading<T>(
     build: impl FnOnce() -> Result<T, BuildError>,
 ) -> Result<(T, Loaded), BuildError> {
     thread::scope(|scope| {
-        let load = || load(ram, payload);
+        let load = || boot::load(ram, payload);
         let loading = sandbox::spawn_scoped(scope, Kind::PayloadLoader, "payload_loader", load)
             .map_err(BuildError::Threads)?;
         let built = build()?;
@@ -131,7 +131,7 @@ impl Parts {
         events: &Events,
     ) -> Result<Machine, BuildError> {
         boot::acpi::write(ram, &self.tables(plan)).map_err(unwritable)?;
-        boot::smbios::write(ram, &identity(&plan.smbios))?;
+        boot::smbios::write(ram, &plan.smbios)?;
         if let Some(first) = self.vcpus.first_mut() {
             let (registers, system) =
                 boot::enter(ram, loaded, &first.system_registers()?).map_err(unwritable)?;
@@ -179,7 +179,7 @@ impl Parts {
     }
 
     fn tables(&self, plan: &Plan) -> boot::acpi::Tables {
-        let topology = topology(&plan.cpus);
+        let topology = plan.cpus.topology;
         let cpu = |vcpu| boot::acpi::Cpu { apic_id: topology.apic_id(vcpu), enabled: vcpu < plan.cpus.boot };
         boot::acpi::Tables {
             cpus: (0..plan.cpus.max).map(cpu).collect(),
@@ -237,18 +237,13 @@ fn ged_address(area: &DeviceArea) -> u64 {
     area.platform + layout::PLATFORM_SIZE - PAGE
 }
 
-fn topology(cpus: &plan::Cpus) -> cpuid::Topology {
-    let plan::Topology { threads_per_core, cores_per_die, dies_per_package, packages } = cpus.topology;
-    cpuid::Topology { threads_per_core, cores_per_die, dies_per_package, packages }
-}
-
 fn create_vcpus(
     cpus: &plan::Cpus,
     vm: &dyn Vm,
     supported: &[Leaf],
     phys_bits: u8,
 ) -> Result<Vec<Box<dyn Vcpu>>, BuildError> {
-    let topology = topology(cpus);
+    let topology = cpus.topology;
     let model = Model { topology, phys_bits, nested: cpus.nested, tsc_khz: None };
     let leaves = cpuid::build(supported, &model);
     let create = |number| {
@@ -260,31 +255,4 @@ fn create_vcpus(
         Ok(vcpu)
     };
     (0..cpus.boot).map(create).collect()
-}
-
-fn load(ram: &GuestRam, payload: &plan::Payload) -> Result<Loaded, boot::LoadError> {
-    let payload = match payload {
-        plan::Payload::Kernel { kernel, cmdline, initramfs } => Payload {
-            kernel,
-            cmdline: cmdline.as_deref().unwrap_or_default(),
-            initramfs: initramfs.as_deref(),
-        },
-        plan::Payload::Firmware { firmware } => Payload { kernel: firmware, cmdline: "", initramfs: None },
-    };
-    boot::load(ram, &payload)
-}
-
-fn identity(plan: &plan::Smbios) -> boot::smbios::Identity {
-    let plan = plan.clone();
-    boot::smbios::Identity {
-        manufacturer: plan.manufacturer,
-        product: plan.product_name,
-        version: plan.version,
-        serial: plan.serial_number,
-        uuid: plan.uuid,
-        family: plan.family,
-        sku: plan.sku_number,
-        chassis_asset_tag: plan.chassis_asset_tag,
-        oem_strings: plan.oem_strings,
-    }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::disk::ImageType;
 use crate::mac::MacAddr;
 use crate::pci::PciCommon;
+use crate::plan::Topology;
 
 /// Virtual CPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,19 +27,6 @@ pub struct Cpus {
     pub amx: bool,
     /// vCPU and the host CPUs it may run on.
     pub affinity: Vec<(u32, Vec<usize>)>,
-}
-
-/// Groups of vCPUs; no part is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Topology {
-    /// 1 or 2.
-    pub threads_per_core: u16,
-    /// From 1.
-    pub cores_per_die: u16,
-    /// From 1.
-    pub dies_per_package: u16,
-    /// From 1.
-    pub packages: u16,
 }
 
 /// Guest RAM: one zone or more.
@@ -307,7 +295,7 @@ pub struct Console {
     pub stream: Stream,
 }
 
-/// Strings of the SMBIOS tables.
+/// Strings of the SMBIOS tables. What is absent or empty has a default or is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the SMBIOS specification")]
 pub struct Smbios {
@@ -315,6 +303,7 @@ pub struct Smbios {
     pub product_name: Option<String>,
     pub version: Option<String>,
     pub serial_number: Option<String>,
+    /// 32 hexadecimal digits, with or without hyphens.
     pub uuid: Option<String>,
     pub family: Option<String>,
     pub sku_number: Option<String>,
