@@ -276,15 +276,16 @@ pub struct Pvpanic;
 pub enum Stream {
     /// There is no such device.
     Off,
-    /// Nowhere.
+    /// Output is dropped, there is no input.
     Null,
-    /// This process's terminal.
+    /// Standard output, which goes into raw mode if it is a terminal; input from standard input if that is a terminal.
     Tty,
-    /// A new pseudo terminal.
+    /// A new pseudo-terminal.
     Pty,
-    /// A file.
+    /// Output goes to the end of this file, which is created or emptied; to a character device; or to a FIFO, which need not have a
+    /// reader yet.
     File(PathBuf),
-    /// A UNIX socket to listen on.
+    /// A UNIX socket is bound here. One client at a time; a new one replaces the old.
     Socket(PathBuf),
 }
 
