@@ -194,8 +194,7 @@ impl Parts {
                 window32: layout::HOLE as u32..=(layout::HOLE + layout::PCI32_SIZE - 1) as u32,
                 window64: self.area.pci64_start..=self.area.pci64_end,
             }],
-            serial: self.consoles.serial.is_some(),
-            ged: ged_address(&self.area),
+            devices: self.nodes.aml(),
         }
     }
 }

@@ -178,6 +178,11 @@ impl Nodes {
         Ok(())
     }
 
+    /// What devices tell the guest's ACPI code.
+    pub(crate) fn aml(&self) -> Vec<u8> {
+        self.nodes.iter().flat_map(|node| lock(&node.slot).aml()).collect()
+    }
+
     /// What devices of a kind have handed out for later, with the devices' ids.
     pub(crate) fn handles<H: Any>(&self) -> impl Iterator<Item = (&str, &H)> {
         self.nodes.iter().filter_map(|node| {

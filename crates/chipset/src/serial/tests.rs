@@ -232,3 +232,14 @@ fn contract_and_impossible_states() {
         assert_eq!(serial.to_saved().unwrap(), saved);
     }
 }
+
+#[test]
+fn the_guest_is_told_where_it_is() {
+    let (serial, _) = port(&plan::Stream::Null);
+    let aml = serial.aml();
+    let contains = |needle: &[u8]| aml.windows(needle.len()).any(|window| window == needle);
+    let [Region { space: Space::Pio, base, len, .. }] = serial.regions()[..] else { panic!() };
+    let (low, high) = (base as u8, (base >> 8) as u8);
+    assert!(contains(b"COM1") && contains(&[0x47, 1, low, high, low, high, 0, len as u8]));
+    assert!(contains(&[0x89, 6, 0, 3, 1, Serial::PIN, 0, 0, 0]), "an edge-triggered interrupt");
+}
