@@ -6,7 +6,7 @@ use config::{ImageType, MacAddr, plan};
 use device::{Access, Device, Events, NoSink};
 use memory::test_ram;
 use pci::{Address, BarKind, FakeSource, Place};
-use stream::{Stream, StreamConfig};
+use stream::Stream;
 use virtio::{VirtioDevice, VirtioPci, feature};
 
 use crate::{blk, console, net, rng, watchdog};
@@ -57,7 +57,10 @@ fn a_network_card() {
 
 #[test]
 fn a_console() {
-    holds(console::Front::new("__console", Stream::open(&StreamConfig::Null).unwrap()).unwrap());
+    holds(
+        console::Front::new("__console", Stream::open(&config::plan::Stream::Null).unwrap().unwrap())
+            .unwrap(),
+    );
 }
 
 #[test]
