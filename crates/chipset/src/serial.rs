@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Space};
 use host::EventFd;
+use sandbox::Profile;
 use stream::Stream;
 use thiserror::Error;
 
@@ -22,6 +23,9 @@ use uart::Core;
 pub use uart::State;
 
 const PORT: u64 = 0x3f8;
+
+/// The profile of its thread.
+pub static PROFILES: &[&Profile] = &[&feeder::PROFILE];
 
 /// Why the port cannot be built.
 #[derive(Debug, Error)]

@@ -1,10 +1,11 @@
 //! The kinds of device that sit in PCI slots: one line each.
 //!
-//! A line names the plan's kind and the module that builds it, which has `build(settings, context) -> Result<Built, impl Error>`. A device
-//! is its section in `config`, its folder, and its line here.
+//! A line names the plan's kind and the module that builds it, which has `build(settings, context) -> Result<Built, impl Error>` and
+//! `PROFILES`, what its threads and its building ask of the host. A device is its section in `config`, its folder, and its line here.
 
 use config::plan::{Device, DeviceKind};
 use pci::{BuildContext, Built};
+use sandbox::Profile;
 
 use crate::DeviceError;
 
@@ -17,6 +18,11 @@ macro_rules! devices {
                     .map_err(|error| DeviceError::build(&device.id, error)), )+
             }
         }
+
+        /// The profiles that each of the modules brings.
+        fn brought() -> impl Iterator<Item = &'static [&'static Profile]> {
+            [ $( $($module)::+::PROFILES ),+ ].into_iter()
+        }
     };
 }
 
@@ -27,4 +33,12 @@ devices! {
     Rng by virtio_devices::rng;
     Watchdog by virtio_devices::watchdog;
     Pvpanic by chipset::pvpanic;
+}
+
+/// What machines ask of the host beyond the control thread's own profile: the profiles of all threads that a machine starts, and what
+/// building its devices asks of the thread that does it.
+pub fn profiles() -> Vec<&'static Profile> {
+    let own = [&crate::vcpus::PROFILE, &crate::build::PAYLOAD_LOADER];
+    let brought = brought().chain([chipset::serial::PROFILES]).flatten().copied();
+    own.into_iter().chain(brought).collect()
 }
