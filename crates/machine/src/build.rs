@@ -87,6 +87,7 @@ fn while_loading<T>(
 
 /// A machine whose CPUs have no threads yet and no state but that of power-on.
 struct Parts {
+    vm: Arc<dyn Vm>,
     ram: MappedRam,
     area: DeviceArea,
     vcpus: Vec<Box<dyn Vcpu>>,
@@ -122,7 +123,7 @@ impl Parts {
             board::Fixed { irqchip: vm.irqchip(), ram: ram.total(), ged: ged_address(&area), ports: &ports };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
         attach_devices(&mut nodes, plan, &consoles, descriptors, events, ram)?;
-        Ok(Self { ram: mapped, area, vcpus, board, nodes, spaces, ports, consoles })
+        Ok(Self { vm, ram: mapped, area, vcpus, board, nodes, spaces, ports, consoles })
     }
 
     /// Writes what firmware would leave behind and lets the first CPU begin at the payload's entry.
@@ -153,6 +154,10 @@ impl Parts {
         for (vcpu, state) in self.vcpus.iter_mut().zip(&tree.vcpus) {
             vcpu.set_state(state)?;
         }
+        // After the CPUs' time stamp counters, which the clock is computed from.
+        if let (Some(clock), Some(reading)) = (self.vm.clock(), tree.clock) {
+            clock.set(reading)?;
+        }
         let mut machine = self.finish(plan, events)?;
         machine.paused = true;
         Ok(machine)
@@ -177,6 +182,7 @@ impl Parts {
             notifier: self.board.notifier,
             consoles: self.consoles,
             paused: false,
+            vm: self.vm,
             ram: self.ram,
         })
     }

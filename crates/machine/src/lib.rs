@@ -23,6 +23,7 @@ mod vcpus;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use api::DeviceNode;
 use chipset::acpi::{Cause, Notifier};
@@ -42,6 +43,9 @@ pub use readings::Readings;
 pub use tree::{StateError, Tree};
 pub use vcpus::VcpuError;
 
+#[cfg(test)]
+mod tests;
+
 /// A machine. Its parts are dropped in this order: CPUs first, RAM last.
 pub struct Machine {
     vcpus: Vcpus,
@@ -49,6 +53,7 @@ pub struct Machine {
     notifier: Notifier,
     consoles: Consoles,
     paused: bool,
+    vm: Arc<dyn hv::Vm>,
     ram: MappedRam,
 }
 
@@ -71,10 +76,14 @@ impl Machine {
     /// # Errors
     /// [`PauseError`] names what could not be held; the machine runs on then.
     pub fn pause(&mut self) -> Result<(), PauseError> {
-        let held = self.vcpus.pause().map_err(PauseError::from);
-        if let Err(error) = held.and_then(|()| Ok(self.nodes.pause()?)) {
+        if let Err(error) = self.vcpus.pause() {
+            // The devices go on: they were asked nothing, and a vCPU that does not come back may have one's lock.
+            self.vcpus.run();
+            return Err(error.into());
+        }
+        if let Err(error) = self.nodes.pause() {
             self.resume();
-            return Err(error);
+            return Err(error.into());
         }
         self.paused = true;
         Ok(())
@@ -97,7 +106,8 @@ impl Machine {
     /// # Errors
     /// [`StateError`] names what has none.
     pub fn save(&self) -> Result<Tree, StateError> {
-        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()? })
+        let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
+        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()?, clock })
     }
 
     /// Takes a device away. Its threads have ended and its back end is closed when this returns. False if there is none.

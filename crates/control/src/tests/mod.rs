@@ -9,7 +9,8 @@ use api::{Answer, Code, VmState};
 use device::Event;
 
 use crate::{Ended, Options};
-use fake::{FakeHypervisor, Rig, kernel};
+use fake::{Rig, kernel};
+use hv::fake::FakeHypervisor;
 
 fn config(kernel: &tempfile::NamedTempFile) -> String {
     let path = kernel.path().display();
@@ -195,7 +196,7 @@ fn reads_are_answered_while_a_boot_hangs() {
     let rig = Rig::opening(Options::default(), move || {
         entered.send(()).unwrap();
         released.recv().unwrap();
-        Ok(Arc::new(FakeHypervisor))
+        Ok(Arc::new(FakeHypervisor::default()))
     });
     let kernel = kernel();
     rig.ok("vm.create", &config(&kernel));
