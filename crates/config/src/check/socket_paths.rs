@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::Scope;
 use crate::consoles::ConsoleMode;
+use crate::devices;
 use crate::vm::VmConfig;
 
 /// Bytes of a path that fit `sockaddr_un` (`unix(7)`), with the NUL that closes it.
@@ -25,26 +26,7 @@ fn all(vm: &VmConfig) -> Vec<(String, &Path)> {
     if let (ConsoleMode::Socket, Some(path)) = (vm.serial.mode, &vm.serial.socket) {
         sockets.push(("serial.socket".into(), path));
     }
-    for (i, disk) in vm.disks.iter().flatten().enumerate() {
-        if let (true, Some(path)) = (disk.vhost_user, &disk.vhost_socket) {
-            sockets.push((format!("disks[{i}].vhost_socket"), path.as_ref()));
-        }
-    }
-    for (i, net) in vm.net.iter().flatten().enumerate() {
-        if let (true, Some(path)) = (net.vhost_user, &net.vhost_socket) {
-            sockets.push((format!("net[{i}].vhost_socket"), path.as_ref()));
-        }
-    }
-    for (i, fs) in vm.fs.iter().flatten().enumerate() {
-        sockets.push((format!("fs[{i}].socket"), &fs.socket));
-    }
-    for (i, device) in vm.generic_vhost_user.iter().flatten().enumerate() {
-        sockets.push((format!("generic_vhost_user[{i}].socket"), &device.socket));
-    }
-    for (i, device) in vm.user_devices.iter().flatten().enumerate() {
-        sockets.push((format!("user_devices[{i}].socket"), &device.socket));
-    }
-    sockets.extend(vm.vsock.iter().map(|vsock| ("vsock.socket".into(), vsock.socket.as_ref())));
+    sockets.extend(devices::sockets(vm));
     sockets.extend(vm.tpm.iter().map(|tpm| ("tpm.socket".into(), tpm.socket.as_ref())));
     sockets
 }
