@@ -10,19 +10,17 @@ use sandbox::Profile;
 use crate::DeviceError;
 
 macro_rules! devices {
-    ($( $kind:ident by $($module:ident)::+; )+) => {
+    ($( $(#[$when:meta])? $kind:ident by $($module:ident)::+; )+) => {
         /// Builds a device; it has no place yet.
         pub(crate) fn build(device: &Device, context: &BuildContext<'_>) -> Result<Built, DeviceError> {
             match &device.kind {
-                $( DeviceKind::$kind(settings) => $($module)::+::build(settings, context)
+                $( $(#[$when])? DeviceKind::$kind(settings) => $($module)::+::build(settings, context)
                     .map_err(|error| DeviceError::build(&device.id, error)), )+
             }
         }
 
         /// The profiles that each of the modules brings.
-        fn brought() -> impl Iterator<Item = &'static [&'static Profile]> {
-            [ $( $($module)::+::PROFILES ),+ ].into_iter()
-        }
+        const BROUGHT: &[fn() -> &'static [&'static Profile]] = &[ $( $(#[$when])? || $($module)::+::PROFILES ),+ ];
     };
 }
 
@@ -39,6 +37,6 @@ devices! {
 /// building its devices asks of the thread that does it.
 pub fn profiles() -> Vec<&'static Profile> {
     let own = [&crate::vcpus::PROFILE, &crate::build::PAYLOAD_LOADER];
-    let brought = brought().chain([chipset::serial::PROFILES]).flatten().copied();
-    own.into_iter().chain(brought).collect()
+    let brought = BROUGHT.iter().flat_map(|profiles| profiles()).chain(chipset::serial::PROFILES);
+    own.into_iter().chain(brought.copied()).collect()
 }
