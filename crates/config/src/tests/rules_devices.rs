@@ -344,7 +344,7 @@ fn every_device_s_place_is_checked() {
         "ivshmem" => r#""path":"/p","size":4096"#,
         _ => "",
     };
-    for (section, is_list) in crate::devices::fields_of_devices() {
+    for (section, is_list) in devices::fields_of_devices() {
         let comma = if own(section).is_empty() { "" } else { "," };
         let device = format!(r#"{{{}{comma}"pci_device_id":40}}"#, own(section));
         let (value, path) =
