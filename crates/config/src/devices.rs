@@ -93,6 +93,8 @@ const SHELVES: &[Shelf] = &[
         device: Switch { id: "__pvpanic", kind: DeviceKind::Pvpanic(Pvpanic) },
     },
     field!(ivshmem),
+    #[cfg(feature = "test-devices")]
+    field!(echo),
 ];
 
 /// What a shelf holds: one device, one or none, or any number.

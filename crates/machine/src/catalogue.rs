@@ -31,6 +31,8 @@ devices! {
     Rng by virtio_devices::rng;
     Watchdog by virtio_devices::watchdog;
     Pvpanic by chipset::pvpanic;
+    #[cfg(feature = "test-devices")]
+    Echo by virtio_devices::echo;
 }
 
 /// What machines ask of the host beyond the control thread's own profile: the profiles of all threads that a machine starts, and what
