@@ -25,13 +25,8 @@ pub(crate) trait Section {
         Vec::new()
     }
 
-    /// The fields that hold paths at which something is opened or bound.
+    /// The fields that hold paths at which something is opened or bound; those of UNIX sockets are called so.
     fn paths(&self) -> Vec<(&'static str, &Path)> {
-        Vec::new()
-    }
-
-    /// Those of them that are UNIX sockets.
-    fn sockets(&self) -> Vec<(&'static str, &Path)> {
         Vec::new()
     }
 
@@ -249,16 +244,10 @@ pub(crate) fn check(at: &mut Scope<'_, '_>) {
 
 /// Every path of a device that something is opened or bound at, with its field, such as `disks[1].path`.
 pub(crate) fn paths(vm: &VmConfig) -> impl Iterator<Item = (String, &Path)> {
-    items(vm).flat_map(|item| fields(&item, item.device.paths()))
-}
-
-/// Those that are UNIX sockets.
-pub(crate) fn sockets(vm: &VmConfig) -> impl Iterator<Item = (String, &Path)> {
-    items(vm).flat_map(|item| fields(&item, item.device.sockets()))
-}
-
-fn fields<'c>(item: &Item<'c>, fields: Vec<(&str, &'c Path)>) -> Vec<(String, &'c Path)> {
-    fields.into_iter().map(|(field, path)| (format!("{}.{field}", item.path()), path)).collect()
+    items(vm).flat_map(|item| {
+        let section = item.path();
+        item.device.paths().into_iter().map(move |(field, path)| (format!("{section}.{field}"), path))
+    })
 }
 
 /// Gives an id to every device that the user did not name. One counter serves all prefixes; the next number comes out.

@@ -257,13 +257,9 @@ impl Section for Disk {
     }
 
     fn paths(&self) -> Vec<(&'static str, &Path)> {
-        let socket = self.vhost_socket.iter().map(|path| ("vhost_socket", path.as_ref()));
-        self.path.iter().map(|path| ("path", path.as_ref())).chain(socket).collect()
-    }
-
-    fn sockets(&self) -> Vec<(&'static str, &Path)> {
         let socket = self.vhost_socket.iter().filter(|_| self.vhost_user);
-        socket.map(|path| ("vhost_socket", path.as_ref())).collect()
+        let socket = socket.map(|path| ("vhost_socket", path.as_ref()));
+        self.path.iter().map(|path| ("path", path.as_ref())).chain(socket).collect()
     }
 
     /// An image disk; `None` for a vhost-user one.

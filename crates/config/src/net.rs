@@ -220,10 +220,6 @@ impl Section for Net {
     }
 
     fn paths(&self) -> Vec<(&'static str, &Path)> {
-        self.vhost_socket.iter().map(|path| ("vhost_socket", path.as_ref())).collect()
-    }
-
-    fn sockets(&self) -> Vec<(&'static str, &Path)> {
         let socket = self.vhost_socket.iter().filter(|_| self.vhost_user);
         socket.map(|path| ("vhost_socket", path.as_ref())).collect()
     }

@@ -82,10 +82,6 @@ impl Section for Fs {
         vec![("socket", &self.socket)]
     }
 
-    fn sockets(&self) -> Vec<(&'static str, &Path)> {
-        self.paths()
-    }
-
     fn grants(&self) -> Vec<Grant> {
         vec![Grant::new(&self.socket, Access::ReadWrite)]
     }
@@ -204,10 +200,6 @@ impl Section for GenericVhostUser {
         vec![("socket", &self.socket)]
     }
 
-    fn sockets(&self) -> Vec<(&'static str, &Path)> {
-        self.paths()
-    }
-
     fn grants(&self) -> Vec<Grant> {
         vec![Grant::new(&self.socket, Access::ReadWrite)]
     }
@@ -255,10 +247,6 @@ impl Section for Vsock {
 
     fn paths(&self) -> Vec<(&'static str, &Path)> {
         vec![("socket", &self.socket)]
-    }
-
-    fn sockets(&self) -> Vec<(&'static str, &Path)> {
-        self.paths()
     }
 
     fn grants(&self) -> Vec<Grant> {
@@ -351,10 +339,6 @@ impl Section for UserDevice {
 
     fn paths(&self) -> Vec<(&'static str, &Path)> {
         vec![("socket", &self.socket)]
-    }
-
-    fn sockets(&self) -> Vec<(&'static str, &Path)> {
-        self.paths()
     }
 
     fn grants(&self) -> Vec<Grant> {

@@ -10,16 +10,16 @@ use hv::cpuid::{self, Leaf, Model};
 use hv::{Hypervisor, Vcpu, Vm};
 use memory::layout::{self, DeviceArea};
 use memory::{Backing, GuestRam, Pages, Zone};
-use pci::{BuildContext, ConfigPorts, Segments, Windows};
+use pci::{ConfigPorts, Segments, Windows};
 use sandbox::{Profile, groups};
 
 use crate::board::Board;
 use crate::io::MachineIo;
-use crate::nodes::Nodes;
+use crate::nodes::{Given, Nodes};
 use crate::ram::MappedRam;
 use crate::tree::{StateError, Tree};
 use crate::vcpus::Vcpus;
-use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board, catalogue};
+use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board};
 
 /// What a machine begins with.
 pub enum Start<'a> {
@@ -118,11 +118,11 @@ impl Parts {
         let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
         let spaces = Arc::new(AddressSpaces::new(doorbells));
         let ports = Arc::new(ConfigPorts::default());
-        let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.irqchip());
+        let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.irqchip(), ram.dma(), events.clone());
         let fixed =
             board::Fixed { irqchip: vm.irqchip(), ram: ram.total(), ged: ged_address(&area), ports: &ports };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
-        attach_devices(&mut nodes, plan, &consoles, descriptors, events, ram)?;
+        attach_devices(&mut nodes, plan, &consoles, descriptors)?;
         Ok(Self { vm, ram: mapped, area, vcpus, board, nodes, spaces, ports, consoles })
     }
 
@@ -209,20 +209,11 @@ fn attach_devices(
     plan: &Plan,
     consoles: &Consoles,
     descriptors: &Descriptors,
-    events: &Events,
-    ram: &GuestRam,
 ) -> Result<(), DeviceError> {
-    let ram = ram.dma();
     plan.devices.iter().try_for_each(|device| nodes.promise(&device.id, &device.place))?;
     for device in &plan.devices {
-        let context = BuildContext {
-            id: &device.id,
-            ram: &ram,
-            events,
-            descriptors: descriptors.get(&device.id).map_or(&[], Vec::as_slice),
-            stream: consoles.console.as_ref(),
-        };
-        nodes.attach(&device.id, &device.place, catalogue::build(device, &context)?)?;
+        let descriptors = descriptors.get(&device.id).map_or(&[][..], Vec::as_slice);
+        nodes.attach(device, Given { descriptors, stream: consoles.console.as_ref() })?;
     }
     Ok(())
 }

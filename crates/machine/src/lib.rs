@@ -27,11 +27,11 @@ use std::sync::Arc;
 
 use api::DeviceNode;
 use chipset::acpi::{Cause, Notifier};
-use config::VmConfig;
+use config::{VmConfig, plan};
 use memory::{GuestAddress, Zone};
 use virtio_devices::console::Resizer;
 
-use nodes::Nodes;
+use nodes::{Given, Nodes};
 use ram::MappedRam;
 use vcpus::Vcpus;
 
@@ -108,6 +108,15 @@ impl Machine {
     pub fn save(&self) -> Result<Tree, StateError> {
         let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
         Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()?, clock })
+    }
+
+    /// Builds a device and puts it into a slot, which comes out: the same for a device of the first plan and one that comes later.
+    /// `descriptors` are what a client opened for it.
+    ///
+    /// # Errors
+    /// [`DeviceError`] names the device and what is in the way; nothing is left behind.
+    pub fn attach(&mut self, device: &plan::Device, descriptors: &[OwnedFd]) -> Result<u8, DeviceError> {
+        self.nodes.attach(device, Given { descriptors, stream: self.consoles.console.as_ref() })
     }
 
     /// Takes a device away. Its threads have ended and its back end is closed when this returns. False if there is none.

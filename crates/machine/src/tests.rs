@@ -111,10 +111,62 @@ fn a_device_that_is_detached_leaves_nothing_behind() {
     assert!(!machine.detach("d"));
     assert!(machine.device_tree().keys().all(|id| !id.contains("d0") && id != "d"));
     assert_eq!(machine.handles::<Arc<Disk>>().count(), 0);
-    // Slot and image are free: another machine can have the image while this one runs on.
-    let other = rig.boot(&plan);
-    assert!(slots(&other).contains(&slot("d", 2)));
+    // Slot and image are free: the same device can come back, to a machine that runs.
+    let disk = plan.devices.iter().find(|device| device.id == "d").unwrap();
+    assert_eq!(machine.attach(disk, &[]).unwrap(), 2);
+    assert!(
+        matches!(machine.attach(disk, &[]), Err(DeviceError::Build { .. })),
+        "its own lock is in the way"
+    );
     machine.pause().unwrap();
+    assert!(machine.save().unwrap().nodes.contains_key("d"));
+}
+
+/// A device that a vCPU does not leave.
+struct Stuck(std::sync::mpsc::Receiver<()>);
+
+impl device::Stateless for Stuck {
+    const KIND: &'static str = "stuck";
+}
+
+impl device::Device for Stuck {
+    fn regions(&self) -> Vec<device::Region> {
+        vec![device::Region::new(device::Space::Pio, 0x100, 1, 0)]
+    }
+
+    fn read(&mut self, _: device::Access, _: &mut [u8]) {
+        let _ = self.0.recv();
+    }
+
+    fn write(&mut self, _: device::Access, _: &[u8]) -> device::Effect {
+        device::Effect::None
+    }
+
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn a_vcpu_stuck_in_a_device_holds_nobody_up() {
+    let rig = Rig::new();
+    let mut machine = rig.boot(&rig.plan(""));
+    machine.nodes.set_patience(std::time::Duration::from_millis(1));
+    let (go_on, wait) = std::sync::mpsc::channel();
+    let slot: device::Slot = Arc::new(std::sync::Mutex::new(Stuck(wait)));
+    machine.nodes.attach_board("__stuck", slot).unwrap();
+    let spaces = machine.nodes.spaces().clone();
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| spaces.read(device::Space::Pio, 0x100, &mut [0]));
+        while !machine.nodes.is_busy("__stuck") {
+            std::thread::yield_now();
+        }
+        let error = machine.pause().unwrap_err();
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("'__stuck'"), "{error}");
+        assert!(!machine.is_paused());
+        assert!(matches!(machine.save(), Err(StateError::Busy(id)) if id == "__stuck"));
+        drop(machine);
+        go_on.send(()).unwrap();
+        inside.join().unwrap();
+    });
 }
 
 #[test]

@@ -44,6 +44,9 @@ pub enum StateError {
         #[source]
         source: RestoreError,
     },
+    /// A vCPU is inside the device and does not leave it.
+    #[error("Device '{0}' is busy: pause the VM first")]
+    Busy(String),
     /// The machine has a device that the state does not know.
     #[error("The state has nothing of device '{0}': restore with the configuration that was saved with it")]
     Missing(String),

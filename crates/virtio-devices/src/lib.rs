@@ -8,3 +8,6 @@ pub mod echo;
 pub mod net;
 pub mod rng;
 pub mod watchdog;
+
+#[cfg(test)]
+mod contract;

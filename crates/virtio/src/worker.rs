@@ -346,7 +346,7 @@ impl<H: Handler> Body<H> {
     fn fail(&mut self, fault: &Fault) {
         let Some(Serving { mut activation, .. }) = self.serving.take() else { return };
         let thread = thread::current();
-        tracing::warn!("{}: {fault}: the driver must reset the device", thread.name().unwrap_or("virtio"));
+        tracing::warn!(target: "guest", "{}: {fault}: the driver must reset the device", thread.name().unwrap_or("virtio"));
         self.quiet(&mut activation);
         activation.signals.needs_reset();
         self.serving = Some(Serving { activation, broken: true });

@@ -1,5 +1,6 @@
 //! One rule for every path in a configuration: it names something. An empty one would mean an error without a field much later, or, for
-//! a socket, a name without a file that every user of the host may connect to.
+//! a socket, a name without a file that every user of the host may connect to. Addresses of UNIX sockets have less room for a path than
+//! files have.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,6 +9,9 @@ use super::Scope;
 use crate::consoles::ConsoleMode;
 use crate::devices::{self, Section};
 use crate::vm::VmConfig;
+
+/// Bytes of a path that fit `sockaddr_un` (`unix(7)`), with the NUL that closes it.
+const ROOM: usize = 108;
 
 /// A path's place in the configuration, and what stands there.
 type Found<'c> = (String, Option<&'c OsStr>);
@@ -27,11 +31,15 @@ pub(super) fn check(at: &mut Scope<'_, '_>) {
             at.invalid(&field, "The path is empty", "name a file, or leave the field out");
         } else if path.as_encoded_bytes().contains(&0) {
             at.invalid(&field, "The path contains a zero byte", "use a path without it");
+        } else if field.ends_with("socket") && path.len() >= ROOM {
+            let text = format!("The path of a UNIX socket has {} bytes, and {} fit", path.len(), ROOM - 1);
+            at.invalid(&field, text, "use a shorter path, or a symbolic link to the directory");
         }
     }
 }
 
-/// Every path that something is opened at. Those of consoles belong to a mode, and mean nothing in others.
+/// Every path that something is opened at. Those of consoles belong to a mode, and those of back ends in other processes to `vhost_user`;
+/// they mean nothing without. Fields of sockets are named so.
 fn all(vm: &VmConfig) -> Vec<Found<'_>> {
     let mut found = payload(vm);
     found.extend(consoles(vm));
