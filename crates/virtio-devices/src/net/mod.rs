@@ -11,6 +11,7 @@ mod announce;
 mod control;
 mod front;
 mod pair;
+mod profile;
 mod receive;
 mod ring;
 mod shared;
@@ -30,6 +31,7 @@ use thiserror::Error;
 use virtio::built;
 
 pub use front::Net;
+pub use profile::PROFILES;
 pub use state::{DriverState, State};
 
 /// Why a network card cannot be built.
