@@ -6,11 +6,16 @@
 
 mod bytes;
 mod config_json;
+mod driver;
 mod flags;
 mod http_requests;
 mod json;
 mod openapi;
+mod pci_config;
+mod rig;
 mod schema;
+mod virtio_registers;
+mod virtqueues;
 
 pub use openapi::bodies;
 
@@ -34,6 +39,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "flags", mutations: 200_000, run: flags::run },
     Target { name: "http_requests", mutations: 10_000, run: http_requests::run },
     Target { name: "openapi", mutations: 60_000, run: openapi::run },
+    Target { name: "pci_config", mutations: 2_000, run: pci_config::run },
+    Target { name: "virtio_registers", mutations: 1_000, run: virtio_registers::run },
+    Target { name: "virtqueues", mutations: 1_000, run: virtqueues::run },
 ];
 
 /// The target of this name.
