@@ -20,7 +20,7 @@ use virtio_devices::{blk, console, net, rng, watchdog};
 /// Bytes of RAM, from address 0, in two regions that meet at half of it.
 pub(crate) const RAM_LEN: u64 = 0x4_0000;
 /// What takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a disk.
 const DISK_LEN: usize = 64 << 10;
 const BAR: u64 = 0xc000_0000;
@@ -45,10 +45,10 @@ pub(crate) struct Rig {
     pub(crate) is_spent: bool,
 }
 
-type Build = fn(&BuildContext<'_>) -> (Built, Host);
+pub(crate) type Build = fn(&BuildContext<'_>) -> (Built, Host);
 
 /// One device of each kind, and disks of all ways to serve them.
-const KINDS: &[(&str, Build)] = &[
+pub(crate) const KINDS: &[(&str, Build)] = &[
     ("_disk0", |context| disk(context, |plan| plan.num_queues = 2)),
     ("_disk1", |context| disk(context, |plan| (plan.io_uring, plan.queue_size) = (false, 16))),
     ("_disk2", |context| disk(context, |plan| (plan.readonly, plan.queue_size) = (true, 16))),
