@@ -28,8 +28,9 @@ use crate::rig::{self, Rig, with_rig};
 /// Changes of one state at most.
 const EDITS: usize = 3;
 /// What a device may put in order when it takes a state: older versions become its own, interrupts that nothing holds back are sent,
-/// and input moves on.
-const SETTLED: [&str; 4] = ["version", "pending", "fifo", "waiting"];
+/// and a UART's input moves on.
+const SETTLED: [&str; 6] =
+    ["version", "pending", "fifo", "waiting", "line_status", "interrupt_identification"];
 const TIME: Duration = Duration::from_secs(1_000_000_000);
 
 /// The board's devices.
@@ -71,20 +72,26 @@ impl IrqChip for NoApics {
 }
 
 pub(crate) fn run(data: &[u8]) {
+    is_taken(data);
+}
+
+fn is_taken(data: &[u8]) -> bool {
     let mut bytes = Bytes(data);
     let choice = bytes.byte();
+    let mut taken = false;
     match usize::from(choice).checked_sub(rig::KINDS.len()) {
         None => with_rig(choice, |rig| {
             drive(rig, &mut bytes);
             rig.hold();
-            check(&mut *rig.device(), &mut bytes);
+            taken = check(&mut *rig.device(), &mut bytes);
         }),
         Some(index) => {
             let mut device = BOARD[index % BOARD.len()]();
             use_registers(&mut *device, &mut bytes);
-            check(&mut *device, &mut bytes);
+            taken = check(&mut *device, &mut bytes);
         }
     }
+    taken
 }
 
 /// Brings a virtio device up as far as a byte says.
@@ -127,7 +134,8 @@ fn use_registers(device: &mut dyn Device, bytes: &mut Bytes<'_>) {
     }
 }
 
-fn check(device: &mut dyn Device, bytes: &mut Bytes<'_>) {
+/// Answers whether the changed state was taken.
+fn check(device: &mut dyn Device, bytes: &mut Bytes<'_>) -> bool {
     let own = device.to_saved().unwrap();
     device.reset();
     let fresh = device.to_saved().unwrap();
@@ -138,7 +146,7 @@ fn check(device: &mut dyn Device, bytes: &mut Bytes<'_>) {
     if let Err(error) = device.restore_saved(&changed) {
         assert!(!error.to_string().is_empty());
         assert_eq!(device.to_saved().unwrap(), fresh, "a refused state left traces: {changed:?}");
-        return;
+        return false;
     }
     let taken = device.to_saved().unwrap();
     assert_kept(&without(&changed.state), &without(&taken.state));
@@ -150,6 +158,7 @@ fn check(device: &mut dyn Device, bytes: &mut Bytes<'_>) {
     let later = device.to_saved().unwrap();
     again(device, &later);
     device.reset();
+    true
 }
 
 /// What a device saves is restored to the same.
@@ -208,14 +217,29 @@ fn edit(value: &mut Value, bytes: &mut Bytes<'_>) {
 }
 
 fn number_near(number: u64, bytes: &mut Bytes<'_>) -> Value {
-    match bytes.below(10) {
-        0 | 1 => json!(number ^ 1 << bytes.below(64)),
-        2 | 3 => json!(number ^ 1 << bytes.below(8)),
-        4 => json!(bytes.byte()),
-        5 => json!(u64::MAX >> bytes.below(64)),
-        6 => json!(number.wrapping_add(1)),
-        7 => json!(bytes.number()),
-        8 => json!(0),
+    match bytes.below(16) {
+        0..=5 => json!(number ^ 1 << bytes.below(8)),
+        6..=8 => json!(bytes.byte()),
+        9 => json!(number.wrapping_add(1)),
+        10 => json!(0),
+        11 => json!(number ^ 1 << bytes.below(64)),
+        12 => json!(u64::MAX >> bytes.below(64)),
+        13 => json!(bytes.number()),
+        14 => json!(number << 8),
         _ => [json!(-1), json!(0.5), json!("1"), json!(null), json!([])][bytes.below(5)].clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A corpus of states that are all refused, or all taken, would test little.
+    #[test]
+    fn some_states_are_taken_and_some_are_refused() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/device_states");
+        let files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let taken = files.iter().filter(|path| is_taken(&std::fs::read(path).unwrap())).count();
+        assert!(taken > files.len() / 4 && taken < files.len() * 3 / 4, "{taken} of {} states", files.len());
     }
 }
