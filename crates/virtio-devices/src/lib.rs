@@ -6,3 +6,6 @@ pub mod console;
 pub mod net;
 pub mod rng;
 pub mod watchdog;
+
+#[cfg(test)]
+mod contract;

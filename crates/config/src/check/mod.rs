@@ -218,9 +218,9 @@ fn run(vm: &VmConfig, findings: &mut Findings) -> Option<plan::Payload> {
     at.one("memory", Some(&vm.memory), memory::check_layout);
     at.one("serial", Some(&vm.serial), |serial, at| serial.check_socket(at));
     at.one("console", Some(&vm.console), |console, at| console.check_no_socket(at));
-    paths::check(&mut at);
     at.each("net", vm.net.as_ref(), |net, at| net.check_interface(at));
     at.one("payload", vm.payload.as_ref(), payload::check_cmdline);
     at.one("platform", vm.platform.as_ref(), |platform, at| platform.check_identity(at));
+    paths::check(&mut at);
     payload
 }

@@ -1,5 +1,6 @@
-//! Rules for every path in a configuration: it names something, and a socket's fits its address. An empty one would mean an error
-//! without a field much later, or, for a socket, a name without a file that every user of the host may connect to.
+//! One rule for every path in a configuration: it names something. An empty one would mean an error without a field much later, or, for
+//! a socket, a name without a file that every user of the host may connect to. Addresses of UNIX sockets have less room for a path than
+//! files have.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,8 +9,8 @@ use super::Scope;
 use crate::consoles::ConsoleMode;
 use crate::vm::VmConfig;
 
-/// Bytes of a path that fit the address of a UNIX socket (`unix(7)`), with the NUL that closes it.
-const SOCKET_ROOM: usize = 108;
+/// Bytes of a path that fit `sockaddr_un` (`unix(7)`), with the NUL that closes it.
+const ROOM: usize = 108;
 
 /// A path's place in the configuration, and what stands there.
 type Found<'c> = (String, Option<&'c OsStr>);
@@ -29,15 +30,15 @@ pub(super) fn check(at: &mut Scope<'_, '_>) {
             at.invalid(&field, "The path is empty", "name a file, or leave the field out");
         } else if path.as_encoded_bytes().contains(&0) {
             at.invalid(&field, "The path contains a zero byte", "use a path without it");
-        } else if field.ends_with("socket") && path.len() >= SOCKET_ROOM {
-            let text =
-                format!("The path of a UNIX socket has {} bytes, and {} fit", path.len(), SOCKET_ROOM - 1);
+        } else if field.ends_with("socket") && path.len() >= ROOM {
+            let text = format!("The path of a UNIX socket has {} bytes, and {} fit", path.len(), ROOM - 1);
             at.invalid(&field, text, "use a shorter path, or a symbolic link to the directory");
         }
     }
 }
 
-/// Every path that something is opened at. Those of consoles belong to a mode, and mean nothing in others.
+/// Every path that something is opened at. Those of consoles belong to a mode, and those of back ends in other processes to `vhost_user`;
+/// they mean nothing without. Fields of sockets are named so.
 fn all(vm: &VmConfig) -> Vec<Found<'_>> {
     let mut found = payload(vm);
     found.extend(consoles(vm));
@@ -47,8 +48,12 @@ fn all(vm: &VmConfig) -> Vec<Found<'_>> {
     found.push(("ivshmem.path".into(), vm.ivshmem.as_ref().map(|ivshmem| ivshmem.path.as_os_str())));
     each(&mut found, "memory.zones", "file", vm.memory.zones.as_ref(), |zone| opt(zone.file.as_ref()));
     each(&mut found, "disks", "path", vm.disks.as_ref(), |disk| opt(disk.path.as_ref()));
-    each(&mut found, "disks", "vhost_socket", vm.disks.as_ref(), |disk| opt(disk.vhost_socket.as_ref()));
-    each(&mut found, "net", "vhost_socket", vm.net.as_ref(), |net| opt(net.vhost_socket.as_ref()));
+    each(&mut found, "disks", "vhost_socket", vm.disks.as_ref(), |disk| {
+        opt(disk.vhost_socket.as_ref().filter(|_| disk.vhost_user))
+    });
+    each(&mut found, "net", "vhost_socket", vm.net.as_ref(), |net| {
+        opt(net.vhost_socket.as_ref().filter(|_| net.vhost_user))
+    });
     each(&mut found, "fs", "socket", vm.fs.as_ref(), |fs| Some(fs.socket.as_os_str()));
     let generic = vm.generic_vhost_user.as_ref();
     each(&mut found, "generic_vhost_user", "socket", generic, |device| Some(device.socket.as_os_str()));

@@ -223,6 +223,7 @@ fn paths_of_sockets_are_short() {
     ] {
         let with = |path: &str| format!("{}{SHARED}", section.replace('@', path));
         assert_first_problems(&[(&with(&long), field, text)]);
+        assert_first_problems(&[(&with(""), field, "The path is empty")]);
         plan(&with(&fits));
     }
 }

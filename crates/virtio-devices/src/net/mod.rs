@@ -16,7 +16,7 @@ mod ring;
 mod shared;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transmit;
 mod watch;
 
