@@ -57,10 +57,7 @@ fn a_network_card() {
 
 #[test]
 fn a_console() {
-    holds(
-        console::Front::new("__console", Stream::open(&config::plan::Stream::Null).unwrap().unwrap())
-            .unwrap(),
-    );
+    holds(console::Front::new("__console", Stream::open(&plan::Stream::Null).unwrap().unwrap()).unwrap());
 }
 
 #[test]
