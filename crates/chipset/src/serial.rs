@@ -15,12 +15,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use acpi_tables::aml::{IO, Interrupt, ResourceTemplate, ZERO};
 use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Space, aml};
 use host::EventFd;
+use sandbox::Profile;
 use stream::Stream;
 use thiserror::Error;
 
 use feeder::Feeder;
 use uart::Core;
 pub use uart::State;
+
+/// The profile of its thread.
+pub static PROFILES: &[&Profile] = &[&feeder::PROFILE];
 
 /// Why the port cannot be built.
 #[derive(Debug, Error)]

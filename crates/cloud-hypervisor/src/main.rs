@@ -26,7 +26,7 @@ use host::outlet::Outlet;
 use host::signals::Signals;
 use hv::Hypervisor;
 use hv_kvm::KvmHypervisor;
-use sandbox::{Kind, Policy};
+use sandbox::Policy;
 use thiserror::Error as ThisError;
 
 use cli::Cli;
@@ -208,7 +208,7 @@ fn start(
     config: Option<(VmConfig, Vec<String>)>,
     restore: Option<RestoreConfig>,
 ) -> Result<(), Fatal> {
-    sandbox::enter(Kind::Vmm).map_err(Fatal::Sandbox)?;
+    control::enter_filter().map_err(Fatal::Sandbox)?;
     if let Some((config, unknown_fields)) = config {
         for field in unknown_fields {
             tracing::warn!("Unknown field in the configuration file: {field}");

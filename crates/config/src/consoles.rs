@@ -1,6 +1,6 @@
 //! `serial`, `console` and `debug_console` with their flags (`spec/config.md` §9).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keyval::{Options, Syntax};
 use serde::{Deserialize, Serialize};
@@ -157,6 +157,15 @@ impl SerialConfig {
 impl Section for SerialConfig {
     fn name(&self) -> Name {
         Name::Fixed("__console")
+    }
+
+    /// Those of other modes mean nothing.
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        match (self.mode, &self.file, &self.socket) {
+            (ConsoleMode::File, Some(file), _) => vec![("file", file)],
+            (ConsoleMode::Socket, _, Some(socket)) => vec![("socket", socket)],
+            _ => Vec::new(),
+        }
     }
 
     fn kind(&self) -> Option<DeviceKind> {

@@ -127,7 +127,7 @@ impl AddressSpaces {
         // A device that was detached while the guest moved it stays away.
         let moved = |attached: bool| attached.then(|| lock(&entry.slot).regions());
         if let Err(collision) = self.edit(&entry.slot, moved) {
-            tracing::warn!("The guest moved a device onto another: {collision}");
+            tracing::warn!(target: "guest", "The guest moved a device onto another: {collision}");
             lock(&entry.slot).undo_remap();
         }
         Effect::None
@@ -194,8 +194,8 @@ impl AddressSpaces {
 fn find(entries: &[Entry], space: Space, address: u64, len: usize) -> Option<(&Entry, Access)> {
     let after = entries.partition_point(|e| (e.region.space, e.region.base) <= (space, address));
     let entry = entries.get(after.checked_sub(1)?)?;
-    let end = address.checked_add(len as u64)?.checked_sub(1)?;
-    (entry.region.space == space && end <= entry.last())
+    let last = address.checked_add((len as u64).saturating_sub(1))?;
+    (entry.region.space == space && last <= entry.last())
         .then(|| (entry, Access { region: entry.region.index, offset: address - entry.region.base }))
 }
 

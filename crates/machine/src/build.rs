@@ -11,7 +11,7 @@ use hv::{Hypervisor, Vcpu, Vm};
 use memory::GuestRam;
 use memory::layout::{self, DeviceArea};
 use pci::{ConfigPorts, Segments, Windows};
-use sandbox::Kind;
+use sandbox::{Profile, groups};
 
 use crate::board::Board;
 use crate::io::MachineIo;
@@ -64,6 +64,9 @@ pub fn build(
     }
 }
 
+/// The thread that reads kernel and initramfs.
+pub(crate) static PAYLOAD_LOADER: Profile = Profile::new("payload-loader", &[groups::READ_FILES]);
+
 /// Reads the payload while `build` builds devices: both take their time.
 fn while_loading<T>(
     ram: &GuestRam,
@@ -72,7 +75,7 @@ fn while_loading<T>(
 ) -> Result<(T, Loaded), BuildError> {
     thread::scope(|scope| {
         let load = || boot::load(ram, payload);
-        let loading = sandbox::spawn_scoped(scope, Kind::PayloadLoader, "payload_loader", load)
+        let loading = sandbox::spawn_scoped(scope, &PAYLOAD_LOADER, "payload_loader", load)
             .map_err(BuildError::Threads)?;
         let built = build()?;
         let loaded = loading

@@ -28,8 +28,8 @@ impl Consoles {
             _ => None,
         });
         Ok(Self {
-            serial: open("the serial port", &plan.serial)?,
-            console: open("the console", console.unwrap_or(&plan::Stream::Off))?,
+            serial: open("serial.file", &plan.serial)?,
+            console: open("console.file", console.unwrap_or(&plan::Stream::Off))?,
         })
     }
 

@@ -37,6 +37,7 @@ use ram::MappedRam;
 use vcpus::Vcpus;
 
 pub use build::{Start, build};
+pub use catalogue::profiles;
 pub use consoles::Consoles;
 pub use error::{BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError};
 pub use readings::Readings;

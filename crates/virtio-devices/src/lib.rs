@@ -3,6 +3,8 @@
 
 pub mod blk;
 pub mod console;
+#[cfg(feature = "test-devices")]
+pub mod echo;
 pub mod net;
 pub mod rng;
 pub mod watchdog;

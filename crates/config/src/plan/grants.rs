@@ -13,16 +13,16 @@ use crate::small::LandlockConfig;
 use crate::vm::VmConfig;
 
 /// What the whole configuration needs, perhaps twice.
-pub(super) fn list(mut vm: VmConfig) -> Vec<Grant> {
+pub(super) fn list(vm: &VmConfig) -> Vec<Grant> {
     let read_write = |path: &PathBuf| Grant::new(path, Access::ReadWrite);
     let zones = vm.memory.zones.iter().flatten();
     let mut grants: Vec<Grant> = zones.filter_map(|zone| zone.file.as_ref()).map(read_write).collect();
-    grants.extend(payload(&vm).into_iter().map(|path| Grant::new(path, Access::Read)));
+    grants.extend(payload(vm).into_iter().map(|path| Grant::new(path, Access::Read)));
     grants.extend(vm.serial.files());
     let debug = &vm.debug_console;
     grants.extend(SerialConfig { mode: debug.mode, file: debug.file.clone(), socket: None }.files());
     grants.extend(vm.tpm.as_ref().map(|tpm| read_write(&tpm.socket)));
-    grants.extend(devices::grants(&mut vm));
+    grants.extend(devices::grants(vm));
     grants.extend(vm.landlock_rules.iter().flatten().map(rule));
     grants
 }

@@ -162,6 +162,8 @@ pub enum DeviceKind {
     Rng(Rng),
     Watchdog(Watchdog),
     Pvpanic(Pvpanic),
+    #[cfg(feature = "test-devices")]
+    Echo(crate::Echo),
 }
 
 /// A disk on an image.

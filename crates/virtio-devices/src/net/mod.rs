@@ -9,8 +9,11 @@
 
 mod announce;
 mod control;
+#[cfg(feature = "fake-tap")]
+pub mod fake;
 mod front;
 mod pair;
+mod profile;
 mod receive;
 mod ring;
 mod shared;
@@ -30,6 +33,7 @@ use thiserror::Error;
 use virtio::built;
 
 pub use front::Net;
+pub use profile::PROFILES;
 pub use state::{DriverState, State};
 
 /// Why a network card cannot be built.

@@ -13,10 +13,17 @@ use std::path::{Path, PathBuf};
 use config::plan;
 use pci::{BarKind, BuildContext, Built};
 use rustix::fs::OFlags;
+use sandbox::{Profile, groups};
 use thiserror::Error;
 use virtio::built;
 
 pub use front::Front;
+
+/// Its thread.
+static PROFILE: Profile = Profile::new("rng", &[groups::EPOLL]);
+
+/// Its threads' profiles.
+pub static PROFILES: &[&Profile] = &[&PROFILE];
 
 /// Why an entropy source cannot be built.
 #[derive(Debug, Error)]

@@ -15,10 +15,17 @@ use std::time::{Duration, Instant};
 use config::plan;
 use device::Events;
 use pci::{BarKind, BuildContext, Built};
+use sandbox::{Profile, groups};
 use thiserror::Error;
 use virtio::built;
 
 pub use front::{Front, State};
+
+/// Its thread.
+static PROFILE: Profile = Profile::new("watchdog", &[groups::EPOLL]);
+
+/// Its threads' profiles.
+pub static PROFILES: &[&Profile] = &[&PROFILE];
 
 /// How often the last ping is looked at.
 const INTERVAL: Duration = Duration::from_secs(15);
