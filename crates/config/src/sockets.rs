@@ -10,7 +10,7 @@ use crate::check::Scope;
 use crate::devices::{Name, Section};
 use crate::flag::{self, FlagError};
 use crate::pci::Placed;
-use crate::plan::{Access, Grant, directory};
+use crate::plan::{Access, Grant};
 use crate::queues;
 use crate::words::{self, UnknownWord};
 
@@ -250,7 +250,7 @@ impl Section for Vsock {
     }
 
     fn grants(&self) -> Vec<Grant> {
-        vec![Grant::new(directory(&self.socket), Access::Bind)]
+        vec![Grant::directory_of(&self.socket, Access::Bind)]
     }
 }
 

@@ -194,8 +194,8 @@ impl AddressSpaces {
 fn find(entries: &[Entry], space: Space, address: u64, len: usize) -> Option<(&Entry, Access)> {
     let after = entries.partition_point(|e| (e.region.space, e.region.base) <= (space, address));
     let entry = entries.get(after.checked_sub(1)?)?;
-    let end = address.checked_add(len as u64)?.checked_sub(1)?;
-    (entry.region.space == space && end <= entry.last())
+    let last = address.checked_add((len as u64).saturating_sub(1))?;
+    (entry.region.space == space && last <= entry.last())
         .then(|| (entry, Access { region: entry.region.index, offset: address - entry.region.base }))
 }
 

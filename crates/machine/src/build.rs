@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::thread;
 
-use boot::{Loaded, Payload};
+use boot::Loaded;
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
 use hv::cpuid::{self, Leaf, Model};
 use hv::{Hypervisor, Vcpu, Vm};
+use memory::GuestRam;
 use memory::layout::{self, DeviceArea};
-use memory::{Backing, GuestRam, Pages, Zone};
 use pci::{ConfigPorts, Segments, Windows};
 use sandbox::{Profile, groups};
 
@@ -56,7 +56,7 @@ pub fn build(
     let build = |ram: &GuestRam| Parts::build(plan, hypervisor, consoles, descriptors, events, ram);
     match start {
         Start::Boot => {
-            let ram = GuestRam::allocate(&plan.memory.zones.iter().map(zone).collect::<Vec<_>>())?;
+            let ram = GuestRam::allocate(&plan.memory.zones)?;
             let (parts, loaded) = while_loading(&ram, &plan.payload, || build(&ram))?;
             parts.boot(plan, &ram, &loaded, events)
         }
@@ -74,7 +74,7 @@ fn while_loading<T>(
     build: impl FnOnce() -> Result<T, BuildError>,
 ) -> Result<(T, Loaded), BuildError> {
     thread::scope(|scope| {
-        let load = || load(ram, payload);
+        let load = || boot::load(ram, payload);
         let loading = sandbox::spawn_scoped(scope, &PAYLOAD_LOADER, "payload_loader", load)
             .map_err(BuildError::Threads)?;
         let built = build()?;
@@ -135,7 +135,7 @@ impl Parts {
         events: &Events,
     ) -> Result<Machine, BuildError> {
         boot::acpi::write(ram, &self.tables(plan)).map_err(unwritable)?;
-        boot::smbios::write(ram, &identity(&plan.smbios))?;
+        boot::smbios::write(ram, &plan.smbios)?;
         if let Some(first) = self.vcpus.first_mut() {
             let (registers, system) =
                 boot::enter(ram, loaded, &first.system_registers()?).map_err(unwritable)?;
@@ -188,7 +188,7 @@ impl Parts {
     }
 
     fn tables(&self, plan: &Plan) -> boot::acpi::Tables {
-        let topology = topology(&plan.cpus);
+        let topology = plan.cpus.topology;
         let cpu = |vcpu| boot::acpi::Cpu { apic_id: topology.apic_id(vcpu), enabled: vcpu < plan.cpus.boot };
         boot::acpi::Tables {
             cpus: (0..plan.cpus.max).map(cpu).collect(),
@@ -197,8 +197,7 @@ impl Parts {
                 window32: layout::HOLE as u32..=(layout::HOLE + layout::PCI32_SIZE - 1) as u32,
                 window64: self.area.pci64_start..=self.area.pci64_end,
             }],
-            serial: self.consoles.serial.is_some(),
-            ged: ged_address(&self.area),
+            devices: self.nodes.aml(),
         }
     }
 }
@@ -237,32 +236,13 @@ fn ged_address(area: &DeviceArea) -> u64 {
     area.platform + layout::PLATFORM_SIZE - PAGE
 }
 
-fn zone(zone: &plan::Zone) -> Zone {
-    let backing = match (&zone.file, zone.shared) {
-        (Some(path), shared) => Backing::File { path: path.clone(), shared },
-        (None, true) => Backing::Shared,
-        (None, false) => Backing::Anonymous,
-    };
-    let pages = match zone.pages {
-        plan::Pages::Normal { thp } => Pages::Normal { transparent_huge: thp },
-        plan::Pages::Huge { size } => Pages::Huge { size },
-    };
-    let &plan::Zone { size, mergeable, prefault, reserve, .. } = zone;
-    Zone { id: zone.id.clone(), size, backing, pages, mergeable, prefault, reserve }
-}
-
-fn topology(cpus: &plan::Cpus) -> cpuid::Topology {
-    let plan::Topology { threads_per_core, cores_per_die, dies_per_package, packages } = cpus.topology;
-    cpuid::Topology { threads_per_core, cores_per_die, dies_per_package, packages }
-}
-
 fn create_vcpus(
     cpus: &plan::Cpus,
     vm: &dyn Vm,
     supported: &[Leaf],
     phys_bits: u8,
 ) -> Result<Vec<Box<dyn Vcpu>>, BuildError> {
-    let topology = topology(cpus);
+    let topology = cpus.topology;
     let model = Model { topology, phys_bits, nested: cpus.nested, tsc_khz: None };
     let leaves = cpuid::build(supported, &model);
     let create = |number| {
@@ -274,31 +254,4 @@ fn create_vcpus(
         Ok(vcpu)
     };
     (0..cpus.boot).map(create).collect()
-}
-
-fn load(ram: &GuestRam, payload: &plan::Payload) -> Result<Loaded, boot::LoadError> {
-    let payload = match payload {
-        plan::Payload::Kernel { kernel, cmdline, initramfs } => Payload {
-            kernel,
-            cmdline: cmdline.as_deref().unwrap_or_default(),
-            initramfs: initramfs.as_deref(),
-        },
-        plan::Payload::Firmware { firmware } => Payload { kernel: firmware, cmdline: "", initramfs: None },
-    };
-    boot::load(ram, &payload)
-}
-
-fn identity(plan: &plan::Smbios) -> boot::smbios::Identity {
-    let plan = plan.clone();
-    boot::smbios::Identity {
-        manufacturer: plan.manufacturer,
-        product: plan.product_name,
-        version: plan.version,
-        serial: plan.serial_number,
-        uuid: plan.uuid,
-        family: plan.family,
-        sku: plan.sku_number,
-        chassis_asset_tag: plan.chassis_asset_tag,
-        oem_strings: plan.oem_strings,
-    }
 }

@@ -27,8 +27,9 @@ use std::sync::Arc;
 
 use api::DeviceNode;
 use chipset::acpi::{Cause, Notifier};
+use config::plan::Zone;
 use config::{VmConfig, plan};
-use memory::{GuestAddress, Zone};
+use memory::GuestAddress;
 use virtio_devices::console::Resizer;
 
 use nodes::{Given, Nodes};

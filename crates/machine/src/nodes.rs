@@ -220,6 +220,13 @@ impl Nodes {
         Ok(())
     }
 
+    /// What devices tell the guest's ACPI code. No vCPU runs yet that could be inside one.
+    pub(crate) fn aml(&self) -> Vec<u8> {
+        let mut aml = Vec::new();
+        self.each(Instant::now() + self.patience, |device| aml.extend(device.aml()));
+        aml
+    }
+
     /// What devices of a kind have handed out for later, with the devices' ids.
     pub(crate) fn handles<H: Any>(&self) -> impl Iterator<Item = (&str, &H)> {
         self.nodes.iter().filter_map(|node| {

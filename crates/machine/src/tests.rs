@@ -6,7 +6,7 @@ use std::sync::Arc;
 use config::{Plan, VmConfig};
 use device::{Events, NoSink};
 use hv::fake::FakeHypervisor;
-use memory::{Backing, GuestAddress, GuestRam, Pages, Zone};
+use memory::{GuestAddress, GuestRam};
 use virtio_devices::blk::Disk;
 
 use super::*;
@@ -227,9 +227,7 @@ fn ram_comes_and_goes_for_guest_and_devices_together() {
     const BASE: GuestAddress = GuestAddress(1 << 32);
     let rig = Rig::new();
     let mut machine = rig.boot(&rig.plan(""));
-    let pages = Pages::Normal { transparent_huge: false };
-    let (id, size, backing) = ("more".into(), 64 << 20, Backing::Anonymous);
-    let zone = Zone { id, size, backing, pages, mergeable: false, prefault: false, reserve: false };
+    let zone = Zone::new("more", 64 << 20);
     machine.plug(&zone, BASE).unwrap();
     assert_eq!((machine.ram_size(), rig.hypervisor.memory.mapped()), (192 << 20, vec![0, BASE.0]));
     rig.hypervisor.memory.refuse(true);

@@ -66,10 +66,11 @@ impl Segments {
         self.0.get(usize::from(number)).ok_or(PlaceError::NoSegment(number))
     }
 
-    /// Lets leases follow their BARs to where the guest has moved them. A BAR outside of all windows, or on top of another, leases
-    /// nothing until it is moved again.
+    /// Lets leases follow their BARs to where the guest has moved them. A BAR outside of all windows leases nothing until it is moved
+    /// again, and one where another still leases nothing until the other has gone.
     pub fn follow<'a>(&self, bars: impl IntoIterator<Item = (&'a mut BarLease, u64)>) {
-        let mut moved: Vec<_> = bars.into_iter().filter(|(lease, base)| lease.base != *base).collect();
+        let is_astray = |lease: &BarLease, base| lease.base != base || lease.held.is_none();
+        let mut moved: Vec<_> = bars.into_iter().filter(|(lease, base)| is_astray(lease, *base)).collect();
         // All let go first: BARs may have changed places.
         for (lease, base) in &mut moved {
             lease.base = *base;
@@ -297,6 +298,22 @@ mod tests {
         assert!(lease().is_err(), "both are still leased");
         drop(first);
         assert_eq!(lease().unwrap().base(), at_second);
+    }
+
+    #[test]
+    fn a_bar_on_another_s_place_leases_it_once_the_other_has_gone() {
+        const SIZE: u64 = 0x80_0000;
+        let segments = segments();
+        let segment = segments.get(0).unwrap();
+        let lease = || segment.lease_bar(BarKind::Memory32, SIZE, SIZE);
+        // The other is not decoded at that moment, so that the guest can put this one there.
+        let (mut bar, other) = (lease().unwrap(), lease().unwrap());
+        let at = other.base();
+        segments.follow([(&mut bar, at)]);
+        drop(other);
+        segments.follow([(&mut bar, at)]);
+        let rest = [lease(), lease()].map(|lease| lease.ok().map(|lease| lease.base()));
+        assert!(rest.iter().flatten().all(|base| *base != at), "{rest:x?}: what the BAR occupies was leased");
     }
 
     #[test]

@@ -231,6 +231,8 @@ impl QueueServer for Workers {
         if !self.pending.is_empty() {
             return None;
         }
+        // Who is dropped long after a pause has all of its time to end.
+        self.stopping_since = None;
         let mut queues = std::mem::take(&mut self.returned);
         queues.sort_by_key(|q| q.index);
         Some(queues)

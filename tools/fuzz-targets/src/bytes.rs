@@ -10,6 +10,15 @@ impl Bytes<'_> {
         *first
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next `count` bytes, or zeroes.
+    pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.byte()).collect()
+    }
+
     /// A number below `end`, which must be positive.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::from(self.byte()) % end

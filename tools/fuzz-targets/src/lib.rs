@@ -6,11 +6,18 @@
 
 mod bytes;
 mod config_json;
+mod device_states;
+mod driver;
 mod flags;
 mod http_requests;
 mod json;
+mod kernels;
 mod openapi;
+mod pci_config;
+mod rig;
 mod schema;
+mod virtio_registers;
+mod virtqueues;
 
 pub use openapi::bodies;
 
@@ -31,9 +38,14 @@ pub struct Target {
 /// All targets. A new one is a line here, its module, and a corpus.
 pub const TARGETS: &[Target] = &[
     Target { name: "config_json", mutations: 60_000, run: config_json::run },
+    Target { name: "device_states", mutations: 2_000, run: device_states::run },
     Target { name: "flags", mutations: 200_000, run: flags::run },
     Target { name: "http_requests", mutations: 10_000, run: http_requests::run },
+    Target { name: "kernels", mutations: 5_000, run: kernels::run },
     Target { name: "openapi", mutations: 60_000, run: openapi::run },
+    Target { name: "pci_config", mutations: 2_000, run: pci_config::run },
+    Target { name: "virtio_registers", mutations: 1_000, run: virtio_registers::run },
+    Target { name: "virtqueues", mutations: 1_000, run: virtqueues::run },
 ];
 
 /// The target of this name.

@@ -6,13 +6,14 @@
 mod build;
 mod grants;
 mod parts;
+mod topology;
 
-pub(crate) use grants::directory;
-pub use grants::{Access, Grant};
 pub use parts::{
     Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng, Smbios,
-    Stream, Topology, Watchdog, Zone,
+    Stream, Watchdog, Zone,
 };
+pub use sandbox::{Access, Grant};
+pub use topology::Topology;
 
 use crate::check::{Problem, ProblemKind, Problems, check_from};
 use crate::devices;

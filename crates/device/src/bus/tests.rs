@@ -51,6 +51,17 @@ fn read(spaces: &AddressSpaces, address: u64) -> u8 {
 }
 
 #[test]
+fn the_last_of_all_addresses_is_one_like_others() {
+    let spaces = AddressSpaces::new(Arc::new(NoDoorbells));
+    let slot: Slot = movable(u64::MAX - 0xf);
+    spaces.attach(&slot).unwrap();
+    assert_eq!(read(&spaces, u64::MAX), 0xf);
+    let mut beyond = [0; 2];
+    spaces.read(Space::Mmio, u64::MAX, &mut beyond);
+    assert_eq!(beyond, [0xff; 2]);
+}
+
+#[test]
 fn only_addresses_inside_a_region_reach_the_device() {
     let spaces = AddressSpaces::new(Arc::new(NoDoorbells));
     let slot: Slot = movable(0x100);

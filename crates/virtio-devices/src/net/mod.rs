@@ -9,6 +9,8 @@
 
 mod announce;
 mod control;
+#[cfg(feature = "fake-tap")]
+pub mod fake;
 mod front;
 mod pair;
 mod profile;

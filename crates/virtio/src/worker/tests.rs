@@ -51,6 +51,7 @@ fn queues_go_to_their_workers_and_come_back() {
         let queues = workers.stopped(soon()).unwrap();
         assert_eq!(queues.iter().map(|q| q.index).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(virtio_queue::QueueT::next_avail(&queues[0].queue), round);
+        assert_eq!(workers.stopping_since, None, "a stop that is over leaves no less time for the end");
     }
 }
 
