@@ -53,7 +53,7 @@ const BOARD: &[fn() -> Box<dyn Device>] = &[
 ];
 
 fn null() -> Stream {
-    Stream::open(&plan::Stream::Null).unwrap().unwrap()
+    Stream::open(&config::plan::Stream::Null).unwrap().unwrap()
 }
 
 /// Local APICs that take every message.
