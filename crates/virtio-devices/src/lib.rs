@@ -10,4 +10,4 @@ pub mod rng;
 pub mod watchdog;
 
 #[cfg(test)]
-mod contract;
+mod tests;

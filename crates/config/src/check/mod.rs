@@ -221,10 +221,7 @@ fn run(vm: &VmConfig, findings: &mut Findings) -> Option<plan::Payload> {
     at.each("net", vm.net.as_ref(), |net, at| net.check_interface(at));
     at.one("payload", vm.payload.as_ref(), payload::check_cmdline);
     at.one("platform", vm.platform.as_ref(), |platform, at| platform.check_identity(at));
-<<<<<<< HEAD
     devices::check(&mut at);
-=======
->>>>>>> hostside
     paths::check(&mut at);
     payload
 }
