@@ -1,17 +1,14 @@
-//! Every device behind the transport is held to the contract of all devices, fresh and with a driver that has come up.
+//! Holds a device behind the transport to the contract of all devices, fresh and with a driver that has come up. Each device's tests call it.
 
 use std::sync::Arc;
 
-use config::{ImageType, MacAddr, plan};
 use device::{Access, Device, Events, NoSink};
 use memory::test_ram;
 use pci::{Address, BarKind, FakeSource, Place};
-use stream::Stream;
 use virtio::{VirtioDevice, VirtioPci, feature};
 
-use crate::{blk, console, net, rng, watchdog};
-
-fn holds(front: impl VirtioDevice + 'static) {
+/// Panics if `front` breaks the contract.
+pub(crate) fn holds(front: impl VirtioDevice + 'static) {
     let ram = test_ram(&[(0, 0x10_0000)]);
     let queues = front.info().queue_sizes.len() as u64;
     let (msi, events) = (FakeSource::default(), Events::new(Arc::new(NoSink)).unwrap());
@@ -39,34 +36,4 @@ fn come_up(function: &mut dyn Device, queues: u64) {
         write(0x1c, &[1, 0]);
     }
     write(0x14, &[0xf]);
-}
-
-#[test]
-fn a_disk() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    file.as_file().set_len(1 << 20).unwrap();
-    let disk = plan::Disk { image_type: ImageType::Raw, queue_size: 16, ..plan::Disk::new(file.path()) };
-    holds(blk::open(&disk, "d", None).unwrap());
-}
-
-#[test]
-fn a_network_card() {
-    let plan = plan::Net { queue_size: 16, ..plan::Net::new(MacAddr([2, 0, 0, 0, 0, 1])) };
-    holds(net::tests::unconnected(&plan));
-}
-
-#[test]
-fn a_console() {
-    holds(console::Front::new("__console", Stream::open(&plan::Stream::Null).unwrap().unwrap()).unwrap());
-}
-
-#[test]
-fn an_entropy_source() {
-    holds(rng::front(&plan::Rng { src: "/dev/zero".into() }, "__rng").unwrap());
-}
-
-#[test]
-fn a_watchdog() {
-    let events = Events::new(Arc::new(NoSink)).unwrap();
-    holds(watchdog::quiet(&events));
 }

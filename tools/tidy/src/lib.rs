@@ -1,6 +1,8 @@
 //! The style of this project, as tests (`cargo test -p tidy`): sizes, layers, `unsafe`, panics. The rules are the table in
-//! [`rules`]; [`source`] applies those that one file can break and [`layers`] those that a dependency can break.
+//! [`rules`]; [`source`] applies those that one file can break, [`layers`] those that a dependency can break, and [`devices`] keeps each device to
+//! its folder.
 
+pub mod devices;
 pub mod layers;
 pub mod rules;
 pub mod source;

@@ -92,3 +92,30 @@ fn layers_hold() {
     assert_eq!(check("ch-remote", "device"), 1);
     assert_eq!(layers::check(&["util".to_owned()], &[]).len(), 1);
 }
+
+#[test]
+fn a_device_is_named_in_its_folder_and_in_the_catalogue() {
+    let devices = ["blk".to_owned(), "net".to_owned()];
+    let catalogue = (
+        "crates/machine/src/catalogue.rs",
+        "devices! { D by virtio_devices::blk; N by virtio_devices::net; }",
+    );
+    let check = |files: &[(&str, &str)]| {
+        let files: Vec<_> = files.iter().map(|(path, text)| ((*path).into(), (*text).to_owned())).collect();
+        tidy::devices::check(&files, &devices).len()
+    };
+    assert_eq!(check(&[catalogue]), 0);
+    assert_eq!(check(&[]), 2);
+    assert_eq!(check(&[catalogue, catalogue]), 2);
+    for (path, text, expected) in [
+        ("crates/control/src/a.rs", "use virtio_devices::blk::Disk;", 1),
+        ("crates/control/src/a.rs", "use virtio_devices::{blk, net::{self, Net}};", 2),
+        ("crates/control/src/a.rs", "fn f() { g!(virtio_devices::net::X) }", 1),
+        ("crates/control/src/a.rs", "// virtio_devices::blk\nuse virtio_devices::rng; use net::blk;", 0),
+        ("crates/virtio-devices/src/net/a.rs", "use crate::net::b; use ::net::blk;", 0),
+        ("crates/virtio-devices/src/net/a.rs", "use crate::blk::b;", 1),
+        ("crates/virtio-devices/src/lib.rs", "pub mod blk; pub mod net;", 0),
+    ] {
+        assert_eq!(check(&[catalogue, (path, text)]), expected, "{path}: {text}");
+    }
+}

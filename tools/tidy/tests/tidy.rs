@@ -13,6 +13,18 @@ fn sources_are_tidy() {
 }
 
 #[test]
+fn devices_keep_to_their_folders() {
+    let root = tidy::workspace_root();
+    let devices = tidy::devices::names(&root).unwrap();
+    assert!(devices.iter().any(|name| name == "blk"));
+    let text = |path: &std::path::PathBuf| std::fs::read_to_string(root.join(path)).unwrap();
+    let files: Vec<_> =
+        tidy::rust_files(&root).unwrap().into_iter().map(|path| (path.clone(), text(&path))).collect();
+    let faults = tidy::devices::check(&files, &devices);
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
 fn crates_respect_their_layers() {
     let (names, edges) = tidy::layers::read_workspace(&tidy::workspace_root()).unwrap();
     assert!(names.iter().any(|n| n == "tidy"));

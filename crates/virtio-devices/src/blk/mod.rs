@@ -86,7 +86,7 @@ fn lock_range(disk: &plan::Disk) -> LockRange {
 }
 
 /// `lock`: see [`block::open`].
-pub(crate) fn open(plan: &plan::Disk, id: &str, lock: Option<LockRange>) -> Result<Blk, Error> {
+fn open(plan: &plan::Disk, id: &str, lock: Option<LockRange>) -> Result<Blk, Error> {
     let image = block::open(plan, lock).map_err(|source| Error::Image { id: id.into(), source })?;
     let disk = Arc::new(Disk::new(image, plan));
     let worker = |index: u16| {

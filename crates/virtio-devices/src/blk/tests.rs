@@ -395,3 +395,11 @@ fn the_lock_can_move_to_another_device() {
     config.queue_affinity = vec![(0, vec![100_000])];
     assert!(matches!(open(&config, "d1", None), Err(Error::Cpu { cpu: 100_000, .. })));
 }
+
+#[test]
+fn the_contract_holds() {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let disk = plan::Disk { image_type: ImageType::Raw, queue_size: 16, ..plan::Disk::new(file.path()) };
+    crate::contract::holds(open(&disk, "d", None).unwrap());
+}

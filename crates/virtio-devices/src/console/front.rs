@@ -38,7 +38,7 @@ impl Resizer {
 }
 
 impl Front {
-    pub(crate) fn new(id: &str, stream: Stream) -> io::Result<Self> {
+    pub(super) fn new(id: &str, stream: Stream) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(stream));
         let worker = Worker::spawn(&PROFILE, id, Console::new(shared.clone()))?;
         let info = Info {

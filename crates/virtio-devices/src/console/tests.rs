@@ -212,3 +212,10 @@ fn hostile_input_buffers_break_only_the_device() {
     config.wait(1);
     rig.stop();
 }
+
+#[test]
+fn the_contract_holds() {
+    crate::contract::holds(
+        Front::new("__console", Stream::open(&plan::Stream::Null).unwrap().unwrap()).unwrap(),
+    );
+}

@@ -68,3 +68,8 @@ fn what_it_is() {
     let (_ram, _queue, front, _) = rig();
     assert_eq!((front.info().device_type, front.info().queue_sizes.as_slice()), (63, &[64][..]));
 }
+
+#[test]
+fn the_contract_holds() {
+    crate::contract::holds(Front::new("_echo0", &Echo::default()).unwrap());
+}

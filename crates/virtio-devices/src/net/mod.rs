@@ -19,7 +19,7 @@ mod ring;
 mod shared;
 mod state;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod transmit;
 mod watch;
 

@@ -63,7 +63,7 @@ fn soon() -> Instant {
 }
 
 /// A card whose tap queues lead nowhere.
-pub(crate) fn unconnected(plan: &plan::Net) -> Net {
+fn unconnected(plan: &plan::Net) -> Net {
     let queue = |_| {
         let (ours, _) = UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -233,4 +233,10 @@ fn a_driver_without_status_sees_no_link() {
     assert_eq!(rig.status(), 1);
     rig.start(bit(spec::VIRTIO_NET_F_STATUS));
     assert_eq!(rig.status(), 1);
+}
+
+#[test]
+fn the_contract_holds() {
+    let plan = plan::Net { queue_size: 16, ..plan::Net::new(MacAddr([2, 0, 0, 0, 0, 1])) };
+    crate::contract::holds(unconnected(&plan));
 }

@@ -56,7 +56,7 @@ pub fn build(rng: &plan::Rng, context: &BuildContext<'_>) -> Result<Built, Error
     Ok(built(front(rng, context.id)?, BarKind::Memory64, context))
 }
 
-pub(crate) fn front(rng: &plan::Rng, id: &str) -> Result<Front, Error> {
+fn front(rng: &plan::Rng, id: &str) -> Result<Front, Error> {
     let file = open(&rng.src).map_err(|source| Error::Source { path: rng.src.clone(), source })?;
     Front::new(id, file).map_err(|source| Error::Thread { id: id.into(), source })
 }

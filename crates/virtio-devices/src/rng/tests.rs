@@ -95,3 +95,8 @@ fn what_gives_no_bytes_is_no_source() {
         assert!(matches!(&error, Error::Source { path: named, .. } if named == path), "{error}");
     }
 }
+
+#[test]
+fn the_contract_holds() {
+    crate::contract::holds(front(&plan::Rng { src: "/dev/zero".into() }, "__rng").unwrap());
+}

@@ -66,12 +66,5 @@ fn front(id: &str, events: &Events, timing: Timing) -> Result<Front, Error> {
     Front::new(id, events.clone(), timing).map_err(|source| Error::Thread { id: id.into(), source })
 }
 
-/// One whose clock stands still.
-#[cfg(test)]
-pub(crate) fn quiet(events: &Events) -> Front {
-    let timing = Timing { clock: Box::new(|| Duration::ZERO), interval: INTERVAL };
-    front("__watchdog", events, timing).unwrap()
-}
-
 #[cfg(test)]
 mod tests;

@@ -141,3 +141,10 @@ fn what_it_is() {
     assert_eq!((info.device_type, info.features, info.config_len), (35, 0, 0));
     assert_eq!(info.queue_sizes, [8]);
 }
+
+#[test]
+fn the_contract_holds() {
+    let timing = Timing { clock: Box::new(|| Duration::ZERO), interval: INTERVAL };
+    let events = Events::new(Arc::new(NoSink)).unwrap();
+    crate::contract::holds(front("__watchdog", &events, timing).unwrap());
+}

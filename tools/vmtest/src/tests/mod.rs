@@ -5,6 +5,7 @@ mod boot;
 mod clients;
 mod console;
 mod dbus;
+mod devices;
 mod events;
 mod fuzzing;
 mod host_side;
@@ -20,6 +21,7 @@ pub(crate) fn all() -> Vec<Test> {
         boot::TESTS,
         block::TESTS,
         net::TESTS,
+        devices::TESTS,
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,
