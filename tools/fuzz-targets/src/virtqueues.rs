@@ -239,7 +239,7 @@ impl<'a> Driver<'a> {
                 drop(client.write(&vec![b'x'; len]));
                 self.rig.is_spent = true;
             }
-            Host::Disk(_) | Host::Nothing => {}
+            Host::Disk(_) | Host::ReadOnlyDisk(_) | Host::Nothing => {}
         }
     }
 
