@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use config::plan::Payload;
 use linux_loader::bootparam::setup_header;
 use memory::layout;
 use memory::{Bytes, GuestAddress, GuestMemoryError, GuestRam};
@@ -12,17 +13,6 @@ use crate::low_memory::{CMDLINE, CMDLINE_SIZE, overlap};
 use crate::{BzImageError, ElfError, bzimage, pvh};
 
 const PAGE: u64 = 4096;
-
-/// What to load. A firmware is a kernel without command line and initramfs.
-#[derive(Clone, Copy, Debug)]
-pub struct Payload<'a> {
-    /// An ELF image with a PVH note, or a bzImage.
-    pub kernel: &'a Path,
-    /// At most 64 KiB with its closing zero.
-    pub cmdline: &'a str,
-    /// The first file system; none if empty.
-    pub initramfs: Option<&'a Path>,
-}
 
 /// How the kernel expects to be entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,10 +105,15 @@ pub(crate) struct Kernel {
 ///
 /// # Errors
 /// [`LoadError`]; RAM may be half written then.
-pub fn load(ram: &GuestRam, payload: &Payload<'_>) -> Result<Loaded, LoadError> {
-    let cmdline = terminated(payload.cmdline)?;
-    let kernel = load_kernel(ram, payload.kernel)?;
-    let initramfs = match payload.initramfs {
+pub fn load(ram: &GuestRam, payload: &Payload) -> Result<Loaded, LoadError> {
+    // A firmware is a kernel without command line and initramfs.
+    let (kernel, cmdline, initramfs) = match payload {
+        Payload::Kernel { kernel, cmdline, initramfs } => (kernel, cmdline.as_deref(), initramfs.as_deref()),
+        Payload::Firmware { firmware } => (firmware, None, None),
+    };
+    let cmdline = terminated(cmdline.unwrap_or_default())?;
+    let kernel = load_kernel(ram, kernel)?;
+    let initramfs = match initramfs {
         Some(path) => load_initramfs(ram, path, &kernel)?,
         None => None,
     };

@@ -16,6 +16,6 @@ mod tests;
 
 pub use bzimage::BzImageError;
 pub use image::ImageError;
-pub use kernel::{LoadError, Loaded, Payload, Protocol, load};
+pub use kernel::{LoadError, Loaded, Protocol, load};
 pub use pvh::ElfError;
 pub use registers::{boot_msrs, enter};

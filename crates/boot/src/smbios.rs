@@ -3,28 +3,13 @@
 //!
 //! No MP table follows: it would repeat what the MADT says, for guests without ACPI only.
 
+use config::plan::Smbios;
 use memory::{Bytes, GuestAddress, GuestMemoryError, GuestRam, layout};
 use thiserror::Error;
 
 const ENTRY_POINT_SIZE: u64 = 32;
 /// The tables end where high RAM starts.
 const LIMIT: u64 = layout::HIGH_RAM - layout::SMBIOS - ENTRY_POINT_SIZE;
-
-/// Who the machine says it is. What is `None` or empty has a default or is left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Identity {
-    pub manufacturer: Option<String>,
-    pub product: Option<String>,
-    pub version: Option<String>,
-    pub serial: Option<String>,
-    /// 32 hexadecimal digits, with or without hyphens.
-    pub uuid: Option<String>,
-    pub sku: Option<String>,
-    pub family: Option<String>,
-    pub chassis_asset_tag: Option<String>,
-    pub oem_strings: Vec<String>,
-}
 
 /// Why the tables could not be written.
 #[derive(Debug, Error)]
@@ -53,8 +38,8 @@ pub enum SmbiosError {
 ///
 /// # Errors
 /// [`SmbiosError`].
-pub fn write(ram: &GuestRam, identity: &Identity) -> Result<(), SmbiosError> {
-    let tables = structures(identity)?;
+pub fn write(ram: &GuestRam, strings: &Smbios) -> Result<(), SmbiosError> {
+    let tables = structures(strings)?;
     let size = u32::try_from(tables.len()).ok().filter(|&size| u64::from(size) <= LIMIT);
     let size = size.ok_or(SmbiosError::TooLarge(tables.len()))?;
     let address = layout::SMBIOS + ENTRY_POINT_SIZE;
@@ -82,13 +67,13 @@ fn entry_point(tables: u64, size: u32) -> Vec<u8> {
     entry
 }
 
-fn structures(identity: &Identity) -> Result<Vec<u8>, SmbiosError> {
-    let mut all = vec![firmware()?, system(identity)?];
-    if let Some(tag) = present(&identity.chassis_asset_tag) {
+fn structures(strings: &Smbios) -> Result<Vec<u8>, SmbiosError> {
+    let mut all = vec![firmware()?, system(strings)?];
+    if let Some(tag) = present(&strings.chassis_asset_tag) {
         all.push(chassis(tag)?);
     }
-    if !identity.oem_strings.is_empty() {
-        all.push(oem_strings(&identity.oem_strings)?);
+    if !strings.oem_strings.is_empty() {
+        all.push(oem_strings(&strings.oem_strings)?);
     }
     all.push(Structure::new(127));
     Ok((0u16..).zip(all).flat_map(|(handle, structure)| structure.encode(handle)).collect())
@@ -112,19 +97,19 @@ fn firmware() -> Result<Structure, SmbiosError> {
 }
 
 /// Type 1.
-fn system(identity: &Identity) -> Result<Structure, SmbiosError> {
+fn system(strings: &Smbios) -> Result<Structure, SmbiosError> {
     const POWER_SWITCH: u8 = 6;
     let mut system = Structure::new(1);
-    let manufacturer = present(&identity.manufacturer).unwrap_or("Cloud Hypervisor");
-    let product = present(&identity.product).unwrap_or("cloud-hypervisor");
+    let manufacturer = present(&strings.manufacturer).unwrap_or("Cloud Hypervisor");
+    let product = present(&strings.product_name).unwrap_or("cloud-hypervisor");
     system.string("system manufacturer", Some(manufacturer))?;
     system.string("system product name", Some(product))?;
-    system.string("system version", present(&identity.version))?;
-    system.string("system serial number", present(&identity.serial))?;
-    system.fields.extend(identity.uuid.as_deref().map_or(Ok([0; 16]), parse_uuid)?);
+    system.string("system version", present(&strings.version))?;
+    system.string("system serial number", present(&strings.serial_number))?;
+    system.fields.extend(strings.uuid.as_deref().map_or(Ok([0; 16]), parse_uuid)?);
     system.fields.push(POWER_SWITCH);
-    system.string("system SKU number", present(&identity.sku))?;
-    system.string("system family", present(&identity.family))?;
+    system.string("system SKU number", present(&strings.sku_number))?;
+    system.string("system family", present(&strings.family))?;
     Ok(system)
 }
 
@@ -235,9 +220,9 @@ mod tests {
 
     use super::*;
 
-    fn written(identity: &Identity) -> Vec<u8> {
+    fn written(strings: &Smbios) -> Vec<u8> {
         let ram = test_ram(&[(0, 2 << 20)]);
-        write(&ram, identity).unwrap();
+        write(&ram, strings).unwrap();
         let mut bytes = vec![0; 0x1_0000];
         ram.map().read_slice(&mut bytes, GuestAddress(0xf_0000)).unwrap();
         bytes
@@ -261,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_entry_point_leads_to_the_structures() {
-        let memory = written(&Identity::default());
+        let memory = written(&Smbios::default());
         assert_eq!(&memory[..5], b"_SM3_");
         assert_eq!(memory[..24].iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
         assert_eq!((memory[6], &memory[16..24]), (24, &0xf_0020u64.to_le_bytes()[..]));
@@ -275,17 +260,17 @@ mod tests {
 
     #[test]
     fn everything_given_is_told() {
-        let identity = Identity {
+        let strings = Smbios {
             manufacturer: Some("maker".into()),
-            product: Some(String::new()),
-            serial: Some("42".into()),
+            product_name: Some(String::new()),
+            serial_number: Some("42".into()),
             uuid: Some("00112233-4455-6677-8899-AABBCCDDEEFF".into()),
             family: Some("clan".into()),
             chassis_asset_tag: Some("tag".into()),
             oem_strings: vec!["one".into(), "two".into()],
-            ..Identity::default()
+            ..Smbios::default()
         };
-        let found = walk(&written(&identity));
+        let found = walk(&written(&strings));
         let kinds: Vec<_> = found.iter().map(|(kind, ..)| *kind).collect();
         assert_eq!(kinds, [0, 1, 3, 11, 127]);
         assert_eq!(found[1].2, ["maker", "cloud-hypervisor", "42", "clan"]);
@@ -299,22 +284,22 @@ mod tests {
     }
 
     #[test]
-    fn bad_identities_are_refused() {
+    fn bad_strings_are_refused() {
         let ram = test_ram(&[(0, 2 << 20)]);
-        let refused = |identity: Identity| write(&ram, &identity).unwrap_err();
+        let refused = |strings: Smbios| write(&ram, &strings).unwrap_err();
         for uuid in
             ["", "x", "+0112233445566778899aabbccddeeff", "0011-2233", "00112233-4455-6677-8899-AABBCCDDEEF"]
         {
-            let identity = Identity { uuid: Some(uuid.into()), ..Identity::default() };
-            assert!(matches!(refused(identity), SmbiosError::Uuid(_)), "{uuid}");
+            let strings = Smbios { uuid: Some(uuid.into()), ..Smbios::default() };
+            assert!(matches!(refused(strings), SmbiosError::Uuid(_)), "{uuid}");
         }
-        let nul = Identity { serial: Some("a\0b".into()), ..Identity::default() };
+        let nul = Smbios { serial_number: Some("a\0b".into()), ..Smbios::default() };
         assert!(matches!(refused(nul), SmbiosError::Nul("system serial number")));
-        let oem = |oem_strings| refused(Identity { oem_strings, ..Identity::default() });
+        let oem = |oem_strings| refused(Smbios { oem_strings, ..Smbios::default() });
         assert!(matches!(oem(vec![String::new()]), SmbiosError::EmptyOemString));
         assert!(matches!(oem(vec!["x".into(); 256]), SmbiosError::TooMany(256)));
         assert!(matches!(oem(vec!["x".repeat(0x1_0000)]), SmbiosError::TooLarge(_)));
         let small = test_ram(&[(0, 0x8000)]);
-        assert!(matches!(write(&small, &Identity::default()), Err(SmbiosError::Ram(_))));
+        assert!(matches!(write(&small, &Smbios::default()), Err(SmbiosError::Ram(_))));
     }
 }

@@ -1,13 +1,13 @@
 //! Kernels made by hand, honest and hostile, loaded into test RAM.
 
 use std::io::Write;
-use std::path::Path;
 
+use config::plan::Payload;
 use hv::SystemRegisters;
 use memory::{Bytes, GuestAddress, GuestRam, test_ram};
 use tempfile::NamedTempFile;
 
-use crate::{BzImageError, ElfError, ImageError, LoadError, Loaded, Payload, Protocol, enter, load};
+use crate::{BzImageError, ElfError, ImageError, LoadError, Loaded, Protocol, enter, load};
 
 const MIB: u64 = 1 << 20;
 
@@ -21,8 +21,14 @@ fn file(bytes: &[u8]) -> NamedTempFile {
     file
 }
 
+fn payload(kernel: &NamedTempFile, cmdline: &str, initramfs: Option<&NamedTempFile>) -> Payload {
+    let cmdline = (!cmdline.is_empty()).then(|| cmdline.to_owned());
+    let initramfs = initramfs.map(|file| file.path().to_owned());
+    Payload::Kernel { kernel: kernel.path().into(), cmdline, initramfs }
+}
+
 fn load_bytes(ram: &GuestRam, kernel: &[u8]) -> Result<Loaded, LoadError> {
-    load(ram, &Payload { kernel: file(kernel).path(), cmdline: "console=ttyS0", initramfs: None })
+    load(ram, &payload(&file(kernel), "console=ttyS0", None))
 }
 
 fn elf_error(kernel: &[u8]) -> ElfError {
@@ -155,7 +161,7 @@ fn the_pvh_memory_map_of_five_gib_is_exact() {
 fn an_initramfs_lies_at_the_top_of_the_first_ram() {
     let ram = test_ram(&[(0, 3 << 30), (4 << 30, 2 << 30)]);
     let (kernel, initramfs) = (file(&elf(&[CODE, NOTES], MIB)), file(&[7; 5000]));
-    load(&ram, &Payload { kernel: kernel.path(), cmdline: "", initramfs: Some(initramfs.path()) }).unwrap();
+    load(&ram, &payload(&kernel, "", Some(&initramfs))).unwrap();
     let start = (3 << 30) - 0x2000;
     assert_eq!((u32_at(&ram, 0x600c), u64_at(&ram, 0x6010)), (1, 0x6040));
     assert_eq!((u64_at(&ram, 0x6040), u64_at(&ram, 0x6048)), (start, 5000));
@@ -167,7 +173,7 @@ fn an_initramfs_lies_at_the_top_of_the_first_ram() {
 fn an_initramfs_may_cross_memory_zones() {
     let ram = test_ram(&[(0, 4 << 20), (4 * MIB, 4 << 20)]);
     let (kernel, initramfs) = (file(&elf(&[CODE, NOTES], MIB)), file(&vec![7; 5 << 20]));
-    load(&ram, &Payload { kernel: kernel.path(), cmdline: "", initramfs: Some(initramfs.path()) }).unwrap();
+    load(&ram, &payload(&kernel, "", Some(&initramfs))).unwrap();
     assert_eq!(bytes_at(&ram, 3 * MIB, 5 << 20), vec![7; 5 << 20]);
 }
 
@@ -179,8 +185,7 @@ fn an_initramfs_never_lies_on_the_kernel() {
         [(0, true), (3 << 20, false), ((3 << 20) - 0x2000, true), (4 << 20, false), (5 << 20, false)]
     {
         let initramfs = file(&vec![7; size]);
-        let result =
-            load(&ram, &Payload { kernel: kernel.path(), cmdline: "", initramfs: Some(initramfs.path()) });
+        let result = load(&ram, &payload(&kernel, "", Some(&initramfs)));
         assert_eq!(result.is_ok(), fits, "{size:#x}");
         assert!(result.is_ok() || matches!(result, Err(LoadError::InitramfsTooLarge { .. })));
     }
@@ -190,7 +195,7 @@ fn an_initramfs_never_lies_on_the_kernel() {
 fn a_bzimage_is_placed_and_described() {
     let ram = small_ram();
     let (kernel, initramfs) = (file(&bzimage(0x4000)), file(&[7; 16]));
-    let payload = Payload { kernel: kernel.path(), cmdline: "quiet", initramfs: Some(initramfs.path()) };
+    let payload = payload(&kernel, "quiet", Some(&initramfs));
     assert_eq!(load(&ram, &payload).unwrap(), Loaded { protocol: Protocol::Linux, entry: 0x10_0000 });
     assert_eq!(bytes_at(&ram, MIB, 0x4000), [0x90; 0x4000]);
     let zero_page = bytes_at(&ram, 0x7000, 0x1000);
@@ -220,12 +225,11 @@ fn a_bzimage_limits_where_its_initramfs_may_end() {
     let mut image = bzimage(0x4000);
     image[0x22c..0x230].copy_from_slice(&(32 * MIB as u32 - 1).to_le_bytes());
     let (kernel, initramfs) = (file(&image), file(&[7; 16]));
-    load(&ram, &Payload { kernel: kernel.path(), cmdline: "", initramfs: Some(initramfs.path()) }).unwrap();
+    load(&ram, &payload(&kernel, "", Some(&initramfs))).unwrap();
     assert_eq!(u32_at(&ram, 0x7218), 32 * MIB as u32 - 0x1000);
     // Below the limit, the memory the kernel unpacks itself to is not free either.
     let initramfs = file(&vec![7; 15 << 20]);
-    let result =
-        load(&ram, &Payload { kernel: kernel.path(), cmdline: "", initramfs: Some(initramfs.path()) });
+    let result = load(&ram, &payload(&kernel, "", Some(&initramfs)));
     assert!(matches!(result, Err(LoadError::InitramfsTooLarge { .. })));
 }
 
@@ -316,8 +320,7 @@ fn hostile_bzimages_are_refused() {
 fn a_huge_sparse_file_is_refused_without_reading_it() {
     let kernel = file(&bzimage(0x4000));
     kernel.as_file().set_len(1 << 40).unwrap();
-    let payload = Payload { kernel: kernel.path(), cmdline: "", initramfs: None };
-    let error = load(&small_ram(), &payload).unwrap_err();
+    let error = load(&small_ram(), &payload(&kernel, "", None)).unwrap_err();
     assert!(matches!(error, LoadError::BzImage { source: BzImageError::Placement { .. }, .. }));
 }
 
@@ -344,7 +347,7 @@ fn other_files_are_named() {
         assert!(error.to_string().contains(found), "{error}");
     }
     for path in ["/proc", "/dev/null", "/nonexistent"] {
-        let payload = Payload { kernel: Path::new(path), cmdline: "", initramfs: None };
+        let payload = Payload::Firmware { firmware: path.into() };
         let error = load(&small_ram(), &payload).unwrap_err();
         assert!(matches!(error, LoadError::Image(_)) && error.to_string().contains(path), "{error}");
     }
@@ -353,8 +356,7 @@ fn other_files_are_named() {
 #[test]
 fn a_command_line_has_a_limit() {
     let kernel = file(&elf(&[CODE, NOTES], MIB));
-    let load =
-        |cmdline: &str| load(&small_ram(), &Payload { kernel: kernel.path(), cmdline, initramfs: None });
+    let load = |cmdline: &str| load(&small_ram(), &payload(&kernel, cmdline, None));
     assert!(load(&"x".repeat(0xffff)).is_ok());
     assert!(matches!(load(&"x".repeat(0x1_0000)), Err(LoadError::CmdlineTooLarge(0x1_0000))));
     assert!(matches!(load("a\0b"), Err(LoadError::CmdlineNul(1))));

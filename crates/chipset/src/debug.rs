@@ -119,8 +119,8 @@ impl Device for TextPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use config::plan;
     use std::sync::{Arc, Mutex};
-    use stream::StreamConfig;
 
     const AT: Access = Access { region: 0, offset: 0 };
 
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn text_arrives_and_only_the_firmware_port_answers() {
         let page = tempfile::NamedTempFile::new().unwrap();
-        let stream = Stream::open(&StreamConfig::File(page.path().into())).unwrap();
+        let stream = Stream::open(&plan::Stream::File(page.path().into())).unwrap().unwrap();
         let mut console = TextPort::debug_console(0xe9, stream.clone());
         let mut firmware = TextPort::firmware(stream);
         assert_eq!(console.write(AT, b"a"), Effect::None);
@@ -165,6 +165,6 @@ mod tests {
     #[test]
     fn contract() {
         device::contract::check(&mut BootLog::new(crate::stopwatch()));
-        device::contract::check(&mut TextPort::firmware(Stream::open(&StreamConfig::Null).unwrap()));
+        device::contract::check(&mut TextPort::firmware(Stream::open(&plan::Stream::Null).unwrap().unwrap()));
     }
 }

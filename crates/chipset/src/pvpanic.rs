@@ -4,8 +4,12 @@
 mod function;
 
 use device::Events;
+use sandbox::Profile;
 
 pub use function::{PvpanicFunction, build};
+
+/// It has no thread.
+pub static PROFILES: &[&Profile] = &[];
 
 /// Bytes of the register.
 pub const LEN: u64 = 2;

@@ -12,8 +12,10 @@ mod uart;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Space};
+use acpi_tables::aml::{IO, Interrupt, ResourceTemplate, ZERO};
+use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Space, aml};
 use host::EventFd;
+use sandbox::Profile;
 use stream::Stream;
 use thiserror::Error;
 
@@ -21,7 +23,8 @@ use feeder::Feeder;
 use uart::Core;
 pub use uart::State;
 
-const PORT: u64 = 0x3f8;
+/// The profile of its thread.
+pub static PROFILES: &[&Profile] = &[&feeder::PROFILE];
 
 /// Why the port cannot be built.
 #[derive(Debug, Error)]
@@ -65,6 +68,13 @@ pub struct Serial {
 }
 
 impl Serial {
+    /// The first of its ports.
+    pub const PORT: u16 = 0x3f8;
+    /// How many ports it has.
+    const PORTS: u8 = 8;
+    /// The IOAPIC's pin that its line leads to.
+    pub const PIN: u8 = 4;
+
     /// A port that talks to `stream` and raises `line`, edge-triggered. Starts the thread `serial-manager` if the stream needs one.
     ///
     /// # Errors
@@ -80,7 +90,15 @@ impl Serial {
 
 impl Device for Serial {
     fn regions(&self) -> Vec<Region> {
-        vec![Region::new(Space::Pio, PORT, 8, 0)]
+        vec![Region::new(Space::Pio, Self::PORT.into(), Self::PORTS.into(), 0)]
+    }
+
+    fn aml(&self) -> Vec<u8> {
+        let interrupt = Interrupt::new(true, true, false, false, Self::PIN.into());
+        let ports = IO::new(Self::PORT, Self::PORT, 0, Self::PORTS);
+        let resources = ResourceTemplate::new(vec![&interrupt, &ports]);
+        let (uid, label) = (aml::name("_UID", &ZERO), aml::name("_DDN", &"COM1"));
+        aml::device("_SB_.COM1", vec![&aml::hid("PNP0501"), &uid, &label, &aml::name("_CRS", &resources)])
     }
 
     fn read(&mut self, at: Access, data: &mut [u8]) {

@@ -164,7 +164,6 @@ impl Flags {
             vsock: one(self.vsock.as_ref(), VsockConfig::from_flag)?.or(base.vsock),
             pvmemcontrol: self.pvmemcontrol.then_some(PvmemcontrolConfig {}).or(base.pvmemcontrol),
             pvpanic: self.pvpanic || base.pvpanic,
-            iommu: base.iommu,
             numa: each(&self.numa, NumaConfig::from_flag)?.or(base.numa),
             watchdog: self.watchdog || base.watchdog,
             rtc: one(self.rtc.as_ref(), RtcConfig::from_flag)?.or(base.rtc),
@@ -174,6 +173,8 @@ impl Flags {
             landlock_enable: self.landlock || base.landlock_enable,
             landlock_rules: each(&self.landlock_rules, LandlockConfig::from_flag)?.or(base.landlock_rules),
             ivshmem: one(self.ivshmem.as_ref(), IvshmemConfig::from_flag)?.or(base.ivshmem),
+            // What has no flag.
+            ..base
         })
     }
 

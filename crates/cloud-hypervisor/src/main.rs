@@ -26,7 +26,7 @@ use host::outlet::Outlet;
 use host::signals::Signals;
 use hv::Hypervisor;
 use hv_kvm::KvmHypervisor;
-use sandbox::{Kind, Policy};
+use sandbox::Policy;
 use thiserror::Error as ThisError;
 
 use cli::Cli;
@@ -173,14 +173,15 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     log::install(log_file.as_deref(), log_format.as_deref(), verbosity)?;
     // After the log is there to say what is wrong with it.
     let config = config?;
-    // Before the first thread, so that all inherit the blocked signals.
-    let signals = Signals::take().map_err(Fatal::Threads)?;
     let log = EventLog::new();
     let restore = restore.as_deref().map(RestoreConfig::from_flag).transpose().map_err(Fatal::RestoreFlag)?;
+    // Before signals wait to be read: a FIFO may have no reader for ever.
+    let file = open_monitor(event_monitor.as_deref())?;
+    // Before the first thread, so that all inherit the blocked signals.
+    let signals = Signals::take().map_err(Fatal::Threads)?;
     // Before the first thread, too: it says whether threads keep their access to files.
     let files = config.as_ref().is_some_and(|(config, _)| config.landlock_enable);
     sandbox::start(Policy { seccomp, files }).map_err(Fatal::Sandbox)?;
-    let file = open_monitor(event_monitor.as_deref())?;
     let monitor = Monitor::new(file, log.clone()).map_err(Fatal::Monitor)?;
     let doors = doors.prepare()?;
     tracing::info!("cloud-hypervisor {} starting", version());
@@ -207,7 +208,7 @@ fn start(
     config: Option<(VmConfig, Vec<String>)>,
     restore: Option<RestoreConfig>,
 ) -> Result<(), Fatal> {
-    sandbox::enter(Kind::Vmm).map_err(Fatal::Sandbox)?;
+    control::enter_filter().map_err(Fatal::Sandbox)?;
     if let Some((config, unknown_fields)) = config {
         for field in unknown_fields {
             tracing::warn!("Unknown field in the configuration file: {field}");

@@ -1,10 +1,10 @@
 //! The files that this process empties and fills itself, its log and its events: neither may be a file that something else is kept in.
 //! Looked at before the first of them is opened.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use config::VmConfig;
+use host::identity::Identity;
 use thiserror::Error;
 
 use crate::endpoint::Endpoint;
@@ -56,12 +56,5 @@ impl Files<'_> {
 
 /// Whether both are one file, or would be. Terminals, pipes and devices without contents may be shared.
 fn is_same_file(one: &Path, other: &Path) -> bool {
-    match (one.metadata(), other.metadata()) {
-        (Ok(one), Ok(other)) => {
-            let keeps_contents = one.is_file() || one.file_type().is_block_device();
-            keeps_contents && (one.dev(), one.ino()) == (other.dev(), other.ino())
-        }
-        (Err(_), Err(_)) => one == other,
-        _ => false,
-    }
+    Identity::of(one).is_some_and(|identity| Identity::of(other) == Some(identity))
 }

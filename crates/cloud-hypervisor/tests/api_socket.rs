@@ -15,6 +15,8 @@ use rustix::io::FdFlags;
 
 const PING: &str = "GET /api/v1/vmm.ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const SHUTDOWN: &str = "PUT /api/v1/vmm.shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n";
+/// The number of the system call on x86-64.
+const OPENAT: u32 = 257;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running program and a directory of its own.
@@ -161,6 +163,22 @@ fn signals_that_ask_for_the_end_get_a_good_one() {
     }
 }
 
+/// `nohup` starts programs like this.
+#[test]
+fn a_program_that_is_to_outlive_its_terminal_does() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_cloud-hypervisor")]);
+    command.args(["--api-socket", "api"]).stdin(Stdio::null()).current_dir(&dir);
+    let vmm = Vmm { process: command.spawn().unwrap(), dir };
+    let socket = vmm.socket();
+    assert_eq!(ask(connect(&socket), PING).0, 200);
+    kill_process(Pid::from_child(&vmm.process), Signal::HUP).unwrap();
+    assert_eq!(ask(connect(&socket), PING).0, 200);
+    vmm.end(&socket);
+}
+
 #[test]
 fn a_descriptor_that_listens_already() {
     let dir = tempfile::tempdir().unwrap();
@@ -263,6 +281,25 @@ fn standard_descriptors_may_be_named() {
     assert!(!rustix::fs::fcntl_getfl(&writer).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
     drop(writer);
     expect_records(reader);
+}
+
+#[test]
+fn waiting_for_the_reader_of_a_fifo_can_be_ended() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("events");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let mut vmm = Vmm::start(|_| vec![format!("--event-monitor=path={}", fifo.display())]);
+    let pid = Pid::from_child(&vmm.process);
+    // An open that sleeps: nothing else that this program opens does.
+    let call = format!("/proc/{pid}/syscall");
+    let deadline = Instant::now() + PATIENCE;
+    while !std::fs::read_to_string(&call).unwrap().starts_with(&format!("{OPENAT} ")) {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(!vmm.process.wait().unwrap().success());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `serial`, `console` and `debug_console` with their flags (`spec/config.md` §9).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keyval::{Options, Syntax};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::check::Scope;
 use crate::devices::{Name, Section};
 use crate::flag::FlagError;
 use crate::pci::Placed;
-use crate::plan::{self, Access, DeviceKind, Grant, directory};
+use crate::plan::{self, Access, DeviceKind, Grant};
 
 /// The port debug consoles have had since Bochs.
 const DEBUG_PORT: u16 = 0xe9;
@@ -136,7 +136,7 @@ impl SerialConfig {
             (ConsoleMode::Pty, ..) => vec![read_write("/dev/ptmx"), read_write("/dev/pts")],
             (ConsoleMode::File, Some(file), _) => vec![Grant::new(file, Access::ReadWrite)],
             // A reboot binds it anew: the one that a rule could name is gone by then.
-            (ConsoleMode::Socket, _, Some(socket)) => vec![Grant::new(directory(socket), Access::Bind)],
+            (ConsoleMode::Socket, _, Some(socket)) => vec![Grant::directory_of(socket, Access::Bind)],
             _ => Vec::new(),
         }
     }
@@ -157,6 +157,15 @@ impl SerialConfig {
 impl Section for SerialConfig {
     fn name(&self) -> Name {
         Name::Fixed("__console")
+    }
+
+    /// Those of other modes mean nothing.
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        match (self.mode, &self.file, &self.socket) {
+            (ConsoleMode::File, Some(file), _) => vec![("file", file)],
+            (ConsoleMode::Socket, _, Some(socket)) => vec![("socket", socket)],
+            _ => Vec::new(),
+        }
     }
 
     fn kind(&self) -> Option<DeviceKind> {

@@ -1,9 +1,11 @@
 //! The sections whose devices sit in PCI slots: the one list of them, and what the check does to all of them alike.
 //!
-//! A section's own file implements [`Section`]; a line in [`shelves`] puts it into its place.
+//! A section's own file implements [`Section`]; a line in [`SHELVES`] puts it into its place.
 
 use std::collections::HashSet;
+use std::path::Path;
 
+use crate::check::Scope;
 use crate::pci::{PciCommon, Placed};
 use crate::plan::{Device, DeviceKind, Grant, Place, Pvpanic, Watchdog};
 use crate::vm::VmConfig;
@@ -22,6 +24,15 @@ pub(crate) trait Section {
     fn grants(&self) -> Vec<Grant> {
         Vec::new()
     }
+
+    /// The fields that hold paths at which something is opened or bound; those of UNIX sockets are called so.
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        Vec::new()
+    }
+
+    /// The rules of a section that the reference does not have, with those of id and place ([`Scope::place`]). The rules of its sections
+    /// stand in its order in `check/mod.rs`.
+    fn check(&self, _pci: &PciCommon, _at: &mut Scope<'_, '_>) {}
 }
 
 /// How a device comes by its id (`spec/devices.md` §6).
@@ -34,39 +45,77 @@ pub(crate) enum Name {
 }
 
 /// Where one kind of section stands in the configuration.
-pub(crate) trait Shelf {
-    /// Shows every device of it.
-    fn each(&mut self, visit: &mut dyn FnMut(&mut PciCommon, &dyn Section));
+enum Shelf {
+    /// In a field of this name.
+    Field {
+        name: &'static str,
+        read: fn(&VmConfig) -> &dyn Stock,
+        change: fn(&mut VmConfig) -> &mut dyn Stock,
+    },
+    /// In a field that says only whether the device is there. It has no settings, not even a place.
+    Switch { name: &'static str, is_on: fn(&VmConfig) -> bool, device: Switch },
+}
 
-    /// Takes the device `id` out; false if there is none, or it belongs to the machine for good.
-    fn remove(&mut self, id: &str) -> bool;
+macro_rules! field {
+    ($name:ident) => {
+        Shelf::Field { name: stringify!($name), read: |vm| &vm.$name, change: |vm| &mut vm.$name }
+    };
 }
 
 /// All of them, in the order in which slots and numbers are given out (`spec/devices.md` §6).
-pub(crate) fn shelves(vm: &mut VmConfig) -> Vec<Box<dyn Shelf + '_>> {
-    vec![
-        Box::new(&mut vm.console),
-        Box::new(&mut vm.disks),
-        Box::new(&mut vm.net),
-        Box::new(&mut vm.rng),
-        Box::new(&mut vm.generic_vhost_user),
-        Box::new(&mut vm.fs),
-        Box::new(&mut vm.pmem),
-        Box::new(&mut vm.vsock),
-        Box::new(&mut vm.balloon),
-        Box::new(Switch { on: vm.watchdog, id: "__watchdog", kind: DeviceKind::Watchdog(Watchdog) }),
-        Box::new(&mut vm.vdpa),
-        Box::new(&mut vm.rtc),
-        Box::new(&mut vm.devices),
-        Box::new(&mut vm.user_devices),
-        Box::new(Switch { on: vm.pvpanic, id: "__pvpanic", kind: DeviceKind::Pvpanic(Pvpanic) }),
-        Box::new(&mut vm.ivshmem),
-    ]
+const SHELVES: &[Shelf] = &[
+    field!(console),
+    field!(disks),
+    field!(net),
+    field!(rng),
+    field!(generic_vhost_user),
+    field!(fs),
+    field!(pmem),
+    field!(vsock),
+    field!(balloon),
+    Shelf::Switch {
+        name: "watchdog",
+        is_on: |vm| vm.watchdog,
+        device: Switch { id: "__watchdog", kind: DeviceKind::Watchdog(Watchdog) },
+    },
+    field!(vdpa),
+    field!(rtc),
+    field!(devices),
+    field!(user_devices),
+    Shelf::Switch {
+        name: "pvpanic",
+        is_on: |vm| vm.pvpanic,
+        device: Switch { id: "__pvpanic", kind: DeviceKind::Pvpanic(Pvpanic) },
+    },
+    field!(ivshmem),
+    #[cfg(feature = "test-devices")]
+    field!(echo),
+];
+
+/// What a shelf holds: one device, one or none, or any number.
+trait Stock {
+    /// All of it.
+    fn items(&self) -> Vec<(&PciCommon, &dyn Section)>;
+
+    /// The same, for a change of place.
+    fn items_mut(&mut self) -> Vec<(&mut PciCommon, &dyn Section)>;
+
+    /// Takes the device `id` out; false if there is none, or it belongs to the machine for good.
+    fn remove(&mut self, id: &str) -> bool;
+
+    /// Whether clients write a list.
+    fn is_list(&self) -> bool {
+        false
+    }
 }
 
-impl<T: Section> Shelf for &mut Placed<T> {
-    fn each(&mut self, visit: &mut dyn FnMut(&mut PciCommon, &dyn Section)) {
-        visit(&mut self.pci, &self.device);
+impl<T: Section> Stock for Placed<T> {
+    fn items(&self) -> Vec<(&PciCommon, &dyn Section)> {
+        vec![(&self.pci, &self.device)]
+    }
+
+    fn items_mut(&mut self) -> Vec<(&mut PciCommon, &dyn Section)> {
+        vec![(&mut self.pci, &self.device)]
     }
 
     fn remove(&mut self, _: &str) -> bool {
@@ -74,11 +123,13 @@ impl<T: Section> Shelf for &mut Placed<T> {
     }
 }
 
-impl<T: Section> Shelf for &mut Option<Placed<T>> {
-    fn each(&mut self, visit: &mut dyn FnMut(&mut PciCommon, &dyn Section)) {
-        if let Some(placed) = self.as_mut() {
-            visit(&mut placed.pci, &placed.device);
-        }
+impl<T: Section> Stock for Option<Placed<T>> {
+    fn items(&self) -> Vec<(&PciCommon, &dyn Section)> {
+        self.as_ref().map(Stock::items).unwrap_or_default()
+    }
+
+    fn items_mut(&mut self) -> Vec<(&mut PciCommon, &dyn Section)> {
+        self.as_mut().map(Stock::items_mut).unwrap_or_default()
     }
 
     fn remove(&mut self, id: &str) -> bool {
@@ -86,11 +137,13 @@ impl<T: Section> Shelf for &mut Option<Placed<T>> {
     }
 }
 
-impl<T: Section> Shelf for &mut Option<Vec<Placed<T>>> {
-    fn each(&mut self, visit: &mut dyn FnMut(&mut PciCommon, &dyn Section)) {
-        for placed in self.iter_mut().flatten() {
-            visit(&mut placed.pci, &placed.device);
-        }
+impl<T: Section> Stock for Option<Vec<Placed<T>>> {
+    fn items(&self) -> Vec<(&PciCommon, &dyn Section)> {
+        self.iter().flatten().flat_map(Stock::items).collect()
+    }
+
+    fn items_mut(&mut self) -> Vec<(&mut PciCommon, &dyn Section)> {
+        self.iter_mut().flatten().flat_map(Stock::items_mut).collect()
     }
 
     fn remove(&mut self, id: &str) -> bool {
@@ -99,15 +152,18 @@ impl<T: Section> Shelf for &mut Option<Vec<Placed<T>>> {
         list.retain(|placed| !is_removable(placed, id));
         list.len() < before
     }
+
+    fn is_list(&self) -> bool {
+        true
+    }
 }
 
 fn is_removable<T: Section>(placed: &Placed<T>, id: &str) -> bool {
     matches!(placed.device.name(), Name::Prefix(_)) && placed.pci.id.as_deref() == Some(id)
 }
 
-/// A device that is there or not and has no settings, not even a place.
+/// A device without settings.
 struct Switch {
-    on: bool,
     id: &'static str,
     kind: DeviceKind,
 }
@@ -122,34 +178,76 @@ impl Section for Switch {
     }
 }
 
-impl Shelf for Switch {
-    fn each(&mut self, visit: &mut dyn FnMut(&mut PciCommon, &dyn Section)) {
-        if self.on {
-            visit(&mut PciCommon::default(), self);
-        }
-    }
+/// The place of a device that the user cannot place.
+static ANY_PLACE: PciCommon = PciCommon { id: None, iommu: false, pci_segment: 0, pci_device_id: None };
 
-    fn remove(&mut self, _: &str) -> bool {
-        false
+/// A device, and where clients have written it.
+struct Item<'c> {
+    section: &'static str,
+    index: Option<usize>,
+    pci: &'c PciCommon,
+    device: &'c dyn Section,
+}
+
+impl Item<'_> {
+    /// Its path in the configuration, such as `disks[1]`.
+    fn path(&self) -> String {
+        let Self { section, index, .. } = self;
+        index.map_or_else(|| (*section).to_owned(), |index| format!("{section}[{index}]"))
     }
 }
 
-fn each(vm: &mut VmConfig, mut visit: impl FnMut(&mut PciCommon, &dyn Section)) {
-    shelves(vm).iter_mut().for_each(|shelf| shelf.each(&mut visit));
+fn items(vm: &VmConfig) -> impl Iterator<Item = Item<'_>> {
+    SHELVES.iter().flat_map(|shelf| match shelf {
+        Shelf::Field { name, read, .. } => {
+            let stock = read(vm);
+            let items = stock.items().into_iter().enumerate().map(|(i, (pci, device))| Item {
+                section: name,
+                index: stock.is_list().then_some(i),
+                pci,
+                device,
+            });
+            items.collect::<Vec<_>>()
+        }
+        Shelf::Switch { name, is_on, device } if is_on(vm) => {
+            vec![Item { section: name, index: None, pci: &ANY_PLACE, device }]
+        }
+        Shelf::Switch { .. } => Vec::new(),
+    })
+}
+
+/// Shows every device that the user can place, for a change.
+fn change(vm: &mut VmConfig, mut visit: impl FnMut(&mut PciCommon, &dyn Section)) {
+    for shelf in SHELVES {
+        if let Shelf::Field { change, .. } = shelf {
+            change(vm).items_mut().into_iter().for_each(|(pci, section)| visit(pci, section));
+        }
+    }
 }
 
 /// The ids that users or the check have given.
-pub(crate) fn ids(vm: &mut VmConfig) -> HashSet<String> {
-    let mut ids = HashSet::new();
-    each(vm, |pci, _| ids.extend(pci.id.clone()));
-    ids
+pub(crate) fn ids(vm: &VmConfig) -> HashSet<String> {
+    items(vm).filter_map(|item| item.pci.id.clone()).collect()
 }
 
 /// Whether a device wants to sit behind the IOMMU.
-pub(crate) fn want_iommu(vm: &mut VmConfig) -> bool {
-    let mut wanted = false;
-    each(vm, |pci, _| wanted |= pci.iommu);
-    wanted
+pub(crate) fn want_iommu(vm: &VmConfig) -> bool {
+    items(vm).any(|item| item.pci.iommu)
+}
+
+/// Applies the rules of sections that the reference does not have.
+pub(crate) fn check(at: &mut Scope<'_, '_>) {
+    for item in items(at.vm) {
+        item.device.check(item.pci, &mut at.within(item.path()));
+    }
+}
+
+/// Every path of a device that something is opened or bound at, with its field, such as `disks[1].path`.
+pub(crate) fn paths(vm: &VmConfig) -> impl Iterator<Item = (String, &Path)> {
+    items(vm).flat_map(|item| {
+        let section = item.path();
+        item.device.paths().into_iter().map(move |(field, path)| (format!("{section}.{field}"), path))
+    })
 }
 
 /// Gives an id to every device that the user did not name. One counter serves all prefixes; the next number comes out.
@@ -157,7 +255,7 @@ pub(crate) fn name(vm: &mut VmConfig, mut next: u32) -> u32 {
     let zones = vm.memory.zones.iter().flatten().map(|zone| zone.id.clone());
     let mut taken: HashSet<String> = zones.collect();
     taken.extend(ids(vm));
-    each(vm, |pci, section| {
+    change(vm, |pci, section| {
         let Name::Prefix(prefix) = section.name() else { return };
         while pci.id.is_none() {
             let id = format!("{prefix}{next}");
@@ -171,27 +269,37 @@ pub(crate) fn name(vm: &mut VmConfig, mut next: u32) -> u32 {
 }
 
 /// What is to be built, once all have their ids.
-pub(crate) fn plan(vm: &mut VmConfig) -> Vec<Device> {
-    let mut devices = Vec::new();
-    each(vm, |pci, section| {
-        let Some(kind) = section.kind() else { return };
-        let id = match section.name() {
+pub(crate) fn plan(vm: &VmConfig) -> Vec<Device> {
+    let planned = |item: Item<'_>| {
+        let kind = item.device.kind()?;
+        let id = match item.device.name() {
             Name::Fixed(id) => id.to_owned(),
-            Name::Prefix(_) => pci.id.clone().unwrap_or_default(),
+            Name::Prefix(_) => item.pci.id.clone().unwrap_or_default(),
         };
-        devices.push(Device { id, place: Place::of(pci), kind });
-    });
-    devices
+        Some(Device { id, place: Place::of(item.pci), kind })
+    };
+    items(vm).filter_map(planned).collect()
 }
 
 /// The files that devices use.
-pub(crate) fn grants(vm: &mut VmConfig) -> Vec<Grant> {
-    let mut grants = Vec::new();
-    each(vm, |_, section| grants.extend(section.grants()));
-    grants
+pub(crate) fn grants(vm: &VmConfig) -> Vec<Grant> {
+    items(vm).flat_map(|item| item.device.grants()).collect()
 }
 
 /// Takes the device `id` out; false if there is none that can be removed.
 pub(crate) fn remove(vm: &mut VmConfig, id: &str) -> bool {
-    shelves(vm).iter_mut().any(|shelf| shelf.remove(id))
+    SHELVES.iter().any(|shelf| match shelf {
+        Shelf::Field { change, .. } => change(vm).remove(id),
+        Shelf::Switch { .. } => false,
+    })
+}
+
+/// The fields of devices that the user can place, and whether they hold lists.
+#[cfg(test)]
+pub(crate) fn fields_of_devices() -> Vec<(&'static str, bool)> {
+    let field = |shelf: &Shelf| match shelf {
+        Shelf::Field { name, read, .. } => Some((*name, read(&VmConfig::default()).is_list())),
+        Shelf::Switch { .. } => None,
+    };
+    SHELVES.iter().filter_map(field).collect()
 }

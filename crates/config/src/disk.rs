@@ -1,7 +1,7 @@
 //! `disks` and `--disk` (`spec/config.md` §6).
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use keyval::Syntax;
@@ -254,6 +254,12 @@ impl DiskConfig {
 impl Section for Disk {
     fn name(&self) -> Name {
         Name::Prefix("_disk")
+    }
+
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        let socket = self.vhost_socket.iter().filter(|_| self.vhost_user);
+        let socket = socket.map(|path| ("vhost_socket", path.as_ref()));
+        self.path.iter().map(|path| ("path", path.as_ref())).chain(socket).collect()
     }
 
     /// An image disk; `None` for a vhost-user one.

@@ -10,6 +10,8 @@ mod consoles;
 mod cpus;
 mod devices;
 mod disk;
+#[cfg(feature = "test-devices")]
+mod echo;
 mod fds;
 mod flag;
 mod json;
@@ -42,6 +44,8 @@ pub use check::{Problem, ProblemKind, Problems, check};
 pub use consoles::{ConsoleConfig, ConsoleMode, DebugConsoleConfig, SerialConfig};
 pub use cpus::{CoreScheduling, CpuAffinity, CpuFeatures, CpuProfile, CpuTopology, CpusConfig};
 pub use disk::{Disk, DiskConfig, ImageType, LockGranularity, QueueAffinity};
+#[cfg(feature = "test-devices")]
+pub use echo::{Echo, EchoConfig};
 pub use fds::UNKNOWN as UNKNOWN_FD;
 pub use flag::FlagError;
 pub use json::from_json;

@@ -1,6 +1,7 @@
 //! `net` and `--net` (`spec/config.md` §7).
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::str::FromStr;
 
 use keyval::Syntax;
@@ -216,6 +217,11 @@ impl NetConfig {
 impl Section for Net {
     fn name(&self) -> Name {
         Name::Prefix("_net")
+    }
+
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        let socket = self.vhost_socket.iter().filter(|_| self.vhost_user);
+        socket.map(|path| ("vhost_socket", path.as_ref())).collect()
     }
 
     /// A device on a tap of this process; `None` for a vhost-user one.

@@ -1,7 +1,7 @@
 //! Sections of a few fields each (`spec/config.md` §8): rng, rtc, balloon, pmem, tpm, pvmemcontrol, PCI
 //! segments, Landlock.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keyval::Syntax;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,10 @@ impl RngConfig {
 impl Section for Rng {
     fn name(&self) -> Name {
         Name::Fixed("__rng")
+    }
+
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        vec![("src", &self.src)]
     }
 
     fn kind(&self) -> Option<DeviceKind> {
@@ -172,6 +176,10 @@ impl PmemConfig {
 impl Section for Pmem {
     fn name(&self) -> Name {
         Name::Prefix("_pmem")
+    }
+
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        vec![("file", &self.file)]
     }
 
     fn grants(&self) -> Vec<Grant> {

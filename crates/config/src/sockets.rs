@@ -1,7 +1,7 @@
 //! Devices whose other half is another process: fs, generic vhost-user, vsock, vDPA, vfio-user, ivshmem
 //! (`spec/config.md` §8).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keyval::Syntax;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -10,7 +10,7 @@ use crate::check::Scope;
 use crate::devices::{Name, Section};
 use crate::flag::{self, FlagError};
 use crate::pci::Placed;
-use crate::plan::{Access, Grant, directory};
+use crate::plan::{Access, Grant};
 use crate::queues;
 use crate::words::{self, UnknownWord};
 
@@ -76,6 +76,10 @@ impl FsConfig {
 impl Section for Fs {
     fn name(&self) -> Name {
         Name::Prefix("_fs")
+    }
+
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        vec![("socket", &self.socket)]
     }
 
     fn grants(&self) -> Vec<Grant> {
@@ -192,6 +196,10 @@ impl Section for GenericVhostUser {
         Name::Prefix("_generic_vhost_user")
     }
 
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        vec![("socket", &self.socket)]
+    }
+
     fn grants(&self) -> Vec<Grant> {
         vec![Grant::new(&self.socket, Access::ReadWrite)]
     }
@@ -237,8 +245,12 @@ impl Section for Vsock {
         Name::Prefix("_vsock")
     }
 
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        vec![("socket", &self.socket)]
+    }
+
     fn grants(&self) -> Vec<Grant> {
-        vec![Grant::new(directory(&self.socket), Access::Bind)]
+        vec![Grant::directory_of(&self.socket, Access::Bind)]
     }
 }
 
@@ -275,6 +287,10 @@ impl VdpaConfig {
 impl Section for Vdpa {
     fn name(&self) -> Name {
         Name::Prefix("_vdpa")
+    }
+
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        vec![("path", &self.path)]
     }
 
     fn grants(&self) -> Vec<Grant> {
@@ -319,6 +335,10 @@ impl UserDeviceConfig {
 impl Section for UserDevice {
     fn name(&self) -> Name {
         Name::Prefix("_vfio_user")
+    }
+
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        vec![("socket", &self.socket)]
     }
 
     fn grants(&self) -> Vec<Grant> {
@@ -378,6 +398,10 @@ impl IvshmemConfig {
 impl Section for Ivshmem {
     fn name(&self) -> Name {
         Name::Fixed("__ivshmem")
+    }
+
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        vec![("path", &self.path)]
     }
 
     fn grants(&self) -> Vec<Grant> {

@@ -1,6 +1,6 @@
 //! `devices` and `--device`: host PCI devices handed to the guest (`spec/config.md` §8).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keyval::Syntax;
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,10 @@ impl DeviceConfig {
 impl Section for Device {
     fn name(&self) -> Name {
         Name::Prefix("_vfio")
+    }
+
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        self.path.iter().map(|path| ("path", path.as_ref())).collect()
     }
 }
 

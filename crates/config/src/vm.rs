@@ -110,6 +110,10 @@ pub struct VmConfig {
     /// Memory shared with another process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ivshmem: Option<IvshmemConfig>,
+    /// A device for tests.
+    #[cfg(feature = "test-devices")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub echo: Option<crate::EchoConfig>,
 }
 
 fn serial_default() -> SerialConfig {
@@ -153,6 +157,8 @@ impl Default for VmConfig {
             landlock_enable: false,
             landlock_rules: None,
             ivshmem: None,
+            #[cfg(feature = "test-devices")]
+            echo: None,
         }
     }
 }

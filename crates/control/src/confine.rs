@@ -3,8 +3,7 @@
 
 use api::{ApiError, Code};
 use config::Plan;
-use config::plan;
-use sandbox::{Access, Confinement, FilesError, Grant};
+use sandbox::{Confinement, FilesError};
 
 use crate::Control;
 
@@ -12,7 +11,6 @@ impl Control {
     /// Confines this thread, if the plan asks for it. Its consoles are open, and the hypervisor is opened here: no rule names its device.
     pub(crate) fn confine(&mut self, plan: &Plan) -> Result<(), ApiError> {
         let Some(grants) = plan.grants() else { return Ok(()) };
-        let grants: Vec<Grant> = grants.into_iter().map(grant).collect();
         // The same once more changes nothing, and the kernel counts how often a thread is confined.
         if self.confined.contains(&grants) {
             return Ok(());
@@ -23,16 +21,6 @@ impl Control {
         self.confined.push(grants);
         Ok(())
     }
-}
-
-fn grant(of_plan: plan::Grant) -> Grant {
-    let access = match of_plan.access {
-        plan::Access::Read => Access::Read,
-        plan::Access::Write => Access::Write,
-        plan::Access::ReadWrite => Access::ReadWrite,
-        plan::Access::Bind => Access::Bind,
-    };
-    Grant { path: of_plan.path, access }
 }
 
 fn refused(error: &FilesError) -> ApiError {

@@ -11,6 +11,7 @@ mod blame;
 mod confine;
 mod control;
 mod monitor;
+mod profile;
 mod published;
 mod sections;
 mod verbs;
@@ -20,4 +21,5 @@ mod tests;
 
 pub use control::{Control, Ended, OpenHypervisor, Options};
 pub use monitor::Monitor;
+pub use profile::enter_filter;
 pub use published::Published;

@@ -12,7 +12,7 @@ use api::{EventLog, EventRecord, Timestamp};
 use device::{EventSink, Record};
 use host::allowance::Allowance;
 use host::outlet::Outlet;
-use sandbox::Kind;
+use sandbox::Profile;
 
 /// Records that may wait for a slow reader; more are lost, as `spec/events.md` §2 allows.
 const BACKLOG: usize = 1024;
@@ -20,6 +20,9 @@ const BACKLOG: usize = 1024;
 const GUEST_BURST: u32 = 1024;
 /// Records that a guest may cause in the long run.
 const GUEST_PER_SECOND: u32 = 32;
+
+/// The writer of the event file needs nothing besides what every thread does.
+pub(crate) static PROFILE: Profile = Profile::new("event-monitor", &[]);
 
 /// Takes records from every thread.
 pub struct Monitor {
@@ -86,8 +89,7 @@ impl EventSink for Monitor {
 impl Writer {
     fn start(file: Outlet) -> io::Result<Self> {
         let (records, inbox) = mpsc::sync_channel(BACKLOG);
-        let thread =
-            sandbox::spawn_within(Kind::EventMonitor, "event-monitor", &[], move || write_all(file, &inbox))?;
+        let thread = sandbox::spawn_within(&PROFILE, "event-monitor", &[], move || write_all(file, &inbox))?;
         Ok(Self { records: Some(records), thread: Some(thread) })
     }
 }

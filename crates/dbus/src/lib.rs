@@ -13,6 +13,7 @@
 mod door;
 mod events;
 mod introspection;
+mod profile;
 mod request;
 mod server;
 #[cfg(any(test, feature = "testing"))]

@@ -14,7 +14,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use api::{Client, StartAt};
-use sandbox::Kind;
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -27,6 +26,7 @@ use zbus::{Connection, ObjectPath};
 
 use crate::door::{CALLS, Door};
 use crate::events;
+use crate::profile::PROFILE;
 
 /// Calls that are read before they are started: each may be as large as the bus lets messages be.
 const QUEUED: NonZeroUsize = NonZeroUsize::MIN;
@@ -145,7 +145,7 @@ pub fn serve(settings: Settings, client: Client) -> Result<Server, ServeError> {
     let (ready, served) = mpsc::sync_channel(1);
     // Landlock has no rules about connecting to a socket.
     let serve = move || run(&settings, &client, stopped, &ready);
-    let thread = sandbox::spawn_within(Kind::Dbus, "dbus-thread", &[], serve).map_err(ServeError::Thread)?;
+    let thread = sandbox::spawn_within(&PROFILE, "dbus-thread", &[], serve).map_err(ServeError::Thread)?;
     let gone = |_| Err(ServeError::Thread(io::Error::other("it ended at once")));
     served.recv().unwrap_or_else(gone)?;
     Ok(Server { thread, stop })

@@ -127,7 +127,7 @@ impl AddressSpaces {
         // A device that was detached while the guest moved it stays away.
         let moved = |attached: bool| attached.then(|| lock(&entry.slot).regions());
         if let Err(collision) = self.edit(&entry.slot, moved) {
-            tracing::warn!("The guest moved a device onto another: {collision}");
+            tracing::warn!(target: "guest", "The guest moved a device onto another: {collision}");
             lock(&entry.slot).undo_remap();
         }
         Effect::None

@@ -103,7 +103,8 @@ fn registers(device: &dyn Device, order: Order) -> Vec<Access> {
     const SAMPLE: u64 = 61;
     let mut registers = Vec::new();
     for region in device.regions() {
-        let wanted = |offset: &u64| region.len <= SMALL || offset % PAGE < HEAD || offset % SAMPLE == 0;
+        let wanted =
+            |offset: &u64| region.len <= SMALL || offset % PAGE < HEAD || offset.is_multiple_of(SAMPLE);
         let offsets = (0..region.len).filter(wanted);
         registers.extend(offsets.map(|offset| Access { region: region.index, offset }));
     }

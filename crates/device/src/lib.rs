@@ -3,6 +3,7 @@
 //! A device never learns what runs the CPU, and it never calls upwards: a register access returns an [`Effect`], and news travels
 //! through [`Events`]. Locks have two levels: a bus slot, then leaf objects such as an [`InterruptLine`].
 
+pub mod aml;
 mod bus;
 #[cfg(feature = "contract")]
 pub mod contract;
@@ -91,6 +92,11 @@ pub enum Power {
 pub trait Device: Stateful + Send {
     /// Where the registers are now. Asked when the device is attached and after [`Effect::Remap`].
     fn regions(&self) -> Vec<Region>;
+
+    /// What the guest's ACPI code must know of it, in AML: nothing of what the guest discovers by itself.
+    fn aml(&self) -> Vec<u8> {
+        Vec::new()
+    }
 
     /// Fills `data` from the registers. It comes filled with ones.
     fn read(&mut self, at: Access, data: &mut [u8]);

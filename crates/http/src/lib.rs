@@ -18,6 +18,7 @@ mod exchange;
 mod listen;
 mod metrics;
 mod pages;
+mod profile;
 mod reply;
 mod server;
 mod stream;

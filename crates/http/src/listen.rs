@@ -104,8 +104,7 @@ pub(crate) struct Place {
 impl Place {
     /// What unlinking the socket takes.
     pub(crate) fn grant(&self) -> Grant {
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        Grant { path: parent.unwrap_or(Path::new(".")).into(), access: Access::Remove }
+        Grant::directory_of(&self.path, Access::Remove)
     }
 
     /// Unlinks the socket at the end of a process that was of use. The lock file stays for the next one.

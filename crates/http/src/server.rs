@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use api::Client;
-use sandbox::{Grant, Kind};
+use sandbox::Grant;
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
@@ -22,6 +22,7 @@ use tracing::{error, warn};
 
 use crate::connection;
 use crate::listen::Bound;
+use crate::profile::PROFILE;
 
 /// How long a failed accept waits for descriptors to be closed elsewhere.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -139,7 +140,7 @@ pub(crate) fn serve_within(bound: Bound, client: Client, limits: Limits) -> Resu
             _ => Ok(()),
         }
     };
-    let thread = sandbox::spawn_within(Kind::HttpServer, "http-server", &grants, serve);
+    let thread = sandbox::spawn_within(&PROFILE, "http-server", &grants, serve);
     Ok(Server { thread: thread.map_err(ServeError)?, phase })
 }
 

@@ -123,7 +123,7 @@ impl IrqChip for KvmIrqChip {
 
     fn watch_level_pin(&self, pin: u8, msi: Option<Msi>) {
         if let Err(e) = self.0.set(pin.into(), msi) {
-            tracing::error!("The end of pin {pin}'s interrupts will not be reported: {e}");
+            tracing::error!(target: "guest", "The end of pin {pin}'s interrupts will not be reported: {e}");
         }
     }
 }

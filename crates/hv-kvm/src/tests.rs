@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use config::plan::Zone;
 use hv::{DirtyLog, Mapping, MappingKind, Vm};
 use kvm_ioctls::Kvm;
-use memory::{Backing, GuestRam, HostMemory, Pages, Zone};
+use memory::{GuestRam, HostMemory};
 
 use crate::vm::KvmVm;
 
@@ -22,10 +23,7 @@ pub(crate) fn machine() -> Option<KvmVm> {
 }
 
 fn memory() -> Arc<dyn HostMemory> {
-    let pages = Pages::Normal { transparent_huge: false };
-    let (id, size, backing) = ("z".into(), SIZE as u64, Backing::Anonymous);
-    let zone = Zone { id, size, backing, pages, mergeable: false, prefault: false, reserve: false };
-    GuestRam::allocate(&[zone]).unwrap().host_memory().remove(0).1
+    GuestRam::allocate(&[Zone::new("z", SIZE as u64)]).unwrap().host_memory().remove(0).1
 }
 
 /// Memory of 1 MiB at the `nth` MiB.

@@ -127,7 +127,7 @@ impl Doorbells for KvmDoorbells {
     fn bind(&self, space: Space, address: u64, bell: &EventFd) {
         let Some(target) = io_address(space, address) else { return };
         if let Err(e) = self.0.register_ioevent(bell, &target, NoDatamatch) {
-            tracing::warn!("The doorbell at {address:#x} is served the slow way: {e}");
+            tracing::warn!(target: "guest", "The doorbell at {address:#x} is served the slow way: {e}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! What CPUID shows the guest: the host's leaves, cut down to what the machine has and marked with each vCPU's place in the topology
 //! (Intel SDM vol. 2 "CPUID", AMD APM vol. 3 appendix E; `spec/devices.md` §14).
 
+use config::plan::Topology;
 use serde::{Deserialize, Serialize};
 
 /// One CPUID answer.
@@ -14,47 +15,6 @@ pub struct Leaf {
     pub ebx: u32,
     pub ecx: u32,
     pub edx: u32,
-}
-
-/// How vCPUs are grouped. All counts are at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Topology {
-    pub threads_per_core: u16,
-    pub cores_per_die: u16,
-    pub dies_per_package: u16,
-    pub packages: u16,
-}
-
-fn bits_for(count: u16) -> u32 {
-    u32::from(count).next_power_of_two().trailing_zeros()
-}
-
-impl Topology {
-    /// Bits of an APIC id below the core, the die and the package number.
-    fn shifts(self) -> [u32; 3] {
-        let core = bits_for(self.threads_per_core);
-        let die = core + bits_for(self.cores_per_die);
-        [core, die, die + bits_for(self.dies_per_package)]
-    }
-
-    /// The APIC id of the vCPU with this number: its place in each group, in fields wide enough for the group.
-    pub fn apic_id(self, vcpu: u32) -> u32 {
-        let [core_shift, die_shift, package_shift] = self.shifts();
-        let split = |n: u32, count: u16| (n % u32::from(count), n / u32::from(count));
-        let (thread, rest) = split(vcpu, self.threads_per_core);
-        let (core, rest) = split(rest, self.cores_per_die);
-        let (die, package) = split(rest, self.dies_per_package);
-        thread | core << core_shift | die << die_shift | package << package_shift
-    }
-
-    fn threads_per_die(self) -> u32 {
-        u32::from(self.threads_per_core) * u32::from(self.cores_per_die)
-    }
-
-    fn threads_per_package(self) -> u32 {
-        self.threads_per_die() * u32::from(self.dies_per_package)
-    }
 }
 
 /// What the machine shows, the same for all its vCPUs.
@@ -222,15 +182,6 @@ mod tests {
 
     fn model(topology: Topology, nested: bool) -> Model {
         Model { topology, phys_bits: 46, nested, tsc_khz: Some(2_000_000) }
-    }
-
-    #[test]
-    fn apic_ids_leave_room_for_every_group() {
-        assert_eq!((0..4).map(|n| FLAT.apic_id(n)).collect::<Vec<_>>(), [0, 1, 2, 3]);
-        assert_eq!(
-            (0..12).map(|n| ODD.apic_id(n)).collect::<Vec<_>>(),
-            [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13]
-        );
     }
 
     #[test]

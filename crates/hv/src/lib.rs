@@ -6,6 +6,8 @@
 mod clock;
 mod cpu;
 pub mod cpuid;
+#[cfg(feature = "fake-hypervisor")]
+pub mod fake;
 
 use std::sync::Arc;
 

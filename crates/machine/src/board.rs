@@ -17,11 +17,6 @@ use stream::Stream;
 use crate::DeviceError;
 use crate::nodes::Nodes;
 
-/// COM1's pin.
-const SERIAL_PIN: u8 = 4;
-/// The generic event device's pin.
-pub(crate) const GED_PIN: u8 = 13;
-
 /// The parts of the board that others talk to.
 pub(crate) struct Board {
     pub(crate) pins: Pins,
@@ -50,15 +45,15 @@ pub(crate) fn attach(
     let mut put = |id: &str, slot: Slot| nodes.attach_board(id, slot);
     put("__ioapic", slot(ioapic))?;
     if let Some(stream) = serial {
-        let line: Arc<dyn InterruptLine> = pins.line(SERIAL_PIN);
+        let line: Arc<dyn InterruptLine> = pins.line(Serial::PIN);
         let serial = Serial::build(stream, line).map_err(|e| DeviceError::build("__serial", e))?;
         put("__serial", slot(serial))?;
     }
-    let ged = Ged::new(fixed.ged, pins.line(GED_PIN));
+    let ged = Ged::new(fixed.ged, pins.line(Ged::PIN));
     let notifier = ged.notifier();
     let (low, high) = (fixed.ram.min(layout::HOLE), fixed.ram.saturating_sub(layout::HOLE));
-    put("__ged", slot(ged))?;
     put("__sleep_control", slot(SleepControl))?;
+    put("__ged", slot(ged))?;
     put("__pm_timer", slot(PmTimer::new(chipset::stopwatch())))?;
     put("__i8042", slot(I8042))?;
     put("__cmos", slot(Cmos::new(chipset::wall_clock(), low, high)))?;

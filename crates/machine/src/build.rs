@@ -3,23 +3,23 @@
 use std::sync::Arc;
 use std::thread;
 
-use boot::{Loaded, Payload};
+use boot::Loaded;
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
 use hv::cpuid::{self, Leaf, Model};
 use hv::{Hypervisor, Vcpu, Vm};
+use memory::GuestRam;
 use memory::layout::{self, DeviceArea};
-use memory::{Backing, GuestRam, Pages, Zone};
-use pci::{BuildContext, ConfigPorts, Segments, Windows};
-use sandbox::Kind;
+use pci::{ConfigPorts, Segments, Windows};
+use sandbox::{Profile, groups};
 
 use crate::board::Board;
 use crate::io::MachineIo;
-use crate::nodes::Nodes;
+use crate::nodes::{Given, Nodes};
 use crate::ram::MappedRam;
 use crate::tree::{StateError, Tree};
 use crate::vcpus::Vcpus;
-use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board, catalogue};
+use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board};
 
 /// What a machine begins with.
 pub enum Start<'a> {
@@ -56,13 +56,16 @@ pub fn build(
     let build = |ram: &GuestRam| Parts::build(plan, hypervisor, consoles, descriptors, events, ram);
     match start {
         Start::Boot => {
-            let ram = GuestRam::allocate(&plan.memory.zones.iter().map(zone).collect::<Vec<_>>())?;
+            let ram = GuestRam::allocate(&plan.memory.zones)?;
             let (parts, loaded) = while_loading(&ram, &plan.payload, || build(&ram))?;
             parts.boot(plan, &ram, &loaded, events)
         }
         Start::Restore { tree, ram } => build(&ram)?.restore(plan, tree, events),
     }
 }
+
+/// The thread that reads kernel and initramfs.
+pub(crate) static PAYLOAD_LOADER: Profile = Profile::new("payload-loader", &[groups::READ_FILES]);
 
 /// Reads the payload while `build` builds devices: both take their time.
 fn while_loading<T>(
@@ -71,8 +74,8 @@ fn while_loading<T>(
     build: impl FnOnce() -> Result<T, BuildError>,
 ) -> Result<(T, Loaded), BuildError> {
     thread::scope(|scope| {
-        let load = || load(ram, payload);
-        let loading = sandbox::spawn_scoped(scope, Kind::PayloadLoader, "payload_loader", load)
+        let load = || boot::load(ram, payload);
+        let loading = sandbox::spawn_scoped(scope, &PAYLOAD_LOADER, "payload_loader", load)
             .map_err(BuildError::Threads)?;
         let built = build()?;
         let loaded = loading
@@ -84,6 +87,7 @@ fn while_loading<T>(
 
 /// A machine whose CPUs have no threads yet and no state but that of power-on.
 struct Parts {
+    vm: Arc<dyn Vm>,
     ram: MappedRam,
     area: DeviceArea,
     vcpus: Vec<Box<dyn Vcpu>>,
@@ -114,12 +118,12 @@ impl Parts {
         let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
         let spaces = Arc::new(AddressSpaces::new(doorbells));
         let ports = Arc::new(ConfigPorts::default());
-        let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.irqchip());
+        let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.irqchip(), ram.dma(), events.clone());
         let fixed =
             board::Fixed { irqchip: vm.irqchip(), ram: ram.total(), ged: ged_address(&area), ports: &ports };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
-        attach_devices(&mut nodes, plan, &consoles, descriptors, events, ram)?;
-        Ok(Self { ram: mapped, area, vcpus, board, nodes, spaces, ports, consoles })
+        attach_devices(&mut nodes, plan, &consoles, descriptors)?;
+        Ok(Self { vm, ram: mapped, area, vcpus, board, nodes, spaces, ports, consoles })
     }
 
     /// Writes what firmware would leave behind and lets the first CPU begin at the payload's entry.
@@ -131,7 +135,7 @@ impl Parts {
         events: &Events,
     ) -> Result<Machine, BuildError> {
         boot::acpi::write(ram, &self.tables(plan)).map_err(unwritable)?;
-        boot::smbios::write(ram, &identity(&plan.smbios))?;
+        boot::smbios::write(ram, &plan.smbios)?;
         if let Some(first) = self.vcpus.first_mut() {
             let (registers, system) =
                 boot::enter(ram, loaded, &first.system_registers()?).map_err(unwritable)?;
@@ -149,6 +153,10 @@ impl Parts {
         self.nodes.restore(&tree.nodes)?;
         for (vcpu, state) in self.vcpus.iter_mut().zip(&tree.vcpus) {
             vcpu.set_state(state)?;
+        }
+        // After the CPUs' time stamp counters, which the clock is computed from.
+        if let (Some(clock), Some(reading)) = (self.vm.clock(), tree.clock) {
+            clock.set(reading)?;
         }
         let mut machine = self.finish(plan, events)?;
         machine.paused = true;
@@ -174,12 +182,13 @@ impl Parts {
             notifier: self.board.notifier,
             consoles: self.consoles,
             paused: false,
+            vm: self.vm,
             ram: self.ram,
         })
     }
 
     fn tables(&self, plan: &Plan) -> boot::acpi::Tables {
-        let topology = topology(&plan.cpus);
+        let topology = plan.cpus.topology;
         let cpu = |vcpu| boot::acpi::Cpu { apic_id: topology.apic_id(vcpu), enabled: vcpu < plan.cpus.boot };
         boot::acpi::Tables {
             cpus: (0..plan.cpus.max).map(cpu).collect(),
@@ -188,8 +197,7 @@ impl Parts {
                 window32: layout::HOLE as u32..=(layout::HOLE + layout::PCI32_SIZE - 1) as u32,
                 window64: self.area.pci64_start..=self.area.pci64_end,
             }],
-            serial: self.consoles.serial.is_some(),
-            ged: ged_address(&self.area),
+            devices: self.nodes.aml(),
         }
     }
 }
@@ -200,20 +208,11 @@ fn attach_devices(
     plan: &Plan,
     consoles: &Consoles,
     descriptors: &Descriptors,
-    events: &Events,
-    ram: &GuestRam,
 ) -> Result<(), DeviceError> {
-    let ram = ram.dma();
     plan.devices.iter().try_for_each(|device| nodes.promise(&device.id, &device.place))?;
     for device in &plan.devices {
-        let context = BuildContext {
-            id: &device.id,
-            ram: &ram,
-            events,
-            descriptors: descriptors.get(&device.id).map_or(&[], Vec::as_slice),
-            stream: consoles.console.as_ref(),
-        };
-        nodes.attach(&device.id, &device.place, catalogue::build(device, &context)?)?;
+        let descriptors = descriptors.get(&device.id).map_or(&[][..], Vec::as_slice);
+        nodes.attach(device, Given { descriptors, stream: consoles.console.as_ref() })?;
     }
     Ok(())
 }
@@ -237,32 +236,13 @@ fn ged_address(area: &DeviceArea) -> u64 {
     area.platform + layout::PLATFORM_SIZE - PAGE
 }
 
-fn zone(zone: &plan::Zone) -> Zone {
-    let backing = match (&zone.file, zone.shared) {
-        (Some(path), shared) => Backing::File { path: path.clone(), shared },
-        (None, true) => Backing::Shared,
-        (None, false) => Backing::Anonymous,
-    };
-    let pages = match zone.pages {
-        plan::Pages::Normal { thp } => Pages::Normal { transparent_huge: thp },
-        plan::Pages::Huge { size } => Pages::Huge { size },
-    };
-    let &plan::Zone { size, mergeable, prefault, reserve, .. } = zone;
-    Zone { id: zone.id.clone(), size, backing, pages, mergeable, prefault, reserve }
-}
-
-fn topology(cpus: &plan::Cpus) -> cpuid::Topology {
-    let plan::Topology { threads_per_core, cores_per_die, dies_per_package, packages } = cpus.topology;
-    cpuid::Topology { threads_per_core, cores_per_die, dies_per_package, packages }
-}
-
 fn create_vcpus(
     cpus: &plan::Cpus,
     vm: &dyn Vm,
     supported: &[Leaf],
     phys_bits: u8,
 ) -> Result<Vec<Box<dyn Vcpu>>, BuildError> {
-    let topology = topology(cpus);
+    let topology = cpus.topology;
     let model = Model { topology, phys_bits, nested: cpus.nested, tsc_khz: None };
     let leaves = cpuid::build(supported, &model);
     let create = |number| {
@@ -274,31 +254,4 @@ fn create_vcpus(
         Ok(vcpu)
     };
     (0..cpus.boot).map(create).collect()
-}
-
-fn load(ram: &GuestRam, payload: &plan::Payload) -> Result<Loaded, boot::LoadError> {
-    let payload = match payload {
-        plan::Payload::Kernel { kernel, cmdline, initramfs } => Payload {
-            kernel,
-            cmdline: cmdline.as_deref().unwrap_or_default(),
-            initramfs: initramfs.as_deref(),
-        },
-        plan::Payload::Firmware { firmware } => Payload { kernel: firmware, cmdline: "", initramfs: None },
-    };
-    boot::load(ram, &payload)
-}
-
-fn identity(plan: &plan::Smbios) -> boot::smbios::Identity {
-    let plan = plan.clone();
-    boot::smbios::Identity {
-        manufacturer: plan.manufacturer,
-        product: plan.product_name,
-        version: plan.version,
-        serial: plan.serial_number,
-        uuid: plan.uuid,
-        family: plan.family,
-        sku: plan.sku_number,
-        chassis_asset_tag: plan.chassis_asset_tag,
-        oem_strings: plan.oem_strings,
-    }
 }

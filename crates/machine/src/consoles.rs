@@ -3,7 +3,7 @@
 
 use config::plan;
 use config::{Plan, VmConfig};
-use stream::{Stream, StreamConfig};
+use stream::Stream;
 
 use crate::{ConsoleError, output_files};
 
@@ -28,8 +28,8 @@ impl Consoles {
             _ => None,
         });
         Ok(Self {
-            serial: open("the serial port", &plan.serial)?,
-            console: open("the console", console.unwrap_or(&plan::Stream::Off))?,
+            serial: open("serial.file", &plan.serial)?,
+            console: open("console.file", console.unwrap_or(&plan::Stream::Off))?,
         })
     }
 
@@ -57,13 +57,5 @@ fn open(console: &str, stream: &plan::Stream) -> Result<Option<Stream>, ConsoleE
     if let plan::Stream::File(path) = stream {
         output_files::check_unused(console, path)?;
     }
-    let config = match stream {
-        plan::Stream::Off => return Ok(None),
-        plan::Stream::Null => StreamConfig::Null,
-        plan::Stream::Tty => StreamConfig::Tty,
-        plan::Stream::Pty => StreamConfig::Pty,
-        plan::Stream::File(path) => StreamConfig::File(path.clone()),
-        plan::Stream::Socket(path) => StreamConfig::Socket(path.clone()),
-    };
-    Ok(Some(Stream::open(&config)?))
+    Ok(Stream::open(stream)?)
 }

@@ -14,9 +14,9 @@ pub enum ConsoleError {
     #[error(transparent)]
     Stream(#[from] stream::Error),
     /// The file, which would be emptied, has another use.
-    #[error("The file of {console}, '{}', would be emptied and is also {other}: name another", .path.display())]
+    #[error("'{}' of {console} would be emptied and is also {other}: name another file", .path.display())]
     Shared {
-        /// Whose file.
+        /// The field that names it.
         console: String,
         /// Where it is.
         path: PathBuf,

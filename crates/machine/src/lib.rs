@@ -23,23 +23,29 @@ mod vcpus;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use api::DeviceNode;
 use chipset::acpi::{Cause, Notifier};
-use config::VmConfig;
-use memory::{GuestAddress, Zone};
+use config::plan::Zone;
+use config::{VmConfig, plan};
+use memory::GuestAddress;
 use virtio_devices::console::Resizer;
 
-use nodes::Nodes;
+use nodes::{Given, Nodes};
 use ram::MappedRam;
 use vcpus::Vcpus;
 
 pub use build::{Start, build};
+pub use catalogue::profiles;
 pub use consoles::Consoles;
 pub use error::{BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError};
 pub use readings::Readings;
 pub use tree::{StateError, Tree};
 pub use vcpus::VcpuError;
+
+#[cfg(test)]
+mod tests;
 
 /// A machine. Its parts are dropped in this order: CPUs first, RAM last.
 pub struct Machine {
@@ -48,6 +54,7 @@ pub struct Machine {
     notifier: Notifier,
     consoles: Consoles,
     paused: bool,
+    vm: Arc<dyn hv::Vm>,
     ram: MappedRam,
 }
 
@@ -70,10 +77,14 @@ impl Machine {
     /// # Errors
     /// [`PauseError`] names what could not be held; the machine runs on then.
     pub fn pause(&mut self) -> Result<(), PauseError> {
-        let held = self.vcpus.pause().map_err(PauseError::from);
-        if let Err(error) = held.and_then(|()| Ok(self.nodes.pause()?)) {
+        if let Err(error) = self.vcpus.pause() {
+            // The devices go on: they were asked nothing, and a vCPU that does not come back may have one's lock.
+            self.vcpus.run();
+            return Err(error.into());
+        }
+        if let Err(error) = self.nodes.pause() {
             self.resume();
-            return Err(error);
+            return Err(error.into());
         }
         self.paused = true;
         Ok(())
@@ -96,7 +107,17 @@ impl Machine {
     /// # Errors
     /// [`StateError`] names what has none.
     pub fn save(&self) -> Result<Tree, StateError> {
-        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()? })
+        let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
+        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()?, clock })
+    }
+
+    /// Builds a device and puts it into a slot, which comes out: the same for a device of the first plan and one that comes later.
+    /// `descriptors` are what a client opened for it.
+    ///
+    /// # Errors
+    /// [`DeviceError`] names the device and what is in the way; nothing is left behind.
+    pub fn attach(&mut self, device: &plan::Device, descriptors: &[OwnedFd]) -> Result<u8, DeviceError> {
+        self.nodes.attach(device, Given { descriptors, stream: self.consoles.console.as_ref() })
     }
 
     /// Takes a device away. Its threads have ended and its back end is closed when this returns. False if there is none.

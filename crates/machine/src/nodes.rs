@@ -2,19 +2,23 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, MutexGuard, TryLockError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use api::DeviceNode;
 use config::VmConfig;
-use config::plan::Place;
-use device::{AddressSpaces, Device, Slot};
+use config::plan::{self, Place};
+use device::{AddressSpaces, Device, Events, Slot};
+use memory::DmaRam;
 use meter::CounterSet;
-use pci::{BarKind, BarLease, BarNeed, Built, Handle, Learned, Segments, SlotLease};
+use pci::{BarKind, BarLease, BarNeed, BuildContext, Built, Handle, Learned, Segments, SlotLease};
 use serde_json::json;
+use stream::Stream;
 
 use crate::tree::{NodeStates, StateError};
-use crate::{DeviceError, LateDevice};
+use crate::{DeviceError, LateDevice, catalogue};
 
 /// How long the devices together may take to hold still: what is under way on the host's storage and network ends first.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,11 +41,22 @@ struct FunctionPart {
     learned: Option<Learned>,
 }
 
+/// What somebody has opened for a device.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Given<'a> {
+    /// Descriptors that a client handed over.
+    pub(crate) descriptors: &'a [OwnedFd],
+    /// The other end of the console.
+    pub(crate) stream: Option<&'a Stream>,
+}
+
 /// All of them, in the order in which they came.
 pub(crate) struct Nodes {
     spaces: Arc<AddressSpaces>,
     segments: Segments,
     msi: Arc<dyn hv::IrqChip>,
+    ram: DmaRam,
+    events: Events,
     nodes: Vec<Node>,
     /// Slots that devices on their way have been promised, by id.
     promised: BTreeMap<String, SlotLease>,
@@ -49,10 +64,16 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    /// None yet.
-    pub(crate) fn new(spaces: Arc<AddressSpaces>, segments: Segments, msi: Arc<dyn hv::IrqChip>) -> Self {
-        let promised = BTreeMap::new();
-        Self { spaces, segments, msi, nodes: Vec::new(), promised, patience: PATIENCE }
+    /// None yet. They will reach guest RAM through `ram` and report to `events`.
+    pub(crate) fn new(
+        spaces: Arc<AddressSpaces>,
+        segments: Segments,
+        msi: Arc<dyn hv::IrqChip>,
+        ram: DmaRam,
+        events: Events,
+    ) -> Self {
+        let (nodes, promised) = (Vec::new(), BTreeMap::new());
+        Self { spaces, segments, msi, ram, events, nodes, promised, patience: PATIENCE }
     }
 
     /// Puts a device of the board at its fixed addresses.
@@ -70,8 +91,16 @@ impl Nodes {
         Ok(())
     }
 
-    /// Gives a device its slot and addresses. The slot comes out. A failure leaves nothing behind.
-    pub(crate) fn attach(&mut self, id: &str, place: &Place, built: Built) -> Result<u8, DeviceError> {
+    /// Builds a device and gives it a slot and addresses. The slot comes out. A failure leaves nothing behind.
+    pub(crate) fn attach(&mut self, device: &plan::Device, given: Given<'_>) -> Result<u8, DeviceError> {
+        let Given { descriptors, stream } = given;
+        let context =
+            BuildContext { id: &device.id, ram: &self.ram, events: &self.events, descriptors, stream };
+        let built = catalogue::build(device, &context)?;
+        self.settle(&device.id, &device.place, built)
+    }
+
+    fn settle(&mut self, id: &str, place: &Place, built: Built) -> Result<u8, DeviceError> {
         let misplaced = |source| DeviceError::Place { id: id.into(), source };
         self.follow_bars();
         let segment = self.segments.get(place.segment).map_err(misplaced)?;
@@ -101,19 +130,21 @@ impl Nodes {
     /// Takes a device away: it stops, its addresses and its slot are free, its threads have ended. False if there is none.
     pub(crate) fn detach(&mut self, id: &str) -> bool {
         let Some(at) = self.nodes.iter().position(|node| node.id == id) else { return false };
-        let Node { slot, function, .. } = self.nodes.remove(at);
-        lock(&slot).pause();
-        self.spaces.detach(slot, self.patience);
-        drop(function);
+        let node = self.nodes.remove(at);
+        if let Some(mut device) = enter(&node, Instant::now() + self.patience) {
+            device.pause();
+        }
+        self.spaces.detach(node.slot, self.patience);
         true
     }
 
     /// Lets leases of addresses follow BARs that the guest has moved.
     fn follow_bars(&mut self) {
-        let functions = self.nodes.iter_mut().filter_map(|node| Some((&node.slot, node.function.as_mut()?)));
-        let moved = functions.flat_map(|(slot, function)| {
-            let regions = lock(slot).regions();
-            function.bars.iter_mut().filter_map(move |(need, lease)| {
+        let deadline = Instant::now() + self.patience;
+        let moved = self.nodes.iter_mut().flat_map(|node| {
+            let regions = enter(node, deadline).map_or_else(Vec::new, |device| device.regions());
+            let bars = node.function.iter_mut().flat_map(|function| &mut function.bars);
+            bars.filter_map(move |(need, lease)| {
                 let region = regions.iter().find(|region| region.index == need.index as u32)?;
                 Some((lease, region.base))
             })
@@ -123,9 +154,11 @@ impl Nodes {
 
     /// Asks all devices to hold still, then waits for all. The vCPUs are held.
     pub(crate) fn pause(&self) -> Result<(), LateDevice> {
-        self.each(|device| device.pause());
         let deadline = Instant::now() + self.patience;
-        match self.nodes.iter().find(|node| !lock(&node.slot).is_paused(deadline)) {
+        self.each(deadline, |device| device.pause());
+        let is_paused =
+            |node: &Node| enter(node, deadline).is_some_and(|mut device| device.is_paused(deadline));
+        match self.nodes.iter().find(|node| !is_paused(node)) {
             None => Ok(()),
             Some(late) => Err(LateDevice { id: late.id.clone(), limit: self.patience }),
         }
@@ -133,41 +166,49 @@ impl Nodes {
 
     /// Lets all devices go on.
     pub(crate) fn resume(&self) {
-        self.each(Device::resume);
+        self.each(Instant::now() + self.patience, Device::resume);
     }
 
     /// Looks after devices that were late to hold still.
     pub(crate) fn look_after(&self) {
         let now = Instant::now();
-        self.each(|device| {
+        self.each(now + self.patience, |device| {
             device.is_paused(now);
         });
     }
 
-    fn each(&self, mut act: impl FnMut(&mut (dyn Device + 'static))) {
-        self.nodes.iter().for_each(|node| act(&mut *lock(&node.slot)));
+    fn each(&self, deadline: Instant, mut act: impl FnMut(&mut (dyn Device + 'static))) {
+        for node in &self.nodes {
+            if let Some(mut device) = enter(node, deadline) {
+                act(&mut *device);
+            }
+        }
     }
 
     /// The state of everything. The machine is paused.
     pub(crate) fn save(&self) -> Result<NodeStates, StateError> {
+        let deadline = Instant::now() + self.patience;
         let saved = self.nodes.iter().map(|node| {
-            let saved = lock(&node.slot).to_saved();
-            let saved = saved.map_err(|source| StateError::Save { id: node.id.clone(), source })?;
-            Ok((node.id.clone(), saved))
+            let id = || node.id.clone();
+            let device = enter(node, deadline).ok_or_else(|| StateError::Busy(id()))?;
+            let saved = device.to_saved().map_err(|source| StateError::Save { id: id(), source })?;
+            Ok((id(), saved))
         });
         saved.collect()
     }
 
     /// Puts a saved state into everything, and everything where the guest had moved it. All that is here must be in `states`, and the
     /// other way round.
-    pub(crate) fn restore(&self, states: &NodeStates) -> Result<(), StateError> {
+    pub(crate) fn restore(&mut self, states: &NodeStates) -> Result<(), StateError> {
         if let Some(id) = states.keys().find(|id| !self.nodes.iter().any(|node| node.id == **id)) {
             return Err(StateError::Stranger(id.clone()));
         }
-        for Node { id, slot, .. } in &self.nodes {
-            let saved = states.get(id).ok_or_else(|| StateError::Missing(id.clone()))?;
-            let restored = lock(slot).restore_saved(saved);
-            restored.map_err(|source| StateError::Restore { id: id.clone(), source })?;
+        let deadline = Instant::now() + self.patience;
+        for node in &self.nodes {
+            let id = || node.id.clone();
+            let saved = states.get(&node.id).ok_or_else(|| StateError::Missing(id()))?;
+            let mut device = enter(node, deadline).ok_or_else(|| StateError::Busy(id()))?;
+            device.restore_saved(saved).map_err(|source| StateError::Restore { id: id(), source })?;
         }
         // BARs may have changed places: all go before any comes.
         self.nodes.iter().for_each(|node| self.spaces.withdraw(&node.slot));
@@ -175,7 +216,15 @@ impl Nodes {
             let attached = self.spaces.attach(slot);
             attached.map_err(|source| StateError::Place { id: id.clone(), source })?;
         }
+        self.follow_bars();
         Ok(())
+    }
+
+    /// What devices tell the guest's ACPI code. No vCPU runs yet that could be inside one.
+    pub(crate) fn aml(&self) -> Vec<u8> {
+        let mut aml = Vec::new();
+        self.each(Instant::now() + self.patience, |device| aml.extend(device.aml()));
+        aml
     }
 
     /// What devices of a kind have handed out for later, with the devices' ids.
@@ -212,10 +261,27 @@ impl Nodes {
     }
 }
 
+#[cfg(test)]
+impl Nodes {
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    pub(crate) fn spaces(&self) -> &Arc<AddressSpaces> {
+        &self.spaces
+    }
+
+    pub(crate) fn is_busy(&self, id: &str) -> bool {
+        self.nodes
+            .iter()
+            .any(|node| node.id == id && matches!(node.slot.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+}
+
 impl Drop for Nodes {
     /// All stop at once; then each goes.
     fn drop(&mut self) {
-        self.each(|device| device.pause());
+        self.each(Instant::now() + self.patience, |device| device.pause());
         for Node { slot, .. } in self.nodes.drain(..) {
             self.spaces.detach(slot, self.patience);
         }
@@ -243,6 +309,18 @@ fn describe(node: &Node) -> Vec<DeviceNode> {
     vec![DeviceNode { id: node.id.clone(), parent, ..DeviceNode::default() }, shown]
 }
 
-fn lock(slot: &Slot) -> MutexGuard<'_, dyn Device + 'static> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner)
+/// The device, once no vCPU is inside; waits for that until `deadline`. A vCPU that does not leave is stuck in what the device does for it,
+/// and then control goes on without this device.
+fn enter(node: &Node, deadline: Instant) -> Option<MutexGuard<'_, dyn Device + 'static>> {
+    loop {
+        match node.slot.try_lock() {
+            Ok(device) => return Some(device),
+            Err(TryLockError::Poisoned(device)) => return Some(device.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() > deadline => {
+                tracing::error!("A vCPU does not leave device '{}'", node.id);
+                return None;
+            }
+            Err(TryLockError::WouldBlock) => thread::yield_now(),
+        }
+    }
 }

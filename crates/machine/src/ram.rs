@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use config::plan::Zone;
 use hv::{Mapping, MappingKind, RegionId, Vm};
-use memory::{GuestAddress, GuestRam, HostMemory, Zone};
+use memory::{GuestAddress, GuestRam, HostMemory};
 
 use crate::PlugError;
 

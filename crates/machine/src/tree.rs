@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use device::{Collision, RestoreError, SaveError, Saved};
-use hv::CpuState;
+use hv::{ClockReading, CpuState};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -19,6 +19,8 @@ pub struct Tree {
     pub(crate) nodes: NodeStates,
     /// vCPUs, by number.
     pub(crate) vcpus: Vec<CpuState>,
+    /// The guest's paravirtual clock, if it has one.
+    pub(crate) clock: Option<ClockReading>,
 }
 
 /// Why a state cannot be taken out or put in. Each names the device.
@@ -42,6 +44,9 @@ pub enum StateError {
         #[source]
         source: RestoreError,
     },
+    /// A vCPU is inside the device and does not leave it.
+    #[error("Device '{0}' is busy: pause the VM first")]
+    Busy(String),
     /// The machine has a device that the state does not know.
     #[error("The state has nothing of device '{0}': restore with the configuration that was saved with it")]
     Missing(String),
@@ -67,6 +72,9 @@ pub enum StateError {
         /// vCPUs of the state.
         found: usize,
     },
+    /// The guest's clock.
+    #[error("The state of the guest's clock cannot be saved")]
+    Clock(#[source] hv::Error),
     /// A vCPU.
     #[error("The state of the vCPUs cannot be saved")]
     Vcpu(#[from] VcpuError),

@@ -14,9 +14,18 @@ use std::time::{Duration, Instant};
 
 use device::{Event, Events};
 use hv::{CpuState, Error, Exits, Kicker, Vcpu, VcpuExit, VcpuIo};
+use libc::{SYS_eventfd2, SYS_timerfd_gettime, SYS_timerfd_settime};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use sandbox::Kind;
+use sandbox::call::{Call, any};
+use sandbox::{Profile, groups};
 use thiserror::Error as ThisError;
+
+/// What device registers do on a vCPU's thread.
+const REGISTERS: &[Call] = &[any(SYS_eventfd2), any(SYS_timerfd_gettime), any(SYS_timerfd_settime)];
+
+/// The thread of a vCPU. No call is as frequent as its running, so KVM's come first.
+pub(crate) static PROFILE: Profile =
+    Profile::new("vcpu", &[groups::KVM_VCPU, groups::EPOLL, groups::STREAM, groups::AFFINITY, REGISTERS]);
 
 /// How long the vCPUs together may take to answer or to end. A vCPU that is inside a device finishes there first.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -105,7 +114,7 @@ impl Vcpus {
             // Whoever waits for the end may take it that the vCPU is gone.
             drop(vcpu);
         };
-        let thread = sandbox::spawn(Kind::Vcpu, format!("vcpu{number}"), body)?;
+        let thread = sandbox::spawn(&PROFILE, format!("vcpu{number}"), body)?;
         self.threads.push(Thread { mail, kicker, exits, ended, thread });
         Ok(())
     }

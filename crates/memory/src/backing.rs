@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use config::plan::{Pages, Zone};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use thiserror::Error;
@@ -69,56 +70,6 @@ pub enum RamError {
     Layout(#[source] GuestRegionCollectionError),
 }
 
-/// What a zone's bytes are stored in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backing {
-    /// Private anonymous memory.
-    Anonymous,
-    /// A memory file that other processes can map.
-    Shared,
-    /// A file or directory of the user's (a directory gets an unlinked file); mapped shared if `shared`.
-    File {
-        /// Where it is.
-        path: PathBuf,
-        /// Whether others see the guest's writes.
-        shared: bool,
-    },
-}
-
-/// The pages a zone is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pages {
-    /// Ordinary pages, which the kernel may join to transparent huge pages if `transparent_huge`.
-    Normal {
-        /// `MADV_HUGEPAGE`.
-        transparent_huge: bool,
-    },
-    /// Pages from the host's huge page pool, of `size` bytes or the host's default.
-    Huge {
-        /// Bytes per page.
-        size: Option<u64>,
-    },
-}
-
-/// One zone of guest RAM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Zone {
-    /// Its name in errors.
-    pub id: String,
-    /// Bytes.
-    pub size: u64,
-    /// What stores it.
-    pub backing: Backing,
-    /// What pages it is made of.
-    pub pages: Pages,
-    /// Let the kernel merge equal pages (KSM).
-    pub mergeable: bool,
-    /// Touch all pages at start.
-    pub prefault: bool,
-    /// Fail at once if the host cannot promise the memory.
-    pub reserve: bool,
-}
-
 /// Backs the zones, in order, around the hole.
 pub(crate) fn allocate(zones: &[Zone]) -> Result<Vec<(RamRegion, Mapping)>, RamError> {
     let mut all = Vec::new();
@@ -151,17 +102,17 @@ fn back(zone: &Zone, ranges: &[layout::Range]) -> Result<Vec<(RamRegion, Mapping
 
 fn open(zone: &Zone) -> Result<Option<File>, RamError> {
     let failed = |source| RamError::Backing { zone: zone.id.clone(), source };
-    let file = match (&zone.backing, zone.pages) {
-        (Backing::Anonymous, Pages::Normal { .. }) => return Ok(None),
-        (Backing::File { path, .. }, _) => {
+    let file = match (&zone.file, zone.pages) {
+        (None, Pages::Normal { .. }) if !zone.shared => return Ok(None),
+        (Some(path), _) => {
             let file = open_users(path).map_err(failed)?;
             if file.metadata().map_err(failed)?.len() >= zone.size {
                 return Ok(Some(file));
             }
             file
         }
-        (_, Pages::Normal { .. }) => memory_file(MemfdFlags::empty()).map_err(failed)?,
-        (_, Pages::Huge { size: page }) => {
+        (None, Pages::Normal { .. }) => memory_file(MemfdFlags::empty()).map_err(failed)?,
+        (None, Pages::Huge { size: page }) => {
             memory_file(huge_flags(page)).map_err(|source| no_huge_pages(zone, zone.size, page, source))?
         }
     };
@@ -207,12 +158,7 @@ fn huge_flags(page: Option<u64>) -> MemfdFlags {
 fn map(zone: &Zone, base: u64, len: u64, file: Option<FileOffset>) -> Result<(RamRegion, Mapping), RamError> {
     let failed = |source| RamError::Map { zone: zone.id.clone(), size: len, source };
     let size = usize::try_from(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
-    let private = match &zone.backing {
-        Backing::Anonymous => true,
-        Backing::Shared => false,
-        Backing::File { shared, .. } => !shared,
-    };
-    let mut flags = if private { MapFlags::PRIVATE } else { MapFlags::SHARED };
+    let mut flags = if zone.shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
     let huge = file.as_ref().is_some_and(|file| has_huge_pages(file.file()));
     // Ordinary pages come from memory or swap sooner or later. Huge pages come from a pool: one that is not there when it is touched is
     // a bus error, for us as for the guest.
@@ -256,7 +202,7 @@ fn advise(zone: &Zone, start: *mut u8, size: usize) -> io::Result<()> {
         // SAFETY: the range was mapped by the caller a moment ago, and none of these advices changes its contents.
         unsafe { rustix::mm::madvise(start.cast(), size, advice) }
     };
-    if zone.pages == (Pages::Normal { transparent_huge: true }) {
+    if zone.pages == (Pages::Normal { thp: true }) {
         // A kernel without transparent huge pages serves the guest as well, only slower.
         let _ = advise(Advice::LinuxHugepage);
     }
@@ -274,14 +220,17 @@ mod tests {
     use super::*;
     use crate::{Bytes, GuestMemoryBackend, GuestRam};
 
-    fn zone(size: u64, backing: Backing) -> Zone {
-        let pages = Pages::Normal { transparent_huge: true };
-        Zone { id: "z".into(), size, backing, pages, mergeable: false, prefault: false, reserve: false }
+    fn zone(size: u64) -> Zone {
+        Zone::new("z", size)
+    }
+
+    fn shared(size: u64) -> Zone {
+        Zone { shared: true, ..zone(size) }
     }
 
     #[test]
     fn zones_follow_each_other_around_the_hole() {
-        let zones = [zone(2 << 30, Backing::Anonymous), zone(2 << 30, Backing::Shared)];
+        let zones = [zone(2 << 30), shared(2 << 30)];
         let ram = GuestRam::allocate(&zones).unwrap();
         let bases: Vec<_> = ram.map().iter().map(|r| vm_memory::GuestMemoryRegion::start_addr(r).0).collect();
         assert_eq!(bases, [0, 2 << 30, 4 << 30]);
@@ -292,13 +241,13 @@ mod tests {
     /// More huge pages than any host has free: the kernel reserves them when they are mapped, or not at all.
     #[test]
     fn huge_pages_that_are_not_there_are_missed_at_once() {
-        for (page, backing) in [(None, Backing::Anonymous), (Some(2 << 20), Backing::Shared)] {
-            let huge = Zone { pages: Pages::Huge { size: page }, ..zone(1 << 40, backing) };
+        for (page, zone) in [(None, zone(1 << 40)), (Some(2 << 20), shared(1 << 40))] {
+            let huge = Zone { pages: Pages::Huge { size: page }, ..zone };
             let error = GuestRam::allocate(&[huge]).unwrap_err();
             assert!(matches!(error, RamError::HugePages { .. }), "{error}");
             assert!(error.to_string().contains("huge pages") && error.to_string().contains("'z'"), "{error}");
         }
-        let odd = Zone { pages: Pages::Huge { size: Some(64 << 10) }, ..zone(1 << 20, Backing::Shared) };
+        let odd = Zone { pages: Pages::Huge { size: Some(64 << 10) }, ..shared(1 << 20) };
         let error = GuestRam::allocate(&[odd]).unwrap_err();
         assert!(error.to_string().contains("huge pages of 65536 bytes"), "{error}");
     }
@@ -307,16 +256,16 @@ mod tests {
     fn a_zone_s_file_is_a_file() {
         let path = std::env::temp_dir().join(format!("memory-backing-{}", std::process::id()));
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        let backing = Backing::File { path: path.clone(), shared: true };
-        let error = GuestRam::allocate(&[zone(1 << 20, backing)]).unwrap_err();
+        let fifo = Zone { file: Some(path.clone()), ..shared(1 << 20) };
+        let error = GuestRam::allocate(&[fifo]).unwrap_err();
         std::fs::remove_file(path).unwrap();
         assert!(matches!(&error, RamError::Backing { zone, .. } if zone == "z"), "{error}");
     }
 
     #[test]
     fn an_impossible_file_names_the_zone() {
-        let backing = Backing::File { path: "/nonexistent/dir/file".into(), shared: true };
-        let error = GuestRam::allocate(&[zone(1 << 20, backing)]).unwrap_err();
+        let nowhere = Zone { file: Some("/nonexistent/dir/file".into()), ..shared(1 << 20) };
+        let error = GuestRam::allocate(&[nowhere]).unwrap_err();
         assert!(error.to_string().contains("'z'"));
     }
 }

@@ -26,10 +26,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
+use config::plan::Zone;
 
 use mapping::Mapping;
 
-pub use backing::{Backing, Pages, RamError, Zone};
+pub use backing::RamError;
 pub use dma::{DmaRam, DmaView};
 pub use hook::{HookSlice, WriteHook};
 pub use host::HostMemory;
@@ -148,9 +149,7 @@ mod tests {
     use super::*;
 
     fn zone(size: u64) -> Zone {
-        let pages = Pages::Normal { transparent_huge: false };
-        let backing = Backing::Anonymous;
-        Zone { id: "z".into(), size, backing, pages, mergeable: false, prefault: false, reserve: false }
+        Zone::new("z", size)
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreated,
@@ -19,11 +19,11 @@ const LEVEL: ABI = ABI::V3;
 /// What may be done with a file, or with all files below a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
-    /// Reading, listing, executing.
+    /// `r`: reading, listing, executing.
     Read,
-    /// Writing, truncating, making and removing.
+    /// `w`: writing, truncating, making and removing.
     Write,
-    /// Both.
+    /// `rw`.
     ReadWrite,
     /// Making sockets in a directory, and removing files there.
     Bind,
@@ -43,13 +43,26 @@ impl Access {
     }
 }
 
-/// A file or directory that stays usable.
+/// A file, or all below a directory, that stays usable.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grant {
-    /// Where it is. It exists.
+    /// Where it is. It exists when it is granted.
     pub path: PathBuf,
     /// What for.
     pub access: Access,
+}
+
+impl Grant {
+    /// Leave to use `path`.
+    pub fn new(path: impl Into<PathBuf>, access: Access) -> Self {
+        Self { path: path.into(), access }
+    }
+
+    /// Leave to use the directory that `path` is in: a rule cannot name what comes and goes.
+    pub fn directory_of(path: &Path, access: Access) -> Self {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Self::new(parent.unwrap_or(Path::new(".")), access)
+    }
 }
 
 /// Why files cannot be confined.
@@ -123,12 +136,10 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::net::UnixListener;
-    use std::path::Path;
 
     /// Runs `body` on a thread of its own: what it loses there does not come back.
     fn confined<T: Send>(grants: &[(&Path, Access)], body: impl FnOnce() -> T + Send) -> T {
-        let grants: Vec<_> =
-            grants.iter().map(|(path, access)| Grant { path: path.into(), access: *access }).collect();
+        let grants: Vec<_> = grants.iter().map(|(path, access)| Grant::new(*path, *access)).collect();
         std::thread::scope(|scope| {
             let ran = scope.spawn(|| {
                 Confinement::new(&grants).unwrap().enter().unwrap();
@@ -191,14 +202,14 @@ mod tests {
         fs::write(&file, "text").unwrap();
         confined(&[], || {
             std::thread::scope(|scope| scope.spawn(|| assert!(denied(fs::read(&file)))).join().unwrap());
-            Confinement::new(&[Grant { path: file.clone(), access: Access::Read }]).unwrap().enter().unwrap();
+            Confinement::new(&[Grant::new(&file, Access::Read)]).unwrap().enter().unwrap();
             assert!(denied(fs::read(&file)));
         });
     }
 
     #[test]
     fn what_does_not_exist_is_named() {
-        let grant = Grant { path: "/no/such/file".into(), access: Access::Read };
+        let grant = Grant::new("/no/such/file", Access::Read);
         let error = Confinement::new(&[grant]).unwrap_err();
         assert!(matches!(error, FilesError::Path { .. }), "{error:?}");
         assert!(error.to_string().contains("/no/such/file"), "{error}");

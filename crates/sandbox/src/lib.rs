@@ -1,13 +1,15 @@
 //! What each thread of the VMM may ask of the host (`spec/lifecycle.md` §12): system calls by seccomp, files by Landlock.
 //!
 //! ```text
-//!  main, unfiltered ──spawn──▶ http-server, event-monitor     each under the filter of its kind
-//!        │ enter(Vmm)
+//!  main, unfiltered ──spawn──▶ http-server, event-monitor     each under the filter of its profile
+//!        │ enter_above(own, children)
 //!        ▼
-//!  main, under `vmm` ──spawn──▶ vCPUs, workers, ...           under `vmm` and the filter of their kind
+//!  main, filtered ────spawn──▶ vCPUs, workers, ...            under main's filter and that of their profile
 //! ```
-//! A thread inherits the filters of the one that starts it, and a call passes only if all of them let it pass. So the filter `vmm`
-//! allows whatever any kind is allowed; it is made from the same tables.
+//! A thread inherits the filters of the one that starts it, and a call passes only if all of them let it pass. So the filter of the main
+//! thread allows whatever any of its children is allowed; it is made from their profiles.
+//!
+//! A [`Profile`] is a `static` beside the code that starts the thread; this crate knows none of them.
 //!
 //! All threads start through [`spawn`] or [`spawn_scoped`]; `tools/tidy` refuses other ways. Until [`start`] is called, as in the tests of
 //! other crates, threads are not confined at all.
@@ -22,8 +24,10 @@ mod thread;
 use std::sync::OnceLock;
 
 pub use files::{Access, Confinement, FilesError, Grant};
-pub use seccomp::{Kind, Mode, report_violations_to};
-pub use thread::{enter, spawn, spawn_scoped, spawn_within};
+#[cfg(any(test, feature = "testing"))]
+pub use seccomp::testing;
+pub use seccomp::{Mode, Profile, call, groups, report_violations_to};
+pub use thread::{enter_above, spawn, spawn_scoped, spawn_within};
 
 /// How the process confines its threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,27 +14,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use config::plan;
 use host::Epoll;
 use host::terminal::RawStdout;
 use thiserror::Error;
 
 use peer::Link;
-
-/// What to open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StreamConfig {
-    /// Output is dropped, there is no input.
-    Null,
-    /// Standard output, which goes into raw mode if it is a terminal; input from standard input if that is a terminal.
-    Tty,
-    /// A pseudo-terminal; see [`Stream::slave`].
-    Pty,
-    /// Output goes to the end of this file, which is created or emptied; to a character device; or to a FIFO, which need not have a
-    /// reader yet.
-    File(PathBuf),
-    /// A UNIX socket is bound here. One client at a time; a new one replaces the old.
-    Socket(PathBuf),
-}
 
 /// Why a stream cannot be opened.
 #[derive(Debug, Error)]
@@ -87,12 +72,12 @@ struct Shared {
 }
 
 impl Stream {
-    /// Opens what `config` says.
+    /// Opens what the plan says; `None` if it says that there is nothing.
     ///
     /// # Errors
     /// [`enum@Error`] names what could not be opened.
-    pub fn open(config: &StreamConfig) -> Result<Self, Error> {
-        open::open(config)
+    pub fn open(plan: &plan::Stream) -> Result<Option<Self>, Error> {
+        open::open(plan)
     }
 
     /// Standard output as it is, without input and without a thread: a reader that keeps up gets everything, and of what one that

@@ -6,26 +6,29 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use config::plan;
 use host::terminal::RawStdout;
 use host::{Epoll, TimerFd};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::peer::{Link, Out, Peer, Unlink, Writing};
-use crate::{Error, Shared, Stream, StreamConfig};
+use crate::{Error, Shared, Stream};
 
 /// A write of this size to a blocking pipe that polls writable does not block (PIPE_BUF).
 const SAFE_WRITE: usize = 4096;
 /// The same of a blocking terminal, which polls writable for any room at all.
 const SAFE_TERMINAL_WRITE: usize = 1;
 
-pub(crate) fn open(config: &StreamConfig) -> Result<Stream, Error> {
-    match config {
-        StreamConfig::Null => finish(Peer::Fixed { out: None, input: None }, None, None),
-        StreamConfig::Tty => tty(),
-        StreamConfig::Pty => pty(),
-        StreamConfig::File(path) => file(path),
-        StreamConfig::Socket(path) => socket(path),
-    }
+pub(crate) fn open(plan: &plan::Stream) -> Result<Option<Stream>, Error> {
+    let opened = match plan {
+        plan::Stream::Off => return Ok(None),
+        plan::Stream::Null => finish(Peer::Fixed { out: None, input: None }, None, None),
+        plan::Stream::Tty => tty(),
+        plan::Stream::Pty => pty(),
+        plan::Stream::File(path) => file(path),
+        plan::Stream::Socket(path) => socket(path),
+    };
+    opened.map(Some)
 }
 
 fn finish(peer: Peer, slave: Option<PathBuf>, raw: Option<Arc<RawStdout>>) -> Result<Stream, Error> {

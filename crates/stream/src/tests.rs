@@ -23,8 +23,8 @@ impl Served {
         Self { stream, outer }
     }
 
-    fn open(config: &StreamConfig) -> Self {
-        Self::new(Stream::open(config).unwrap())
+    fn open(config: &plan::Stream) -> Self {
+        Self::new(Stream::open(config).unwrap().unwrap())
     }
 
     fn is_due(&self, timeout_ms: i32) -> bool {
@@ -53,7 +53,7 @@ impl Served {
 fn socket() -> (Served, tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("serial.sock");
-    (Served::open(&StreamConfig::Socket(path.clone())), dir, path)
+    (Served::open(&plan::Stream::Socket(path.clone())), dir, path)
 }
 
 fn read(peer: &mut impl Read, count: usize) -> Vec<u8> {
@@ -64,7 +64,7 @@ fn read(peer: &mut impl Read, count: usize) -> Vec<u8> {
 
 #[test]
 fn null_takes_everything_and_needs_nobody() {
-    let stream = Stream::open(&StreamConfig::Null).unwrap();
+    let stream = Stream::open(&plan::Stream::Null).unwrap().unwrap();
     stream.write(&[0; 4096]);
     assert!(!stream.needs_service());
     assert_eq!((stream.service(&mut [0; 8]), stream.slave(), stream.size()), (0, None, None));
@@ -75,7 +75,7 @@ fn a_file_is_emptied_and_written_through() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out");
     std::fs::write(&path, "what was there before").unwrap();
-    let stream = Stream::open(&StreamConfig::File(path.clone())).unwrap();
+    let stream = Stream::open(&plan::Stream::File(path.clone())).unwrap().unwrap();
     assert!(!stream.needs_service());
     stream.write(b"hello ");
     stream.write(&[b'x'; 10_000]);
@@ -87,7 +87,7 @@ fn a_file_is_emptied_and_written_through() {
 fn a_file_that_is_emptied_in_use_gets_no_hole() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out");
-    let stream = Stream::open(&StreamConfig::File(path.clone())).unwrap();
+    let stream = Stream::open(&plan::Stream::File(path.clone())).unwrap().unwrap();
     stream.write(b"yesterday");
     File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
     stream.write(b"today");
@@ -99,7 +99,7 @@ fn a_fifo_needs_no_reader_and_keeps_output_for_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-    let served = Served::open(&StreamConfig::File(path.clone()));
+    let served = Served::open(&plan::Stream::File(path.clone()));
     assert!(served.stream.needs_service());
     served.stream.write(b"early");
     let mut reader = File::open(&path).unwrap();
@@ -122,16 +122,16 @@ fn a_file_that_takes_no_characters_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let error = Stream::open(&StreamConfig::File(path.clone())).err().unwrap();
+    let error = Stream::open(&plan::Stream::File(path.clone())).err().unwrap();
     assert!(matches!(&error, Error::NotForOutput { path: named } if *named == path), "{error}");
-    let error = Stream::open(&StreamConfig::File(dir.path().into())).err().unwrap();
+    let error = Stream::open(&plan::Stream::File(dir.path().into())).err().unwrap();
     assert!(matches!(&error, Error::File { source, .. } if source.kind() == ErrorKind::IsADirectory));
 }
 
 #[test]
 fn what_cannot_be_opened_is_named() {
     let missing = PathBuf::from("/nonexistent/console");
-    for config in [StreamConfig::File(missing.clone()), StreamConfig::Socket(missing)] {
+    for config in [plan::Stream::File(missing.clone()), plan::Stream::Socket(missing)] {
         let error = Stream::open(&config).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/console"), "{error}");
     }
@@ -240,7 +240,7 @@ fn a_slow_client_gets_all_within_the_ring_and_the_last_of_more() {
 
 #[test]
 fn a_pty_keeps_output_until_somebody_opens_it() {
-    let served = Served::open(&StreamConfig::Pty);
+    let served = Served::open(&plan::Stream::Pty);
     served.stream.write(b"boot");
     let path = served.stream.slave().unwrap().to_owned();
     // Nobody is there: the timer fires and nothing else happens.

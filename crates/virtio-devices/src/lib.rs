@@ -3,6 +3,11 @@
 
 pub mod blk;
 pub mod console;
+#[cfg(feature = "test-devices")]
+pub mod echo;
 pub mod net;
 pub mod rng;
 pub mod watchdog;
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use host::{ControlOperation, Epoll, EpollEvent, EventFd, EventSet};
 use memory::DmaView;
-use sandbox::Kind;
+use sandbox::Profile;
 
 use crate::{Activation, ActiveQueue, Fault, QueueServer, Signals};
 
@@ -120,18 +120,18 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a parked thread called `name` (the kernel keeps 15 bytes of it), under the system call filter of `kind`.
+    /// Starts a parked thread called `name` (the kernel keeps 15 bytes of it), under the system call filter of `profile`.
     ///
     /// # Errors
     /// The kernel's, if there is no thread or descriptor left.
-    pub fn spawn(kind: Kind, name: &str, handler: impl Handler) -> io::Result<Self> {
+    pub fn spawn(profile: &'static Profile, name: &str, handler: impl Handler) -> io::Result<Self> {
         let (messages, inbox) = mpsc::channel();
         let (give_back, returned) = mpsc::channel();
         let bell = host::event_fd()?;
         let watch = Watch(Epoll::new()?);
         watch.control(ControlOperation::Add, bell.as_raw_fd(), EventSet::IN, CONTROL)?;
         let body = Body { handler, watch, bell: bell.try_clone()?, inbox, give_back, serving: None };
-        let thread = sandbox::spawn(kind, name, move || body.run())?;
+        let thread = sandbox::spawn(profile, name, move || body.run())?;
         Ok(Self { messages, bell, returned, thread: Some(thread) })
     }
 
@@ -348,7 +348,7 @@ impl<H: Handler> Body<H> {
     fn fail(&mut self, fault: &Fault) {
         let Some(Serving { mut activation, .. }) = self.serving.take() else { return };
         let thread = thread::current();
-        tracing::warn!("{}: {fault}: the driver must reset the device", thread.name().unwrap_or("virtio"));
+        tracing::warn!(target: "guest", "{}: {fault}: the driver must reset the device", thread.name().unwrap_or("virtio"));
         self.quiet(&mut activation);
         activation.signals.needs_reset();
         self.serving = Some(Serving { activation, broken: true });

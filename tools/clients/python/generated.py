@@ -39,7 +39,7 @@ def call(client, verb, body):
 def main(socket):
     client = Client(base_url="http://localhost/api/v1", raise_on_unexpected_status=True)
     transport = httpx.HTTPTransport(uds=socket)
-    client.set_httpx_client(httpx.Client(base_url="http://localhost/api/v1", transport=transport, timeout=60))
+    client.set_httpx_client(httpx.Client(base_url="http://localhost/api/v1", transport=transport, timeout=600))
     for line in sys.stdin:
         verb, _, body = line.strip().partition(" ")
         try:

@@ -18,7 +18,7 @@ use hv::IrqChip;
 use irqchip::IoApic;
 use pci::{Address, ConfigLatch, FakeSource, HostBridge};
 use serde_json::{Value, json};
-use stream::{Stream, StreamConfig};
+use stream::Stream;
 
 use crate::bytes::Bytes;
 use crate::driver::Rings;
@@ -53,7 +53,7 @@ const BOARD: &[fn() -> Box<dyn Device>] = &[
 ];
 
 fn null() -> Stream {
-    Stream::open(&StreamConfig::Null).unwrap()
+    Stream::open(&config::plan::Stream::Null).unwrap().unwrap()
 }
 
 /// Local APICs that take every message.

@@ -8,7 +8,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use boot::{Loaded, Payload, Protocol, enter, load};
+use boot::{Loaded, Protocol, enter, load};
+use config::plan::Payload;
 use hv::SystemRegisters;
 use memory::layout::{self, Usage};
 use memory::{ByteValued, Bytes as _, GuestAddress, GuestMemoryBackend, GuestRam, test_ram};
@@ -46,7 +47,11 @@ fn is_loaded(data: &[u8]) -> bool {
         // Most of it is a hole.
         kernel.file.set_len(1 << 40).unwrap();
     }
-    let payload = Payload { kernel: &kernel.path, cmdline: CMDLINE, initramfs: Some(&initramfs.path) };
+    let payload = Payload::Kernel {
+        kernel: kernel.path.clone(),
+        cmdline: Some(CMDLINE.into()),
+        initramfs: Some(initramfs.path.clone()),
+    };
     let loaded = load(&ram, &payload);
     match &loaded {
         Err(error) => assert!(!error.to_string().is_empty()),

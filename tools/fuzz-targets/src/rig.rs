@@ -13,7 +13,7 @@ use config::{ImageType, MacAddr, plan};
 use device::{Access, Device, Events, NoSink, Saved, Slot};
 use memory::{Bytes as _, GuestAddress, GuestRam, test_ram};
 use pci::{Address, BuildContext, Built, FakeSource, Place, REGION_CONFIG};
-use stream::{Stream, StreamConfig};
+use stream::Stream;
 use tempfile::{NamedTempFile, TempDir};
 use virtio_devices::{blk, console, net, rng, watchdog};
 
@@ -66,7 +66,7 @@ pub(crate) const KINDS: &[(&str, Build)] = &[
     ("__console", |context| {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console");
-        let stream = Stream::open(&StreamConfig::Socket(path.clone())).unwrap();
+        let stream = Stream::open(&plan::Stream::Socket(path.clone())).unwrap().unwrap();
         let client = UnixStream::connect(&path).unwrap();
         client.set_nonblocking(true).unwrap();
         let plan = plan::Console { stream: plan::Stream::Socket(path) };

@@ -14,6 +14,7 @@ pub const TEST_SUPPORT: &[&str] = &[
     "crates/dbus/src/testing.rs",
     "crates/device/src/contract.rs",
     "crates/memory/src/testing.rs",
+    "crates/sandbox/src/seccomp/testing.rs",
     "crates/virtio/src/fake.rs",
 ];
 

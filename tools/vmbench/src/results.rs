@@ -150,6 +150,7 @@ impl Quantity {
         match self {
             Self::Start => Some(Target::Below(4.0)),
             Self::CallMedian => Some(Target::Below(0.04)),
+            Self::Create => Some(Target::AtMost(0.2)),
             Self::Created => Some(Target::Below(3.0)),
             Self::InfoWhileHung => Some(Target::Below(5.0)),
             Self::InitElf => Some(Target::OfMicrovm(0.54)),

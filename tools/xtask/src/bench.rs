@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use vmbench::comparison;
 use vmbench::results::Contestant::{Before, CloudHypervisor};
-use vmbench::results::{Quantity, Results};
+use vmbench::results::{Contestant, Quantity, Results};
 use vmbench::table;
 
 /// What to measure.
@@ -65,12 +65,8 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
         results.merge(measured);
     }
     if let Some(before) = &contest.before {
-        for (who, program) in
-            [(Before, before), (CloudHypervisor, &places.release_binary("cloud-hypervisor"))]
-        {
-            let size = fs::metadata(program).at(program)?.len();
-            results.push(Quantity::Program, who, size as f64 / f64::from(1 << 20));
-        }
+        add_size(&mut results, Before, before)?;
+        add_size(&mut results, CloudHypervisor, &places.release_binary("cloud-hypervisor"))?;
         return show_changes(&results, options.json);
     }
     if options.host && options.guest {
@@ -86,6 +82,12 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     } else {
         print!("{}", table::render(&results));
     }
+    Ok(())
+}
+
+fn add_size(results: &mut Results, who: Contestant, program: &Path) -> Result<()> {
+    let size = fs::metadata(program).at(program)?.len();
+    results.push(Quantity::Program, who, size as f64 / f64::from(1 << 20));
     Ok(())
 }
 

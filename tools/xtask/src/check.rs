@@ -63,7 +63,7 @@ fn clippy(what: &[&str]) -> Command {
 }
 
 fn clippy_on_demand() -> Command {
-    let features = "cloud-hypervisor/dbus_api,ch-remote/dbus_api";
+    let features = "cloud-hypervisor/dbus_api,ch-remote/dbus_api,cloud-hypervisor/test-devices";
     clippy(&["-p", "cloud-hypervisor", "-p", "ch-remote", "--features", features])
 }
 

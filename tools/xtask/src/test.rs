@@ -59,8 +59,12 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     let mut total = Count::default();
     if options.unit {
         headline("unit tests");
-        // Twice: once as it ships, and what is only there on demand.
-        for what in [&["--workspace"][..], &["-p", "ch-remote", "--features", "dbus_api"]] {
+        // First as it ships, then what is only there on demand.
+        for what in [
+            &["--workspace"][..],
+            &["-p", "ch-remote", "--features", "dbus_api"],
+            &["-p", "config", "-p", "virtio-devices", "-p", "machine", "--features", "machine/test-devices"],
+        ] {
             let mut unit = cargo();
             unit.args(["test", "--no-fail-fast"]).args(what).current_dir(&places.root);
             unit.env("FUZZ_FACTOR", FUZZ_FACTOR);
@@ -143,7 +147,7 @@ fn vmm(places: &Places) -> PathBuf {
     std::env::var_os("VMTEST_VMM").map_or_else(|| places.lab_binary("cloud-hypervisor"), PathBuf::from)
 }
 
-/// Builds the VMM as it ships, but with the D-Bus API too, its remote, and the test program.
+/// Builds the VMM as it ships, but with the D-Bus API and the devices of the tests, its remote, and the test program.
 ///
 /// # Errors
 /// It does not build.
@@ -152,7 +156,10 @@ pub(crate) fn build(places: &Places) -> Result<()> {
         step("building the VMM", || {
             let mut vmm = cargo();
             vmm.args(["build", "--quiet", "--profile", "lab", "-p", "cloud-hypervisor", "-p", "ch-remote"]);
-            vmm.args(["--features", "cloud-hypervisor/dbus_api,ch-remote/dbus_api"]);
+            vmm.args([
+                "--features",
+                "cloud-hypervisor/dbus_api,ch-remote/dbus_api,cloud-hypervisor/test-devices",
+            ]);
             loud(vmm.current_dir(&places.root))
         })?;
     }

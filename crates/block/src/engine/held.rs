@@ -46,7 +46,8 @@ impl HeldViews {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use memory::{Backing, GuestAddress, Pages, Zone, test_ram};
+    use config::plan::Zone;
+    use memory::{GuestAddress, test_ram};
 
     #[test]
     fn a_map_is_held_as_long_as_a_request_that_began_with_it() {
@@ -55,11 +56,7 @@ mod tests {
         let mut views = HeldViews::default();
         let first = views.begin(&ram.dma().view());
         assert_eq!(views.begin(&ram.dma().view()), first);
-        let pages = Pages::Normal { transparent_huge: false };
-        let (id, backing) = ("z".into(), Backing::Anonymous);
-        let zone =
-            Zone { id, size: 1 << 20, backing, pages, mergeable: false, prefault: false, reserve: false };
-        ram.plug(&zone, BASE).unwrap();
+        ram.plug(&Zone::new("z", 1 << 20), BASE).unwrap();
         let second = views.begin(&ram.dma().view());
         assert_ne!(first, second);
         views.end(first, |view| assert!(!view.address_in_range(BASE)));

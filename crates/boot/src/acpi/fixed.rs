@@ -2,22 +2,19 @@
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use chipset::acpi::{PmTimer, SleepControl};
+use chipset::serial::Serial;
+use device::aml::encode;
 use memory::layout;
 
-use super::{Cpu, OEM, PciSegment, encode, table};
-
-/// Writing 1 resets the machine; writing 0x34 turns it off.
-const RESET_PORT: u64 = 0x600;
-const PM_TIMER_PORT: u16 = 0x608;
-const COM1_GSI: u8 = 4;
+use super::{Cpu, OEM, PciSegment, table};
 
 /// The FADT of a machine without ACPI's fixed hardware but for the PM timer, revision 6.3.
 pub(super) fn facp(dsdt: u64) -> Vec<u8> {
-    const RESET_VALUE: u8 = 1;
     const MINOR: u8 = 3;
     const VENDOR: u64 = u64::from_le_bytes(*b"CLOUDHYP");
     let port = |bits, access, address| GAS::new(AddressSpace::SystemIo, bits, 0, access, address);
-    let byte = port(8, AccessSize::ByteAccess, RESET_PORT);
+    let byte = port(8, AccessSize::ByteAccess, SleepControl::PORT.into());
     let mut facp = FADTBuilder::new(OEM, *b"CHFACP  ", 1)
         .dsdt_64(dsdt)
         .flag(Flags::HwReducedAcpi)
@@ -25,12 +22,12 @@ pub(super) fn facp(dsdt: u64) -> Vec<u8> {
         .flag(Flags::TmrValExt);
     facp.fadt_minor_version = MINOR;
     facp.reset_reg = byte;
-    facp.reset_value = RESET_VALUE;
+    facp.reset_value = SleepControl::RESET;
     facp.sleep_control_reg = byte;
     facp.sleep_status_reg = byte;
-    facp.pm_tmr_blk = u32::from(PM_TIMER_PORT).into();
-    facp.pm_tmr_len = 4;
-    facp.x_pm_tmr_blk = port(32, AccessSize::DwordAccess, PM_TIMER_PORT.into());
+    facp.pm_tmr_blk = u32::from(PmTimer::PORT).into();
+    facp.pm_tmr_len = PmTimer::SIZE;
+    facp.x_pm_tmr_blk = port(32, AccessSize::DwordAccess, PmTimer::PORT.into());
     facp.hypervisor_vendor_identity = VENDOR.into();
     encode(&facp.finalize())
 }
@@ -56,8 +53,8 @@ pub(super) fn madt(cpus: &[Cpu]) -> Vec<u8> {
     body.extend([IO_APIC, 12, 0, 0]);
     body.extend((layout::IOAPIC as u32).to_le_bytes());
     body.extend(0u32.to_le_bytes());
-    body.extend([OVERRIDE, 10, 0, COM1_GSI]);
-    body.extend(u32::from(COM1_GSI).to_le_bytes());
+    body.extend([OVERRIDE, 10, 0, Serial::PIN]);
+    body.extend(u32::from(Serial::PIN).to_le_bytes());
     // Polarity and trigger as usual for ISA: active high, edge.
     body.extend([0; 2]);
     table(*b"APIC", 5, *b"CHMADT  ", &body)

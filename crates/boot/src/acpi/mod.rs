@@ -12,9 +12,9 @@ mod tests;
 
 use std::ops::RangeInclusive;
 
-use acpi_tables::Aml;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
+use device::aml::encode;
 use memory::{Bytes, GuestAddress, GuestMemoryError, GuestRam, layout};
 use thiserror::Error;
 
@@ -27,10 +27,8 @@ pub struct Tables {
     pub cpus: Vec<Cpu>,
     /// PCI segments.
     pub segments: Vec<PciSegment>,
-    /// Whether there is a COM1.
-    pub serial: bool,
-    /// Guest-physical address of the generic event controller's byte register.
-    pub ged: u64,
+    /// What the machine's devices bring, in AML.
+    pub devices: Vec<u8>,
 }
 
 /// A possible vCPU.
@@ -103,10 +101,4 @@ fn table(signature: [u8; 4], revision: u8, id: [u8; 8], body: &[u8]) -> Vec<u8> 
     let mut sdt = Sdt::new(signature, HEADER, revision, OEM, id, 1);
     sdt.append_slice(body);
     sdt.as_slice().to_vec()
-}
-
-fn encode(object: &dyn Aml) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    object.to_aml_bytes(&mut bytes);
-    bytes
 }

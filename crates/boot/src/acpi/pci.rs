@@ -2,12 +2,12 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Arg, BufferData, Device, EISAName, Equal, IO, If, Method, ONE,
+    AddressSpace, AddressSpaceCacheable, Arg, BufferData, EISAName, Equal, IO, If, Method, ONE,
     PackageBuilder, Path, ResourceTemplate, Return, Uuid, ZERO,
 };
+use device::aml::{self, Raw, encode, hid, name};
 
-use super::dsdt::{Raw, name};
-use super::{AcpiError, PciSegment, encode};
+use super::{AcpiError, PciSegment};
 
 /// Devices on a segment's bus.
 const SLOTS: u32 = 32;
@@ -19,10 +19,10 @@ const INTX_LINES: u32 = 8;
 pub(super) fn root(segment: &PciSegment) -> Result<Vec<u8>, AcpiError> {
     let path = format!("_SB_.PC{:02X}", segment.number);
     let resources = Raw(resources(segment)?);
-    Ok(encode(&Device::new(
-        Path::new(&path),
+    Ok(aml::device(
+        &path,
         vec![
-            &name("_HID", &EISAName::new("PNP0A08")),
+            &hid("PNP0A08"),
             &name("_CID", &EISAName::new("PNP0A03")),
             &name("_SEG", &segment.number),
             &name("_UID", &segment.number),
@@ -32,7 +32,7 @@ pub(super) fn root(segment: &PciSegment) -> Result<Vec<u8>, AcpiError> {
             &name("_CRS", &resources),
             &name("_PRT", &routes()),
         ],
-    )))
+    ))
 }
 
 /// `_DSM` says that the BARs and windows which the guest finds are good, so that it keeps them (function 5).

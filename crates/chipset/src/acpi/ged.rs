@@ -1,4 +1,9 @@
 //! The generic event device: one byte that says why its interrupt came (ACPI 6.4 §5.6.9; `spec/devices.md` §4, GEC and GED).
+//!
+//! The guest sees three ACPI devices: the event device, whose interrupt runs the controller's scan, which reads the byte and notifies
+//! what each bit stands for, such as the power button.
+
+mod description;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -6,7 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use device::{Access, Device, Effect, InterruptLine, Persist, Region, RestoreError, Space};
 use serde::{Deserialize, Serialize};
 
-/// What the guest should look at. The guest's ACPI code knows the bits.
+/// What the guest should look at. The device's AML knows the bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cause {
@@ -50,6 +55,9 @@ pub struct Ged {
 }
 
 impl Ged {
+    /// The IOAPIC's pin that its line leads to.
+    pub const PIN: u8 = 13;
+
     /// The register at guest-physical `base`; `line` is its interrupt, edge-triggered.
     pub fn new(base: u64, line: Arc<dyn InterruptLine>) -> Self {
         Self { base, notifier: Notifier { pending: Arc::default(), line } }
@@ -64,6 +72,10 @@ impl Ged {
 impl Device for Ged {
     fn regions(&self) -> Vec<Region> {
         vec![Region::new(Space::Mmio, self.base, 1, 0)]
+    }
+
+    fn aml(&self) -> Vec<u8> {
+        description::aml(self.base)
     }
 
     fn read(&mut self, _: Access, data: &mut [u8]) {
@@ -149,6 +161,22 @@ mod tests {
         assert_eq!(edges.0.load(Ordering::SeqCst), 1);
         assert_eq!(read(&mut new), 2);
         assert!(Persist::restore(&mut new, State { pending: 0x10 }).is_err());
+    }
+
+    #[test]
+    fn the_guest_is_told_where_it_is_and_what_it_says() {
+        let (ged, _) = ged();
+        let aml = ged.aml();
+        let contains = |needle: &[u8]| aml.windows(needle.len()).any(|window| window == needle);
+        for name in ["PWRB", "GEC_", "GED_", "ESCN"] {
+            assert!(contains(name.as_bytes()), "{name}");
+        }
+        let [Region { space: Space::Mmio, base, len: 1, .. }] = ged.regions()[..] else { panic!() };
+        // Region (GDST, SystemMemory, base, 1), and an edge-triggered interrupt.
+        assert!(contains(&[b"GDST\0\x0c", &(base as u32).to_le_bytes()[..], &[1]].concat()));
+        assert!(contains(&[0x89, 6, 0, 3, 1, Ged::PIN, 0, 0, 0]));
+        // If (Local1 == 8) Notify (PWRB, 0x80)
+        assert!(contains(&[0x93, 0x61, 0x0a, Cause::PowerButton as u8, 0x86]));
     }
 
     #[test]

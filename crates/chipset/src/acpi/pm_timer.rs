@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::Clock;
 
-const PORT: u64 = 0x608;
 const FREQUENCY_HZ: u128 = 3_579_545;
 const NANOS: u128 = 1_000_000_000;
 
@@ -19,7 +18,7 @@ pub struct State {
     ticks: u32,
 }
 
-/// Ports 0x608 to 0x60b, read-only.
+/// The counter's ports, read-only.
 pub struct PmTimer {
     clock: Clock,
     /// What the counter shows beyond the clock's ticks, modulo 2^32.
@@ -27,6 +26,11 @@ pub struct PmTimer {
 }
 
 impl PmTimer {
+    /// Its first port.
+    pub const PORT: u16 = 0x608;
+    /// Bytes of the counter, a port each.
+    pub const SIZE: u8 = 4;
+
     /// A counter that starts at 0 now and goes with `clock`.
     pub fn new(clock: Clock) -> Self {
         let mut timer = Self { clock, offset: 0 };
@@ -49,7 +53,7 @@ impl PmTimer {
 
 impl Device for PmTimer {
     fn regions(&self) -> Vec<Region> {
-        vec![Region::new(Space::Pio, PORT, 4, 0)]
+        vec![Region::new(Space::Pio, Self::PORT.into(), Self::SIZE.into(), 0)]
     }
 
     fn read(&mut self, at: Access, data: &mut [u8]) {

@@ -6,13 +6,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use host::{ControlOperation, Epoll, EpollEvent, EventFd, EventSet};
-use sandbox::Kind;
+use sandbox::{Profile, groups};
 use stream::Stream;
 
 use super::Shared;
 use super::uart::WAITING;
 
 const NAME: &str = "serial-manager";
+
+/// What the thread asks of the host: it serves the stream and pulses the port's pin.
+pub(super) static PROFILE: Profile =
+    Profile::new("serial", &[groups::EPOLL, groups::STREAM, groups::KVM_PIN]);
 
 const STREAM: u64 = 0;
 const ROOM: u64 = 1;
@@ -33,7 +37,7 @@ impl Feeder {
         {
             epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token))?;
         }
-        let thread = sandbox::spawn(Kind::SerialManager, NAME, move || run(&epoll, &shared, &stream))?;
+        let thread = sandbox::spawn(&PROFILE, NAME, move || run(&epoll, &shared, &stream))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use stream::StreamConfig;
+use config::plan;
 
 const DATA: u64 = 0;
 const INTERRUPT_ENABLE: u64 = 1;
@@ -42,9 +42,9 @@ impl InterruptLine for Edges {
     }
 }
 
-fn port(config: &StreamConfig) -> (Serial, Arc<Edges>) {
+fn port(config: &plan::Stream) -> (Serial, Arc<Edges>) {
     let edges = Arc::new(Edges::default());
-    (Serial::build(Stream::open(config).unwrap(), edges.clone()).unwrap(), edges)
+    (Serial::build(Stream::open(config).unwrap().unwrap(), edges.clone()).unwrap(), edges)
 }
 
 fn write(serial: &mut Serial, register: u64, value: u8) {
@@ -61,7 +61,7 @@ fn read(serial: &mut Serial, register: u64) -> u8 {
 fn connected() -> (Serial, Arc<Edges>, UnixStream, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
-    let (mut serial, edges) = port(&StreamConfig::Socket(path.clone()));
+    let (mut serial, edges) = port(&plan::Stream::Socket(path.clone()));
     let mut client = UnixStream::connect(path).unwrap();
     write(&mut serial, DATA, b'!');
     let mut greeting = [0];
@@ -71,7 +71,7 @@ fn connected() -> (Serial, Arc<Edges>, UnixStream, tempfile::TempDir) {
 
 #[test]
 fn idle_registers() {
-    let (mut serial, _) = port(&StreamConfig::Null);
+    let (mut serial, _) = port(&plan::Stream::Null);
     assert_eq!(read(&mut serial, LINE_STATUS), 0x60);
     assert_eq!(read(&mut serial, INTERRUPT_ID), 0xc1);
     assert_eq!(read(&mut serial, 6), 0xb0);
@@ -86,7 +86,7 @@ fn idle_registers() {
 fn output_reaches_the_file_with_an_interrupt_each() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out");
-    let (mut serial, edges) = port(&StreamConfig::File(path.clone()));
+    let (mut serial, edges) = port(&plan::Stream::File(path.clone()));
     b"hi\n".iter().for_each(|byte| write(&mut serial, DATA, *byte));
     assert_eq!(edges.count(), 0);
     write(&mut serial, INTERRUPT_ENABLE, 2);
@@ -142,7 +142,7 @@ fn interrupt_handler(serial: &mut Serial, at_most: usize) -> Vec<u8> {
 
 #[test]
 fn a_driver_that_takes_little_per_interrupt_gets_all() {
-    let (mut serial, edges) = port(&StreamConfig::Null);
+    let (mut serial, edges) = port(&plan::Stream::Null);
     write(&mut serial, INTERRUPT_ENABLE, 1);
     let text: Vec<u8> = (0..64).collect();
     for round in 1..4 {
@@ -174,7 +174,7 @@ fn a_long_paste_arrives_by_interrupts_alone() {
 
 #[test]
 fn data_that_waits_is_told_when_the_driver_asks_to_be_told() {
-    let (mut serial, edges) = port(&StreamConfig::Null);
+    let (mut serial, edges) = port(&plan::Stream::Null);
     serial.shared.access(|core| core.feed(b"ab"));
     assert_eq!((edges.count(), read(&mut serial, INTERRUPT_ID)), (0, 0xc1));
     // The same register holds the divisor's upper half while its latch is open.
@@ -208,12 +208,12 @@ fn in_loopback_the_line_is_cut() {
 
 #[test]
 fn input_survives_a_restore_and_interrupts_again() {
-    let (old, _) = port(&StreamConfig::Null);
+    let (old, _) = port(&plan::Stream::Null);
     old.shared.access(|core| {
         core.write(1, 1);
         core.feed(b"typed");
     });
-    let (mut new, edges) = port(&StreamConfig::Null);
+    let (mut new, edges) = port(&plan::Stream::Null);
     new.restore_saved(&old.to_saved().unwrap()).unwrap();
     edges.wait(1);
     let input: Vec<u8> = (0..5).map(|_| read(&mut new, DATA)).collect();
@@ -222,7 +222,7 @@ fn input_survives_a_restore_and_interrupts_again() {
 
 #[test]
 fn contract_and_impossible_states() {
-    let (mut serial, _) = port(&StreamConfig::Null);
+    let (mut serial, _) = port(&plan::Stream::Null);
     device::contract::check(&mut serial);
     let saved = serial.to_saved().unwrap();
     for field in ["fifo", "waiting"] {
@@ -231,4 +231,15 @@ fn contract_and_impossible_states() {
         assert!(serial.restore_saved(&broken).is_err());
         assert_eq!(serial.to_saved().unwrap(), saved);
     }
+}
+
+#[test]
+fn the_guest_is_told_where_it_is() {
+    let (serial, _) = port(&plan::Stream::Null);
+    let aml = serial.aml();
+    let contains = |needle: &[u8]| aml.windows(needle.len()).any(|window| window == needle);
+    let [Region { space: Space::Pio, base, len, .. }] = serial.regions()[..] else { panic!() };
+    let (low, high) = (base as u8, (base >> 8) as u8);
+    assert!(contains(b"COM1") && contains(&[0x47, 1, low, high, low, high, 0, len as u8]));
+    assert!(contains(&[0x89, 6, 0, 3, 1, Serial::PIN, 0, 0, 0]), "an edge-triggered interrupt");
 }

@@ -6,7 +6,6 @@
 
 mod memory;
 mod paths;
-mod socket_paths;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -14,7 +13,7 @@ use std::fmt;
 use crate::pci::PciCommon;
 use crate::plan::{self, Plan};
 use crate::vm::VmConfig;
-use crate::{numa, payload, vfio};
+use crate::{devices, numa, payload, vfio};
 
 /// Checks a whole configuration.
 ///
@@ -219,10 +218,10 @@ fn run(vm: &VmConfig, findings: &mut Findings) -> Option<plan::Payload> {
     at.one("memory", Some(&vm.memory), memory::check_layout);
     at.one("serial", Some(&vm.serial), |serial, at| serial.check_socket(at));
     at.one("console", Some(&vm.console), |console, at| console.check_no_socket(at));
-    paths::check(&mut at);
     at.each("net", vm.net.as_ref(), |net, at| net.check_interface(at));
     at.one("payload", vm.payload.as_ref(), payload::check_cmdline);
     at.one("platform", vm.platform.as_ref(), |platform, at| platform.check_identity(at));
-    socket_paths::check(&mut at);
+    devices::check(&mut at);
+    paths::check(&mut at);
     payload
 }

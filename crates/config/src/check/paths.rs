@@ -1,12 +1,17 @@
 //! One rule for every path in a configuration: it names something. An empty one would mean an error without a field much later, or, for
-//! a socket, a name without a file that every user of the host may connect to.
+//! a socket, a name without a file that every user of the host may connect to. Addresses of UNIX sockets have less room for a path than
+//! files have.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
 use super::Scope;
 use crate::consoles::ConsoleMode;
+use crate::devices::{self, Section};
 use crate::vm::VmConfig;
+
+/// Bytes of a path that fit `sockaddr_un` (`unix(7)`), with the NUL that closes it.
+const ROOM: usize = 108;
 
 /// A path's place in the configuration, and what stands there.
 type Found<'c> = (String, Option<&'c OsStr>);
@@ -26,32 +31,23 @@ pub(super) fn check(at: &mut Scope<'_, '_>) {
             at.invalid(&field, "The path is empty", "name a file, or leave the field out");
         } else if path.as_encoded_bytes().contains(&0) {
             at.invalid(&field, "The path contains a zero byte", "use a path without it");
+        } else if field.ends_with("socket") && path.len() >= ROOM {
+            let text = format!("The path of a UNIX socket has {} bytes, and {} fit", path.len(), ROOM - 1);
+            at.invalid(&field, text, "use a shorter path, or a symbolic link to the directory");
         }
     }
 }
 
-/// Every path that something is opened at. Those of consoles belong to a mode, and mean nothing in others.
+/// Every path that something is opened at. Those of consoles belong to a mode, and those of back ends in other processes to `vhost_user`;
+/// they mean nothing without. Fields of sockets are named so.
 fn all(vm: &VmConfig) -> Vec<Found<'_>> {
     let mut found = payload(vm);
     found.extend(consoles(vm));
-    found.push(("rng.src".into(), Some(vm.rng.src.as_os_str())));
     found.push(("tpm.socket".into(), vm.tpm.as_ref().map(|tpm| tpm.socket.as_os_str())));
-    found.push(("vsock.socket".into(), vm.vsock.as_ref().map(|vsock| vsock.socket.as_os_str())));
-    found.push(("ivshmem.path".into(), vm.ivshmem.as_ref().map(|ivshmem| ivshmem.path.as_os_str())));
     each(&mut found, "memory.zones", "file", vm.memory.zones.as_ref(), |zone| opt(zone.file.as_ref()));
-    each(&mut found, "disks", "path", vm.disks.as_ref(), |disk| opt(disk.path.as_ref()));
-    each(&mut found, "disks", "vhost_socket", vm.disks.as_ref(), |disk| opt(disk.vhost_socket.as_ref()));
-    each(&mut found, "net", "vhost_socket", vm.net.as_ref(), |net| opt(net.vhost_socket.as_ref()));
-    each(&mut found, "fs", "socket", vm.fs.as_ref(), |fs| Some(fs.socket.as_os_str()));
-    let generic = vm.generic_vhost_user.as_ref();
-    each(&mut found, "generic_vhost_user", "socket", generic, |device| Some(device.socket.as_os_str()));
-    each(&mut found, "pmem", "file", vm.pmem.as_ref(), |pmem| Some(pmem.file.as_os_str()));
-    each(&mut found, "devices", "path", vm.devices.as_ref(), |device| opt(device.path.as_ref()));
-    let user_devices = vm.user_devices.as_ref();
-    each(&mut found, "user_devices", "socket", user_devices, |device| Some(device.socket.as_os_str()));
-    each(&mut found, "vdpa", "path", vm.vdpa.as_ref(), |vdpa| Some(vdpa.path.as_os_str()));
     let rules = vm.landlock_rules.as_ref();
     each(&mut found, "landlock_rules", "path", rules, |rule| Some(rule.path.as_os_str()));
+    found.extend(devices::paths(vm).map(|(field, path)| (field, Some(path.as_os_str()))));
     found
 }
 
@@ -69,15 +65,9 @@ fn payload(vm: &VmConfig) -> Vec<Found<'_>> {
 }
 
 fn consoles(vm: &VmConfig) -> Vec<Found<'_>> {
-    let ends = [("serial", &vm.serial), ("console", &*vm.console)];
-    let mut found: Vec<Found<'_>> = Vec::new();
-    for (section, end) in ends {
-        match end.mode {
-            ConsoleMode::File => found.push((format!("{section}.file"), opt(end.file.as_ref()))),
-            ConsoleMode::Socket => found.push((format!("{section}.socket"), opt(end.socket.as_ref()))),
-            _ => {}
-        }
-    }
+    let fields = vm.serial.paths().into_iter();
+    let mut found: Vec<Found<'_>> =
+        fields.map(|(field, path)| (format!("serial.{field}"), Some(path.as_os_str()))).collect();
     if vm.debug_console.mode == ConsoleMode::File {
         found.push(("debug_console.file".into(), opt(vm.debug_console.file.as_ref())));
     }

@@ -6,13 +6,14 @@
 mod build;
 mod grants;
 mod parts;
+mod topology;
 
-pub(crate) use grants::directory;
-pub use grants::{Access, Grant};
 pub use parts::{
     Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng, Smbios,
-    Stream, Topology, Watchdog, Zone,
+    Stream, Watchdog, Zone,
 };
+pub use sandbox::{Access, Grant};
+pub use topology::Topology;
 
 use crate::check::{Problem, ProblemKind, Problems, check_from};
 use crate::devices;
@@ -75,7 +76,7 @@ impl Plan {
 
     /// The files that the machine may use, if it is to be confined to them.
     pub fn grants(&self) -> Option<Vec<Grant>> {
-        self.config.landlock_enable.then(|| grants::list(self.config.clone()))
+        self.config.landlock_enable.then(|| grants::list(&self.config))
     }
 
     /// What was asked for and is not done, or does not do what it seems to.
@@ -102,8 +103,8 @@ impl Plan {
             Extra::Vsock(vsock) => config.vsock = Some(vsock),
         }
         let more = check_from(config, self.next_id)?.after(self);
-        let known = devices::ids(&mut self.config.clone());
-        let new = devices::ids(&mut more.config.clone()).into_iter().find(|id| !known.contains(id));
+        let known = devices::ids(&self.config);
+        let new = devices::ids(&more.config).into_iter().find(|id| !known.contains(id));
         Ok((more, new.unwrap_or_default()))
     }
 
@@ -146,7 +147,7 @@ impl Plan {
             memory: build::memory(&config.memory),
             payload,
             serial: config.serial.plan(),
-            devices: devices::plan(&mut config),
+            devices: devices::plan(&config),
             smbios: platform.smbios(),
             pci_segments: platform.num_pci_segments,
             unbuilt: unbuilt::list(&config),

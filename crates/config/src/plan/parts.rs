@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::disk::ImageType;
 use crate::mac::MacAddr;
 use crate::pci::PciCommon;
+use crate::plan::Topology;
 
 /// Virtual CPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,19 +27,6 @@ pub struct Cpus {
     pub amx: bool,
     /// vCPU and the host CPUs it may run on.
     pub affinity: Vec<(u32, Vec<usize>)>,
-}
-
-/// Groups of vCPUs; no part is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Topology {
-    /// 1 or 2.
-    pub threads_per_core: u16,
-    /// From 1.
-    pub cores_per_die: u16,
-    /// From 1.
-    pub dies_per_package: u16,
-    /// From 1.
-    pub packages: u16,
 }
 
 /// Guest RAM: one zone or more.
@@ -69,11 +57,11 @@ pub struct Zone {
     pub id: String,
     /// RAM at boot: a multiple of 4 KiB, and of the huge page size if one is given.
     pub size: u64,
-    /// Mapped `MAP_SHARED`.
+    /// Mapped `MAP_SHARED`: other processes can map it, and a backing file sees the guest's writes.
     pub shared: bool,
     /// What pages back it.
     pub pages: Pages,
-    /// Backing file.
+    /// Backing file, or a directory in which an unlinked one is made.
     pub file: Option<PathBuf>,
     /// Host NUMA node the pages come from.
     pub host_numa_node: Option<u32>,
@@ -83,6 +71,23 @@ pub struct Zone {
     pub prefault: bool,
     /// Swap space is reserved.
     pub reserve: bool,
+}
+
+impl Zone {
+    /// A zone of private memory, with transparent huge pages and otherwise the defaults of its section.
+    pub fn new(id: impl Into<String>, size: u64) -> Self {
+        Self {
+            id: id.into(),
+            size,
+            shared: false,
+            pages: Pages::Normal { thp: true },
+            file: None,
+            host_numa_node: None,
+            mergeable: false,
+            prefault: false,
+            reserve: false,
+        }
+    }
 }
 
 /// What pages back a zone.
@@ -157,6 +162,8 @@ pub enum DeviceKind {
     Rng(Rng),
     Watchdog(Watchdog),
     Pvpanic(Pvpanic),
+    #[cfg(feature = "test-devices")]
+    Echo(crate::Echo),
 }
 
 /// A disk on an image.
@@ -271,15 +278,16 @@ pub struct Pvpanic;
 pub enum Stream {
     /// There is no such device.
     Off,
-    /// Nowhere.
+    /// Output is dropped, there is no input.
     Null,
-    /// This process's terminal.
+    /// Standard output, which goes into raw mode if it is a terminal; input from standard input if that is a terminal.
     Tty,
-    /// A new pseudo terminal.
+    /// A new pseudo-terminal.
     Pty,
-    /// A file.
+    /// Output goes to the end of this file, which is created or emptied; to a character device; or to a FIFO, which need not have a
+    /// reader yet.
     File(PathBuf),
-    /// A UNIX socket to listen on.
+    /// A UNIX socket is bound here. One client at a time; a new one replaces the old.
     Socket(PathBuf),
 }
 
@@ -290,7 +298,7 @@ pub struct Console {
     pub stream: Stream,
 }
 
-/// Strings of the SMBIOS tables.
+/// Strings of the SMBIOS tables. What is absent or empty has a default or is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the SMBIOS specification")]
 pub struct Smbios {
@@ -298,6 +306,7 @@ pub struct Smbios {
     pub product_name: Option<String>,
     pub version: Option<String>,
     pub serial_number: Option<String>,
+    /// 32 hexadecimal digits, with or without hyphens.
     pub uuid: Option<String>,
     pub family: Option<String>,
     pub sku_number: Option<String>,

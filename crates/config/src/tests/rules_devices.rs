@@ -223,7 +223,7 @@ fn paths_of_sockets_are_short() {
     ] {
         let with = |path: &str| format!("{}{SHARED}", section.replace('@', path));
         assert_first_problems(&[(&with(&long), field, text)]);
-        assert_first_problems(&[(&with(""), field, "The path of a UNIX socket is empty")]);
+        assert_first_problems(&[(&with(""), field, "The path is empty")]);
         plan(&with(&fits));
     }
 }
@@ -325,4 +325,32 @@ fn no_device_has_more_queues_than_bells() {
         "Queue count (1025) must not exceed 1024"
     );
     assert_eq!(first(r#""net":[{"num_queues":1024}]"#), "Queue count (1024) must not exceed 1023");
+}
+
+/// The rules of a section and their order are the reference's, so that its place is checked where its own rules are; none is forgotten.
+#[test]
+fn every_device_s_place_is_checked() {
+    let own = |section: &str| match section {
+        "console" => r#""mode":"Null""#,
+        "disks" | "vdpa" => r#""path":"/p""#,
+        "rng" => r#""src":"/p""#,
+        "generic_vhost_user" => r#""socket":"/s","device_type":1,"queue_sizes":[128]"#,
+        "fs" => r#""tag":"t","socket":"/s""#,
+        "pmem" => r#""file":"/p""#,
+        "vsock" => r#""cid":3,"socket":"/s""#,
+        "balloon" => r#""size":4096"#,
+        "devices" => r#""path":"/p""#,
+        "user_devices" => r#""socket":"/s""#,
+        "ivshmem" => r#""path":"/p","size":4096"#,
+        _ => "",
+    };
+    for (section, is_list) in devices::fields_of_devices() {
+        let comma = if own(section).is_empty() { "" } else { "," };
+        let device = format!(r#"{{{}{comma}"pci_device_id":40}}"#, own(section));
+        let (value, path) =
+            if is_list { (format!("[{device}]"), format!("{section}[0]")) } else { (device, section.into()) };
+        let problems = problems(&format!(r#""{section}":{value}{SHARED}"#));
+        let place = format!("{path}.pci_device_id");
+        assert!(problems.iter().any(|problem| problem.path == place), "{place}: {problems:?}");
+    }
 }

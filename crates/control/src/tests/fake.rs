@@ -1,147 +1,16 @@
-//! A hypervisor whose CPUs only wait, a kernel it could load, and a control loop around them.
+//! A kernel that could be loaded, and a control loop around a fake hypervisor.
 
 use std::io::Write;
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use api::{Answer, ApiError, Client, EventLog, Outcome, Verb, VmmPing};
-use device::{Doorbells, EventSink, Events, Interrupt, Msi, MsiSource, MsiVector, Record};
+use device::{EventSink, Events, Record};
 use host::signals::Signals;
-use hv::cpuid::Leaf;
-use hv::{
-    CpuState, DirtyLog, EXIT_REASONS, Error, Exits, GuestClock, Hypervisor, IrqChip, Kicker, RegionId,
-    Registers, SystemRegisters, Vcpu, VcpuExit, VcpuIo, Vm,
-};
+use hv::fake::FakeHypervisor;
+use hv::{Error, Hypervisor};
 
 use crate::{Control, Ended, Options, Published};
-
-pub(super) struct FakeHypervisor;
-
-impl Hypervisor for FakeHypervisor {
-    fn supported_cpuid(&self) -> Result<Vec<Leaf>, Error> {
-        Ok(vec![Leaf { function: 0x8000_0008, index: None, eax: 46, ebx: 0, ecx: 0, edx: 0 }])
-    }
-
-    fn max_vcpus(&self) -> u32 {
-        4
-    }
-
-    fn create_vm(&self) -> Result<Arc<dyn Vm>, Error> {
-        Ok(Arc::new(FakeVm))
-    }
-}
-
-struct FakeVm;
-
-impl Vm for FakeVm {
-    fn map(&self, _: hv::Mapping) -> Result<RegionId, Error> {
-        Ok(RegionId(0))
-    }
-
-    fn unmap(&self, _: RegionId) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn create_vcpu(&self, _: u32, _: &[Leaf]) -> Result<Box<dyn Vcpu>, Error> {
-        Ok(Box::new(FakeVcpu(Arc::default())))
-    }
-
-    fn irqchip(&self) -> Arc<dyn IrqChip> {
-        Arc::new(FakeIrqChip)
-    }
-
-    fn doorbells(&self) -> Option<Arc<dyn Doorbells>> {
-        None
-    }
-
-    fn dirty_log(&self) -> Option<&dyn DirtyLog> {
-        None
-    }
-
-    fn clock(&self) -> Option<&dyn GuestClock> {
-        None
-    }
-}
-
-struct FakeIrqChip;
-
-impl IrqChip for FakeIrqChip {
-    fn send(&self, _: Msi) {}
-    fn watch_level_pin(&self, _: u8, _: Option<Msi>) {}
-}
-
-impl MsiSource for FakeIrqChip {
-    fn vector(&self) -> Box<dyn MsiVector> {
-        Box::new(FakeVector)
-    }
-}
-
-struct FakeVector;
-
-impl Interrupt for FakeVector {
-    fn fire(&self) {}
-}
-
-impl MsiVector for FakeVector {
-    fn unmask(&self, _: Msi) {}
-    fn mask(&self) {}
-}
-
-type Kicked = Arc<(Mutex<bool>, Condvar)>;
-
-/// Runs until it is kicked.
-struct FakeVcpu(Kicked);
-
-impl Vcpu for FakeVcpu {
-    fn run(&mut self, _: &dyn VcpuIo) -> Result<VcpuExit, Error> {
-        let (kicked, changed) = &*self.0;
-        let mut kicked = changed.wait_while(kicked.lock().unwrap(), |kicked| !*kicked).unwrap();
-        *kicked = false;
-        Ok(VcpuExit::Stopped)
-    }
-
-    fn exits(&self) -> Arc<Exits> {
-        Arc::new(Exits::new(&EXIT_REASONS))
-    }
-
-    fn kicker(&self) -> Box<dyn Kicker> {
-        Box::new(FakeKicker(self.0.clone()))
-    }
-
-    fn inject_nmi(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn state(&mut self) -> Result<CpuState, Error> {
-        Ok(CpuState::default())
-    }
-
-    fn set_state(&mut self, _: &CpuState) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn set_boot_registers(&mut self, _: &Registers, _: &SystemRegisters) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn set_msrs(&mut self, _: &[(u32, u64)]) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn system_registers(&mut self) -> Result<SystemRegisters, Error> {
-        Ok(SystemRegisters::default())
-    }
-}
-
-struct FakeKicker(Kicked);
-
-impl Kicker for FakeKicker {
-    fn kick(&self) {
-        let (kicked, changed) = &*self.0;
-        *kicked.lock().unwrap() = true;
-        changed.notify_all();
-    }
-}
 
 /// An ELF file with a PVH entry and nothing else.
 pub(super) fn kernel() -> tempfile::NamedTempFile {
@@ -184,7 +53,7 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(options: Options) -> Self {
-        Self::opening(options, || Ok(Arc::new(FakeHypervisor)))
+        Self::opening(options, || Ok(Arc::new(FakeHypervisor::default())))
     }
 
     /// With a hypervisor that is opened by `open`, on the loop's thread.

@@ -9,7 +9,8 @@ use api::{Answer, Code, VmState};
 use device::Event;
 
 use crate::{Ended, Options};
-use fake::{FakeHypervisor, Rig, kernel};
+use fake::{Rig, kernel};
+use hv::fake::FakeHypervisor;
 
 fn config(kernel: &tempfile::NamedTempFile) -> String {
     let path = kernel.path().display();
@@ -189,13 +190,40 @@ fn verbs_out_of_season_are_refused_and_change_nothing() {
 
 /// Reads are answered from what was published last. The boot is provably still under way: it waits for this test.
 #[test]
+fn what_a_guest_asks_for_while_it_is_paused_waits_for_the_resume() {
+    let rig = Rig::new(Options { no_shutdown: true, ..Options::default() });
+    let kernel = kernel();
+    rig.ok("vm.create", &config(&kernel));
+    for (event, happens) in [(Event::Reset, "vm/rebooted"), (Event::PowerOff, "vm/shutdown")] {
+        let times = |rig: &Rig| rig.records().iter().filter(|record| *record == happens).count();
+        let before = times(&rig);
+        rig.ok("vm.boot", "");
+        rig.ok("vm.pause", "");
+        rig.events.raise(event);
+        // A command comes after what was raised before it, if only to be refused.
+        rig.call("vm.pause", "").unwrap_err();
+        assert_eq!(rig.state(), Some(VmState::Paused));
+        assert_eq!(times(&rig), before);
+        rig.ok("vm.resume", "");
+        rig.wait_for(|rig| times(rig) > before);
+        // A machine that is gone leaves no wish behind.
+        if rig.state() == Some(VmState::Running) {
+            rig.ok("vm.pause", "");
+            rig.events.raise(event);
+            rig.call("vm.pause", "").unwrap_err();
+            rig.ok("vm.shutdown", "");
+        }
+    }
+}
+
+#[test]
 fn reads_are_answered_while_a_boot_hangs() {
     let (entered, inside) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let rig = Rig::opening(Options::default(), move || {
         entered.send(()).unwrap();
         released.recv().unwrap();
-        Ok(Arc::new(FakeHypervisor))
+        Ok(Arc::new(FakeHypervisor::default()))
     });
     let kernel = kernel();
     rig.ok("vm.create", &config(&kernel));

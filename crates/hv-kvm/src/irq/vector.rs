@@ -101,7 +101,7 @@ impl MsiVector for KvmVector {
         if let Err(e) = self.listen(&mut binding, msi)
             && !std::mem::replace(&mut binding.reported, true)
         {
-            tracing::error!("An interrupt vector cannot be bound, and its device may stall: {e}");
+            tracing::error!(target: "guest", "An interrupt vector cannot be bound, and its device may stall: {e}");
         }
     }
 

@@ -32,16 +32,18 @@ impl Kicker for Deaf {
 }
 
 struct FakeVcpu {
+    number: usize,
     gate: Gate,
     hears: bool,
-    entered: Sender<()>,
+    /// Told its number each time it runs.
+    entered: Sender<usize>,
     /// Shows whether the vCPU is gone.
     _life: Arc<()>,
 }
 
 impl Vcpu for FakeVcpu {
     fn run(&mut self, _: &dyn VcpuIo) -> Result<VcpuExit, Error> {
-        let _ = self.entered.send(());
+        let _ = self.entered.send(self.number);
         self.gate.pass();
         Ok(VcpuExit::Stopped)
     }
@@ -92,7 +94,7 @@ impl VcpuIo for NoIo {
 struct Rig {
     vcpus: Vcpus,
     gates: Vec<Gate>,
-    entered: Receiver<()>,
+    entered: Receiver<usize>,
     life: Arc<()>,
 }
 
@@ -102,20 +104,25 @@ fn rig(hear: &[bool]) -> Rig {
     let life = Arc::new(());
     let mut vcpus = Vcpus::new(Arc::new(NoIo), Events::new(Arc::new(NoSink)).unwrap());
     let mut gates = Vec::new();
-    for &hears in hear {
+    for (number, &hears) in hear.iter().enumerate() {
         let gate = Gate::default();
         gates.push(gate.clone());
-        let vcpu = FakeVcpu { gate, hears, entered: enter.clone(), _life: life.clone() };
+        let vcpu = FakeVcpu { number, gate, hears, entered: enter.clone(), _life: life.clone() };
         vcpus.add(Box::new(vcpu), None).unwrap();
     }
     Rig { vcpus, gates, entered, life }
+}
+
+/// Waits until vCPU `number` runs. Others may have come and gone meanwhile: posting mail kicks.
+fn await_run(entered: &Receiver<usize>, number: usize) {
+    while entered.recv().unwrap() != number {}
 }
 
 #[test]
 fn all_are_held_saved_and_ended() {
     let Rig { vcpus, entered, life, .. } = rig(&[true, true]);
     vcpus.run();
-    (0..2).for_each(|_| entered.recv().unwrap());
+    await_run(&entered, 0);
     vcpus.pause().unwrap();
     assert_eq!(vcpus.save().unwrap(), [CpuState::default(), CpuState::default()]);
     drop(vcpus);
@@ -133,7 +140,7 @@ fn one_that_does_not_come_back_is_named_and_holds_up_nobody() {
     let Rig { mut vcpus, gates, entered, life } = rig(&[true, false]);
     vcpus.patience = Duration::from_millis(1);
     vcpus.run();
-    (0..2).for_each(|_| entered.recv().unwrap());
+    await_run(&entered, 1);
     // The first may be slow as well, with so little patience.
     let error = vcpus.pause().unwrap_err();
     assert!(matches!(error, VcpuError::Silent { .. }), "{error}");

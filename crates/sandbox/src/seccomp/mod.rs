@@ -1,14 +1,18 @@
-//! System call filters: which kind of thread makes which calls, and what happens to others.
+//! System call filters: which thread makes which calls, and what happens to others.
 
+pub mod call;
 mod filter;
-mod tables;
+pub mod groups;
+mod profile;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod trap;
 
 use std::io;
-use std::sync::OnceLock;
 
 use seccompiler::BpfProgram;
 
+pub use profile::Profile;
 pub use trap::report_violations_to;
 
 /// What a forbidden system call leads to (`--seccomp`).
@@ -23,56 +27,6 @@ pub enum Mode {
     Errno,
     /// There are no filters.
     Off,
-}
-
-/// Kinds of threads. Each has a table of system calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The control loop, which builds machines and starts the threads below.
-    Vmm,
-    /// One virtual CPU with the registers of all devices.
-    Vcpu,
-    /// The REST API.
-    HttpServer,
-    /// The API over D-Bus.
-    Dbus,
-    /// The writer of the event file.
-    EventMonitor,
-    /// What reads input for the serial port.
-    SerialManager,
-    /// What reads kernel and initramfs while a machine is built.
-    PayloadLoader,
-    /// A queue of a disk.
-    Block,
-    /// A pair of queues of a network device.
-    Net,
-    /// The control queue of a network device.
-    NetControl,
-    /// The virtio console.
-    Console,
-    /// The entropy device.
-    Rng,
-    /// The watchdog.
-    Watchdog,
-}
-
-impl Kind {
-    /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 13] = [
-        Self::Vmm,
-        Self::Vcpu,
-        Self::HttpServer,
-        Self::Dbus,
-        Self::EventMonitor,
-        Self::SerialManager,
-        Self::PayloadLoader,
-        Self::Block,
-        Self::Net,
-        Self::NetControl,
-        Self::Console,
-        Self::Rng,
-        Self::Watchdog,
-    ];
 }
 
 /// Sees to what `mode` needs of process and kernel.
@@ -92,22 +46,32 @@ pub(crate) fn prepare(mode: Mode) -> io::Result<()> {
     if mode == Mode::Trap { trap::install() } else { Ok(()) }
 }
 
-/// Puts the calling thread under the filter of `kind`.
-pub(crate) fn apply(mode: Mode, kind: Kind) -> io::Result<()> {
-    /// By kind; the mode is the same for the whole process. Compiled when the first thread of the kind starts.
-    static PROGRAMS: [OnceLock<Vec<BpfProgram>>; Kind::ALL.len()] =
-        [const { OnceLock::new() }; Kind::ALL.len()];
+/// Puts the calling thread under the filter of `profile`.
+pub(crate) fn apply(mode: Mode, profile: &Profile) -> io::Result<()> {
     if mode == Mode::Off {
         return Ok(());
     }
-    let compiled = PROGRAMS.get(kind as usize).ok_or(io::ErrorKind::NotFound)?;
-    let programs = match compiled.get() {
+    let programs = match profile.programs.get() {
         Some(programs) => programs,
         None => {
-            let programs = filter::compile(mode, kind).map_err(io::Error::other)?;
-            compiled.get_or_init(|| programs)
+            let programs = filter::compile(mode, profile.rows()).map_err(io::Error::other)?;
+            profile.programs.get_or_init(|| programs)
         }
     };
+    install(programs)
+}
+
+/// Puts the calling thread under a filter that allows what `own` and `children` allow, all of them.
+pub(crate) fn apply_above(mode: Mode, own: &Profile, children: &[&Profile]) -> io::Result<()> {
+    install(&filter::compile_for_parent(mode, rows_above(own, children)).map_err(io::Error::other)?)
+}
+
+/// The own rows come first: see [`call::Call`].
+fn rows_above<'a>(own: &'a Profile, children: &'a [&'a Profile]) -> impl Iterator<Item = call::Call> + 'a {
+    own.rows().chain(children.iter().flat_map(|child| child.rows()))
+}
+
+fn install(programs: &[BpfProgram]) -> io::Result<()> {
     programs.iter().try_for_each(|program| seccompiler::apply_filter(program).map_err(io::Error::other))
 }
 

@@ -4,23 +4,38 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::sync::mpsc;
 
-use super::{Kind, Mode, filter};
-use crate::{Policy, enter, spawn, start};
+use super::call::{Call, any, bits, equal, ioctl, ioctls_of};
+use super::testing::{self, Filters};
+use super::{Mode, Profile, groups};
+use crate::{Policy, enter_above, spawn, start};
+
+/// A thread that needs nothing of its own.
+static NARROW: Profile = Profile::new("narrow", &[]);
+/// One that serves a stream.
+static SERVING: Profile = Profile::new("serving", &[groups::EPOLL, groups::STREAM]);
+/// One that starts the others.
+static PARENT: Profile = Profile::new("parent", &[groups::SPAWN, SOCKET]);
+
+const SOCKET: &[Call] = &[equal(libc::SYS_socket, 0, libc::AF_UNIX)];
+
+static CHILDREN: [&Profile; 2] = [&NARROW, &SERVING];
+static PROFILES: [&Profile; 3] = [&NARROW, &SERVING, &PARENT];
 
 const CASE: &str = "SANDBOX_TEST_CASE";
 const NAME: &str = "the-thread";
 
-fn run(mode: Mode, act: &str, kind: Kind) -> Output {
+fn run(mode: Mode, act: &str, profile: &Profile) -> Output {
     let mut program = Command::new(std::env::current_exe().unwrap());
     program.args(["--exact", "seccomp::tests::child", "--ignored", "--nocapture", "--test-threads=1"]);
-    program.env(CASE, format!("{mode:?} {act} {kind:?}")).output().unwrap()
+    program.env(CASE, format!("{mode:?} {act} {}", profile.name())).output().unwrap()
 }
 
 #[track_caller]
-fn succeeds(mode: Mode, act: &str, kind: Kind) {
-    let output = run(mode, act, kind);
+fn succeeds(mode: Mode, act: &str, profile: &Profile) {
+    let output = run(mode, act, profile);
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{mode:?} {act} {kind:?}: {}\n{text}", output.status);
+    let name = profile.name();
+    assert!(output.status.success(), "{mode:?} {act} {name}: {}\n{text}", output.status);
 }
 
 #[test]
@@ -30,7 +45,7 @@ fn child() {
     let words: Vec<&str> = case.split(' ').collect();
     let seccomp = [Mode::Trap, Mode::Log, Mode::Errno, Mode::Off];
     let seccomp = seccomp.into_iter().find(|mode| format!("{mode:?}") == words[0]).unwrap();
-    let kind = Kind::ALL.into_iter().find(|kind| format!("{kind:?}") == words[2]).unwrap();
+    let profile = PROFILES.into_iter().find(|profile| profile.name() == words[2]).unwrap();
     start(Policy { seccomp, files: false }).unwrap();
     let act = match words[1] {
         "forbidden" => forbidden,
@@ -39,10 +54,17 @@ fn child() {
         "children" => children,
         other => panic!("{other}"),
     };
-    spawn(kind, NAME, act).unwrap().join().unwrap();
+    let parent = || {
+        std::thread::Builder::new().name(NAME.into()).spawn(move || {
+            enter_above(&PARENT, &CHILDREN).unwrap();
+            act();
+        })
+    };
+    let thread = if std::ptr::eq(profile, &PARENT) { parent() } else { spawn(profile, NAME, act) };
+    thread.unwrap().join().unwrap();
 }
 
-/// Calls that no kind has.
+/// Calls that no profile has.
 fn forbidden() {
     let fails = std::env::var(CASE).unwrap().starts_with("Errno");
     // SAFETY: neither call takes pointers or changes anything here.
@@ -99,70 +121,99 @@ fn arguments() {
 
 /// The filter of the parent leaves children all they need.
 fn children() {
-    for kind in Kind::ALL {
+    for profile in CHILDREN {
         let (says, hears) = mpsc::channel();
-        let thread = spawn(kind, "child", move || {
+        let thread = spawn(profile, "child", move || {
             allowed();
-            says.send(kind).unwrap();
+            says.send(profile.name()).unwrap();
         });
-        assert_eq!(hears.recv().unwrap(), kind);
+        assert_eq!(hears.recv().unwrap(), profile.name());
         thread.unwrap().join().unwrap();
     }
 }
 
 #[test]
 fn a_trapped_call_is_named_and_ends_the_process() {
-    for kind in Kind::ALL {
-        let output = run(Mode::Trap, "forbidden", kind);
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{kind:?}: {text}");
+    for profile in PROFILES {
+        let output = run(Mode::Trap, "forbidden", profile);
+        let (text, profile) = (String::from_utf8_lossy(&output.stderr), profile.name());
+        assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{profile}: {text}");
         let number = libc::SYS_getppid;
         let line =
             format!("Probable seccomp violation: si_syscall={number} si_arch=0xc000003e thread={NAME}\r\n");
-        assert!(text.contains(&line), "{kind:?}: {text}");
+        assert!(text.contains(&line), "{profile}: {text}");
     }
 }
 
 #[test]
 fn allowed_calls_pass_in_every_mode() {
-    for kind in Kind::ALL {
+    for profile in PROFILES {
         for mode in [Mode::Trap, Mode::Errno] {
-            succeeds(mode, "allowed", kind);
+            succeeds(mode, "allowed", profile);
         }
     }
 }
 
 #[test]
 fn forbidden_calls_fail_or_pass_in_the_other_modes() {
-    for kind in Kind::ALL {
+    for profile in PROFILES {
         for mode in [Mode::Errno, Mode::Log] {
-            succeeds(mode, "forbidden", kind);
+            succeeds(mode, "forbidden", profile);
         }
     }
-    succeeds(Mode::Off, "forbidden", Kind::Vcpu);
+    succeeds(Mode::Off, "forbidden", &SERVING);
 }
 
 #[test]
 fn arguments_are_looked_at() {
-    succeeds(Mode::Errno, "arguments", Kind::Vmm);
+    succeeds(Mode::Errno, "arguments", &PARENT);
 }
 
 #[test]
-fn the_vmm_may_start_all_others() {
-    succeeds(Mode::Trap, "children", Kind::Vmm);
+fn a_parent_may_start_its_children() {
+    succeeds(Mode::Trap, "children", &PARENT);
 }
 
 #[test]
-fn filters_are_small() {
-    for kind in Kind::ALL {
-        let length: usize = filter::compile(Mode::Trap, kind).unwrap().iter().map(Vec::len).sum();
-        assert!((50..1500).contains(&length), "{kind:?}: {length}");
+fn a_parent_is_allowed_what_its_children_are() {
+    let (alone, above) = (Filters::of(&PARENT).unwrap(), Filters::above(&PARENT, &CHILDREN).unwrap());
+    let polls = (libc::SYS_epoll_wait, [0; 6]);
+    assert!(!alone.verdict(polls.0, polls.1).allowed && above.verdict(polls.0, polls.1).allowed);
+    for (number, arguments) in CHILDREN.into_iter().flat_map(testing::examples) {
+        assert!(above.verdict(number, arguments).allowed, "{number} {arguments:x?}");
     }
 }
 
 #[test]
+fn rows_are_compared_in_their_order_and_once() {
+    static FIRST: Profile = Profile::new("first", &[&[ioctl(0x10ff), ioctl(0x2001), ioctl(0x3001)]]);
+    static TWICE: Profile = Profile::new("twice", &[&[ioctls_of(0x20), ioctl(0x2001), ioctls_of(0x20)]]);
+    static ONCE: Profile = Profile::new("once", &[&[ioctls_of(0x20)]]);
+    static ALWAYS: Profile = Profile::new("always", &[&[any(libc::SYS_ioctl), ioctl(0x2001)]]);
+    let steps = |profile: &Profile, request: u32| {
+        let verdict = Filters::of(profile).unwrap().verdict(libc::SYS_ioctl, [0, request, 0, 0, 0, 0]);
+        (verdict.allowed, verdict.steps)
+    };
+    assert!(steps(&FIRST, 0x10ff).1 < steps(&FIRST, 0x2001).1);
+    assert!(steps(&FIRST, 0x2001).1 < steps(&FIRST, 0x3001).1);
+    for request in [0x2001, 0x4001] {
+        assert_eq!(steps(&TWICE, request), steps(&ONCE, request));
+    }
+    assert!(steps(&ALWAYS, 0x4001).0 && !steps(&ONCE, 0x4001).0);
+}
+
+#[test]
+fn a_condition_covers_what_it_lets_pass() {
+    let covers = |one: Call, other: Call| one.condition.unwrap().covers(other.condition.unwrap());
+    let wide = bits(libc::SYS_ioctl, 1, 0xff00, 0x2000);
+    assert!(covers(wide, ioctl(0x2001)) && covers(wide, wide));
+    assert!(!covers(ioctl(0x2001), wide) && !covers(wide, ioctl(0x2101)));
+    assert!(!covers(wide, bits(libc::SYS_ioctl, 2, 0xffff, 0x2001)));
+}
+
+#[test]
 fn nothing_is_filtered_before_the_start() {
-    enter(Kind::EventMonitor).unwrap();
+    enter_above(&PARENT, &CHILDREN).unwrap();
     // SAFETY: takes nothing, changes nothing.
     assert!(unsafe { libc::getppid() } > 0);
 }

@@ -10,12 +10,14 @@
 mod counters;
 mod disk;
 mod front;
+mod profile;
 mod request;
 mod state;
 mod worker;
 
 pub use disk::Disk;
 pub use front::Blk;
+pub use profile::PROFILES;
 pub use state::State;
 
 use std::io;
@@ -25,7 +27,6 @@ use block::{LockRange, OpenError};
 use config::{VmConfig, plan};
 use pci::{BarKind, BuildContext, Built};
 use rustix::thread::CpuSet;
-use sandbox::Kind;
 use thiserror::Error;
 use virtio::built;
 use virtio::{Worker, Workers};
@@ -85,13 +86,13 @@ fn lock_range(disk: &plan::Disk) -> LockRange {
 }
 
 /// `lock`: see [`block::open`].
-fn open(plan: &plan::Disk, id: &str, lock: Option<LockRange>) -> Result<Blk, Error> {
+pub(crate) fn open(plan: &plan::Disk, id: &str, lock: Option<LockRange>) -> Result<Blk, Error> {
     let image = block::open(plan, lock).map_err(|source| Error::Image { id: id.into(), source })?;
     let disk = Arc::new(Disk::new(image, plan));
     let worker = |index: u16| {
         let cpus = cpu_set(plan, id, index)?;
         let handler = QueueHandler::new(disk.clone(), index, plan.queue_size, cpus);
-        let worker = Worker::spawn(Kind::Block, &format!("{id}_q{index}"), handler)
+        let worker = Worker::spawn(&profile::QUEUE, &format!("{id}_q{index}"), handler)
             .map_err(|source| Error::Thread { id: id.into(), source })?;
         Ok((worker, vec![index]))
     };

@@ -87,7 +87,7 @@ impl Handler for QueueHandler {
         if let Some(queue) = context.queues.first_mut()
             && let Err(fault) = serving.answer(&self.disk, queue, context.ram)
         {
-            tracing::warn!("The last answers are lost: {fault}");
+            tracing::warn!(target: "guest", "The last answers are lost: {fault}");
         }
     }
 }
@@ -212,7 +212,7 @@ impl Serving {
                 }
                 (Err(e), ..) if !self.has_warned => {
                     self.has_warned = true;
-                    tracing::warn!("A disk request failed, and later ones may too: {e}");
+                    tracing::warn!(target: "guest", "A disk request failed, and later ones may too: {e}");
                     0
                 }
                 _ => 0,

@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use device::{Persist, RestoreError};
-use sandbox::Kind;
 use stream::Stream;
 use virtio::{Activation, Info, QueueServer, VirtioDevice, Worker, Workers};
 
+use super::PROFILE;
 use super::state::{INPUT_LIMIT, Shared, State};
 use super::worker::{Console, RECEIVE, TRANSMIT};
 
@@ -38,9 +38,9 @@ impl Resizer {
 }
 
 impl Front {
-    pub(super) fn new(id: &str, stream: Stream) -> io::Result<Self> {
+    pub(crate) fn new(id: &str, stream: Stream) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(stream));
-        let worker = Worker::spawn(Kind::Console, id, Console::new(shared.clone()))?;
+        let worker = Worker::spawn(&PROFILE, id, Console::new(shared.clone()))?;
         let info = Info {
             id: id.into(),
             device_type: DEVICE_TYPE,

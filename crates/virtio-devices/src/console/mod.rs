@@ -11,11 +11,18 @@ use std::io;
 
 use config::plan;
 use pci::{BarKind, BuildContext, Built};
+use sandbox::{Profile, groups};
 use thiserror::Error;
 use virtio::built;
 
 pub use front::{Front, Resizer};
 pub use state::State;
+
+/// Its thread.
+static PROFILE: Profile = Profile::new("console", &[groups::EPOLL, groups::STREAM]);
+
+/// Its threads' profiles.
+pub static PROFILES: &[&Profile] = &[&PROFILE];
 
 /// Why a console cannot be built.
 #[derive(Debug, Error)]

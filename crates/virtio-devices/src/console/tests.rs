@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use device::{Persist, Stateful};
 use memory::{Bytes, GuestAddress, GuestRam};
-use stream::{Stream, StreamConfig};
+use stream::Stream;
 use virtio::VirtioDevice;
 use virtio::fake::{self, FakeQueue, NEXT, WRITE};
 
@@ -21,9 +21,9 @@ struct Rig {
     front: Front,
 }
 
-fn rig(config: &StreamConfig) -> Rig {
+fn rig(config: &plan::Stream) -> Rig {
     let ram = memory::test_ram(&[(0, 0x4_0000)]);
-    let stream = Stream::open(config).unwrap();
+    let stream = Stream::open(config).unwrap().unwrap();
     let front = Front::new("__console", stream).unwrap();
     let (rx, tx) = (FakeQueue::new(&ram, 0, 16), FakeQueue::new(&ram, 0x4000, 16));
     Rig { ram, rx, tx, front }
@@ -54,19 +54,19 @@ impl Rig {
 fn on_file() -> (Rig, tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("console");
-    (rig(&StreamConfig::File(path.clone())), dir, path)
+    (rig(&plan::Stream::File(path.clone())), dir, path)
 }
 
 /// A console on a pty and the open slave of it.
 fn on_pty() -> (Rig, File) {
-    let rig = rig(&StreamConfig::Pty);
+    let rig = rig(&plan::Stream::Pty);
     let path = rig.front.stream().slave().unwrap().to_owned();
     (rig, File::options().read(true).write(true).open(path).unwrap())
 }
 
 #[test]
 fn what_it_is() {
-    let rig = rig(&StreamConfig::Null);
+    let rig = rig(&plan::Stream::Null);
     let info = rig.front.info();
     assert_eq!((info.device_type, info.features, info.config_len), (3, 1, 12));
     assert_eq!(info.queue_sizes, [256, 256]);
@@ -122,12 +122,12 @@ fn a_pty_hears_the_guest() {
 
 #[test]
 fn input_without_buffers_is_saved_and_restored() {
-    let mut old = rig(&StreamConfig::Null);
+    let mut old = rig(&plan::Stream::Null);
     old.start(0);
     old.stop();
     Persist::restore(&mut old.front, State { input: b"typed".into() }).unwrap();
     let saved = old.front.to_saved().unwrap();
-    let mut new = rig(&StreamConfig::Null);
+    let mut new = rig(&plan::Stream::Null);
     new.front.restore_saved(&saved).unwrap();
     new.rx.add(&[(BUFFERS, 64, WRITE)]);
     new.start(0);

@@ -7,13 +7,13 @@ use std::time::Instant;
 use ::net::TapQueue;
 use config::plan;
 use meter::CounterSet;
-use sandbox::Kind;
 use virtio::{Activation, ActiveQueue, Info, QueueServer, VirtioDevice, Worker, Workers, feature};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net as spec;
 
 use super::control::Control;
 use super::pair::Pair;
+use super::profile;
 use super::shared::{Link, Shared};
 use super::{DriverState, Error};
 
@@ -64,14 +64,14 @@ impl Net {
         let mut workers = Vec::with_capacity(queues.len() + 1);
         for (number, tap) in (0u16..).zip(queues) {
             let name = format!("{id}_qp{number}");
-            let worker = Worker::spawn(Kind::Net, &name, Pair::new(number, tap, shared.clone()));
+            let worker = Worker::spawn(&profile::PAIR, &name, Pair::new(number, tap, shared.clone()));
             let worker = worker.map_err(|source| Error::Thread { name, source })?;
             workers.push((worker, vec![2 * number, 2 * number + 1]));
         }
         let max_pairs = plan.queue_pairs;
         let name_of_control = format!("{id}_ctrl");
         let control =
-            Worker::spawn(Kind::NetControl, &name_of_control, Control::new(max_pairs, shared.clone()))
+            Worker::spawn(&profile::CONTROL, &name_of_control, Control::new(max_pairs, shared.clone()))
                 .map_err(|source| Error::Thread { name: name_of_control, source })?;
         workers.push((control, vec![2 * max_pairs]));
         let info = Info {

@@ -13,12 +13,13 @@ mod control;
 pub mod fake;
 mod front;
 mod pair;
+mod profile;
 mod receive;
 mod ring;
 mod shared;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transmit;
 mod watch;
 
@@ -32,6 +33,7 @@ use thiserror::Error;
 use virtio::built;
 
 pub use front::Net;
+pub use profile::PROFILES;
 pub use state::{DriverState, State};
 
 /// Why a network card cannot be built.

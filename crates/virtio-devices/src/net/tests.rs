@@ -62,6 +62,18 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
 
+/// A card whose tap queues lead nowhere.
+pub(crate) fn unconnected(plan: &plan::Net) -> Net {
+    let queue = |_| {
+        let (ours, _) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        Arc::new(TapQueue::new(OwnedFd::from(ours)))
+    };
+    let queues = (0..plan.queue_pairs).map(queue).collect();
+    let host = Host { queues, link: Box::new(FakeLink::default()), name: "fake".into(), mtu: None };
+    Net::assemble("_net0", plan, host).unwrap()
+}
+
 /// A card whose tap queues are sockets, with its driver's queues.
 struct Rig {
     ram: GuestRam,

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io;
 
 use device::Stateless;
-use sandbox::Kind;
 use virtio::{Info, QueueServer, VirtioDevice, Worker, Workers};
 
+use super::PROFILE;
 use super::worker::Source;
 
 const DEVICE_TYPE: u16 = 4;
@@ -20,7 +20,7 @@ pub struct Front {
 
 impl Front {
     pub(super) fn new(id: &str, file: File) -> io::Result<Self> {
-        let workers = Workers::new(vec![(Worker::spawn(Kind::Rng, id, Source(file))?, vec![0])]);
+        let workers = Workers::new(vec![(Worker::spawn(&PROFILE, id, Source(file))?, vec![0])]);
         let id = id.into();
         let info =
             Info { id, device_type: DEVICE_TYPE, queue_sizes: vec![QUEUE_SIZE], features: 0, config_len: 0 };

@@ -13,10 +13,17 @@ use std::path::{Path, PathBuf};
 use config::plan;
 use pci::{BarKind, BuildContext, Built};
 use rustix::fs::OFlags;
+use sandbox::{Profile, groups};
 use thiserror::Error;
 use virtio::built;
 
 pub use front::Front;
+
+/// Its thread.
+static PROFILE: Profile = Profile::new("rng", &[groups::EPOLL]);
+
+/// Its threads' profiles.
+pub static PROFILES: &[&Profile] = &[&PROFILE];
 
 /// Why an entropy source cannot be built.
 #[derive(Debug, Error)]
@@ -49,7 +56,7 @@ pub fn build(rng: &plan::Rng, context: &BuildContext<'_>) -> Result<Built, Error
     Ok(built(front(rng, context.id)?, BarKind::Memory64, context))
 }
 
-fn front(rng: &plan::Rng, id: &str) -> Result<Front, Error> {
+pub(crate) fn front(rng: &plan::Rng, id: &str) -> Result<Front, Error> {
     let file = open(&rng.src).map_err(|source| Error::Source { path: rng.src.clone(), source })?;
     Front::new(id, file).map_err(|source| Error::Thread { id: id.into(), source })
 }

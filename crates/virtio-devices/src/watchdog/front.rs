@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use device::{Events, Persist, RestoreError};
-use sandbox::Kind;
 use serde::{Deserialize, Serialize};
 use virtio::{Info, QueueServer, VirtioDevice, Worker, Workers};
 
-use super::Timing;
 use super::worker::Vigil;
+use super::{PROFILE, Timing};
 
 const DEVICE_TYPE: u16 = 35;
 const QUEUE_SIZE: u16 = 8;
@@ -32,7 +31,7 @@ pub struct Front {
 impl Front {
     pub(super) fn new(id: &str, events: Events, timing: Timing) -> io::Result<Self> {
         let armed = Arc::<AtomicBool>::default();
-        let worker = Worker::spawn(Kind::Watchdog, id, Vigil::new(events, timing, armed.clone())?)?;
+        let worker = Worker::spawn(&PROFILE, id, Vigil::new(events, timing, armed.clone())?)?;
         let workers = Workers::new(vec![(worker, vec![0])]);
         let id = id.into();
         let info =

@@ -15,10 +15,17 @@ use std::time::{Duration, Instant};
 use config::plan;
 use device::Events;
 use pci::{BarKind, BuildContext, Built};
+use sandbox::{Profile, groups};
 use thiserror::Error;
 use virtio::built;
 
 pub use front::{Front, State};
+
+/// Its thread.
+static PROFILE: Profile = Profile::new("watchdog", &[groups::EPOLL]);
+
+/// Its threads' profiles.
+pub static PROFILES: &[&Profile] = &[&PROFILE];
 
 /// How often the last ping is looked at.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -57,6 +64,13 @@ pub fn build(_: &plan::Watchdog, context: &BuildContext<'_>) -> Result<Built, Er
 
 fn front(id: &str, events: &Events, timing: Timing) -> Result<Front, Error> {
     Front::new(id, events.clone(), timing).map_err(|source| Error::Thread { id: id.into(), source })
+}
+
+/// One whose clock stands still.
+#[cfg(test)]
+pub(crate) fn quiet(events: &Events) -> Front {
+    let timing = Timing { clock: Box::new(|| Duration::ZERO), interval: INTERVAL };
+    front("__watchdog", events, timing).unwrap()
 }
 
 #[cfg(test)]

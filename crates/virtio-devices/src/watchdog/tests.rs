@@ -134,9 +134,10 @@ fn hostile_pings_break_only_the_device() {
 #[test]
 fn what_it_is() {
     let events = Events::new(Arc::new(NoSink)).unwrap();
-    let context = BuildContext { id: "__watchdog", events: &events, descriptors: &[], stream: None };
-    let built = build(&context).unwrap();
-    let info = built.front.info();
+    let start = Instant::now();
+    let timing = Timing { clock: Box::new(move || start.elapsed()), interval: INTERVAL };
+    let front = front("__watchdog", &events, timing).unwrap();
+    let info = front.info();
     assert_eq!((info.device_type, info.features, info.config_len), (35, 0, 0));
     assert_eq!(info.queue_sizes, [8]);
 }

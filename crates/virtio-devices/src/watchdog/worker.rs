@@ -73,7 +73,7 @@ impl Handler for Vigil {
     fn event(&mut self, _: u32, _: EventSet, _: &mut Context<'_>) -> Result<(), Fault> {
         self.timer.wait().map_err(io::Error::from)?;
         if self.is_overdue() {
-            tracing::warn!("The watchdog has heard nothing for {} s: resetting the guest", TIMEOUT.as_secs());
+            tracing::warn!(target: "guest", "The watchdog has heard nothing for {} s: resetting the guest", TIMEOUT.as_secs());
             // Once is enough: the reset builds another watchdog.
             self.timer.clear().map_err(io::Error::from)?;
             self.events.raise(Event::Reset);

@@ -250,7 +250,7 @@ impl VirtioPci {
     }
 
     fn refuse(&mut self, queue: u16) {
-        tracing::warn!("{}: the driver laid out queue {queue} wrongly", self.device.info().id);
+        tracing::warn!(target: "guest", "{}: the driver laid out queue {queue} wrongly", self.device.info().id);
         self.phase = Phase::Running;
         self.signals.needs_reset();
     }

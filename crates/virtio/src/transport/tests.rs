@@ -12,6 +12,8 @@ use crate::{Context, Fault, Handler, Info, QueueServer, VirtioDevice, Worker, Wo
 /// A chain with so many writable bytes breaks the device.
 const BREAKS: u32 = 99;
 
+static PROFILE: sandbox::Profile = sandbox::Profile::new("nothing", &[sandbox::groups::EPOLL]);
+
 struct Nothing;
 
 impl Handler for Nothing {
@@ -59,8 +61,7 @@ fn function_with(
 ) -> std::io::Result<VirtioPci> {
     let queue_sizes = vec![16; queues];
     let info = Info { id: "d".into(), device_type: 2, queue_sizes, features: 1 << 9, config_len: 8 };
-    let workers =
-        Workers::new(vec![(Worker::spawn(sandbox::Kind::Block, "d", handler).unwrap(), vec![0, 1])]);
+    let workers = Workers::new(vec![(Worker::spawn(&PROFILE, "d", handler).unwrap(), vec![0, 1])]);
     let device = Device0 { info, workers, config: Arc::new(Mutex::new([1, 2, 3, 4, 5, 6, 7, 8])) };
     let place = Place { address: Address { segment: 0, slot: 2 }, bars: &[0xc000_0000], msi };
     let events = Events::new(Arc::new(NoSink)).unwrap();

@@ -1,6 +1,8 @@
 use super::*;
 use crate::fake::{self, FakeQueue, WRITE};
 
+static PROFILE: Profile = Profile::new("echo", &[sandbox::groups::EPOLL]);
+
 /// Answers every chain with the number of its writable bytes; a chain of one byte is a fault.
 struct Echo;
 
@@ -19,8 +21,8 @@ fn soon() -> Instant {
 
 fn echo() -> Workers {
     Workers::new(vec![
-        (Worker::spawn(Kind::Block, "echo", Echo).unwrap(), vec![0]),
-        (Worker::spawn(Kind::Block, "echo1", Echo).unwrap(), vec![1]),
+        (Worker::spawn(&PROFILE, "echo", Echo).unwrap(), vec![0]),
+        (Worker::spawn(&PROFILE, "echo1", Echo).unwrap(), vec![1]),
     ])
 }
 

@@ -6,7 +6,8 @@ use super::*;
 
 fn connected(plan: &plan::Net) -> Result<Net, Error> {
     let events = device::Events::new(Arc::new(device::NoSink)).unwrap();
-    connect(plan, &BuildContext { id: "_net0", events: &events, descriptors: &[], stream: None })
+    let ram = &test_ram(&[(0, 0x1000)]).dma();
+    connect(plan, &BuildContext { id: "_net0", ram, events: &events, descriptors: &[], stream: None })
 }
 
 fn started(net: &mut Net, ram: &GuestRam, features: u64, queues: &[&FakeQueue]) -> Arc<FakeInterrupt> {

@@ -1,0 +1,65 @@
+//! What the guest's ACPI code is told of the generic event device.
+
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, And, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule,
+    FieldUpdateRule, If, Interrupt, Local, Method, MethodCall, Notify, ONE, OpRegion, OpRegionSpace, Path,
+    ResourceTemplate, Store, ZERO,
+};
+use device::aml::{device, hid, name};
+
+use super::{Cause, Ged};
+
+/// The register is at guest-physical `base`.
+pub(super) fn aml(base: u64) -> Vec<u8> {
+    [power_button(), controller(base), event_device()].concat()
+}
+
+fn power_button() -> Vec<u8> {
+    device("_SB_.PWRB", vec![&hid("PNP0C0C"), &name("_UID", &ZERO)])
+}
+
+/// The register that says what happened, and the method that reads and dispatches it. A read clears it.
+fn controller(base: u64) -> Vec<u8> {
+    const POWER_BUTTON: u8 = Cause::PowerButton as u8;
+    const PRESSED: u8 = 0x80;
+    let memory = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, base, base, None::<u64>);
+    let resources = ResourceTemplate::new(vec![&memory]);
+    let region = OpRegion::new(Path::new("GDST"), OpRegionSpace::SystemMemory, &base, &ONE);
+    let field = Field::new(
+        Path::new("GDST"),
+        FieldAccessType::Byte,
+        FieldLockRule::NoLock,
+        FieldUpdateRule::WriteAsZeroes,
+        vec![FieldEntry::Named(*b"GDAT", 8)],
+    );
+    let (events, event) = (Local(0), Local(1));
+    let (register, button) = (Path::new("GDAT"), Path::new("\\_SB_.PWRB"));
+    let read = Store::new(&events, &register);
+    let select = And::new(&event, &events, &POWER_BUTTON);
+    let set = Equal::new(&event, &POWER_BUTTON);
+    let notify = Notify::new(&button, &PRESSED);
+    let dispatch = If::new(&set, vec![&notify]);
+    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &select, &dispatch]);
+    device(
+        "_SB_.GEC_",
+        vec![
+            &hid("PNP0A06"),
+            &name("_UID", &"Generic Event Controller"),
+            &name("_CRS", &resources),
+            &region,
+            &field,
+            &scan,
+        ],
+    )
+}
+
+fn event_device() -> Vec<u8> {
+    let interrupt = Interrupt::new(true, true, false, false, Ged::PIN.into());
+    let resources = ResourceTemplate::new(vec![&interrupt]);
+    let scan = MethodCall::new(Path::new("\\_SB_.GEC_.ESCN"), vec![]);
+    let handle = Method::new(Path::new("_EVT"), 1, true, vec![&scan]);
+    device(
+        "_SB_.GED_",
+        vec![&name("_HID", &"ACPI0013"), &name("_UID", &ZERO), &name("_CRS", &resources), &handle],
+    )
+}

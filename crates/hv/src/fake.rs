@@ -1,0 +1,191 @@
+//! A hypervisor for the tests of those above: its CPUs only wait, and keep the state they were given.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use device::{Doorbells, Interrupt, Msi, MsiSource, MsiVector};
+
+use crate::cpuid::Leaf;
+use crate::{
+    CpuState, DirtyLog, EXIT_REASONS, Error, Exits, GuestClock, Hypervisor, IrqChip, Kicker, Mapping,
+    RegionId, Registers, SystemRegisters, Vcpu, VcpuExit, VcpuIo, Vm,
+};
+
+/// Makes machines of [`FakeVm`]'s kind.
+#[derive(Clone, Debug, Default)]
+pub struct FakeHypervisor {
+    /// What all its machines share.
+    pub memory: Arc<FakeMemory>,
+}
+
+/// What of memory a fake machine was given.
+#[derive(Debug, Default)]
+pub struct FakeMemory {
+    mapped: Mutex<BTreeMap<u32, u64>>,
+    refuses: AtomicBool,
+}
+
+impl FakeMemory {
+    /// First addresses of what is mapped.
+    pub fn mapped(&self) -> Vec<u64> {
+        let mut starts: Vec<u64> = self.lock().values().copied().collect();
+        starts.sort_unstable();
+        starts
+    }
+
+    /// Whether changes are refused from now on.
+    pub fn refuse(&self, on: bool) {
+        self.refuses.store(on, Ordering::SeqCst);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
+        self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<u32, u64>) -> T) -> Result<T, Error> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(Error::operation("change memory, as it was told", std::io::ErrorKind::Other));
+        }
+        Ok(change(&mut self.lock()))
+    }
+}
+
+impl Hypervisor for FakeHypervisor {
+    fn supported_cpuid(&self) -> Result<Vec<Leaf>, Error> {
+        Ok(vec![Leaf { function: 0x8000_0008, index: None, eax: 46, ebx: 0, ecx: 0, edx: 0 }])
+    }
+
+    fn max_vcpus(&self) -> u32 {
+        4
+    }
+
+    fn create_vm(&self) -> Result<Arc<dyn Vm>, Error> {
+        Ok(Arc::new(FakeVm(self.memory.clone())))
+    }
+}
+
+struct FakeVm(Arc<FakeMemory>);
+
+impl Vm for FakeVm {
+    fn map(&self, mapping: Mapping) -> Result<RegionId, Error> {
+        self.0.change(|mapped| {
+            let id = (0..).find(|id| !mapped.contains_key(id)).unwrap_or_default();
+            mapped.insert(id, mapping.guest);
+            RegionId(id)
+        })
+    }
+
+    fn unmap(&self, id: RegionId) -> Result<(), Error> {
+        self.0.change(|mapped| {
+            mapped.remove(&id.0);
+        })
+    }
+
+    fn create_vcpu(&self, _: u32, _: &[Leaf]) -> Result<Box<dyn Vcpu>, Error> {
+        Ok(Box::new(FakeVcpu { kicked: Arc::default(), state: CpuState::default() }))
+    }
+
+    fn irqchip(&self) -> Arc<dyn IrqChip> {
+        Arc::new(FakeIrqChip)
+    }
+
+    fn doorbells(&self) -> Option<Arc<dyn Doorbells>> {
+        None
+    }
+
+    fn dirty_log(&self) -> Option<&dyn DirtyLog> {
+        None
+    }
+
+    fn clock(&self) -> Option<&dyn GuestClock> {
+        None
+    }
+}
+
+struct FakeIrqChip;
+
+impl IrqChip for FakeIrqChip {
+    fn send(&self, _: Msi) {}
+    fn watch_level_pin(&self, _: u8, _: Option<Msi>) {}
+}
+
+impl MsiSource for FakeIrqChip {
+    fn vector(&self) -> Box<dyn MsiVector> {
+        Box::new(FakeVector)
+    }
+}
+
+struct FakeVector;
+
+impl Interrupt for FakeVector {
+    fn fire(&self) {}
+}
+
+impl MsiVector for FakeVector {
+    fn unmask(&self, _: Msi) {}
+    fn mask(&self) {}
+}
+
+type Kicked = Arc<(Mutex<bool>, Condvar)>;
+
+/// Runs until it is kicked.
+struct FakeVcpu {
+    kicked: Kicked,
+    state: CpuState,
+}
+
+impl Vcpu for FakeVcpu {
+    fn run(&mut self, _: &dyn VcpuIo) -> Result<VcpuExit, Error> {
+        let (kicked, changed) = &*self.kicked;
+        let kicked = kicked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kicked =
+            changed.wait_while(kicked, |kicked| !*kicked).unwrap_or_else(PoisonError::into_inner);
+        *kicked = false;
+        Ok(VcpuExit::Stopped)
+    }
+
+    fn exits(&self) -> Arc<Exits> {
+        Arc::new(Exits::new(&EXIT_REASONS))
+    }
+
+    fn kicker(&self) -> Box<dyn Kicker> {
+        Box::new(FakeKicker(self.kicked.clone()))
+    }
+
+    fn inject_nmi(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn state(&mut self) -> Result<CpuState, Error> {
+        Ok(self.state.clone())
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
+        self.state = state.clone();
+        Ok(())
+    }
+
+    fn set_boot_registers(&mut self, registers: &Registers, system: &SystemRegisters) -> Result<(), Error> {
+        (self.state.registers, self.state.system) = (*registers, *system);
+        Ok(())
+    }
+
+    fn set_msrs(&mut self, _: &[(u32, u64)]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn system_registers(&mut self) -> Result<SystemRegisters, Error> {
+        Ok(SystemRegisters::default())
+    }
+}
+
+struct FakeKicker(Kicked);
+
+impl Kicker for FakeKicker {
+    fn kick(&self) {
+        let (kicked, changed) = &*self.0;
+        *kicked.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+    }
+}

@@ -1,0 +1,266 @@
+//! A machine on a fake hypervisor: everything but the running of a CPU is real.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use config::{Plan, VmConfig};
+use device::{Events, NoSink};
+use hv::fake::FakeHypervisor;
+use memory::{GuestAddress, GuestRam};
+use virtio_devices::blk::Disk;
+
+use super::*;
+
+/// An ELF file with a PVH entry and nothing else.
+fn kernel() -> tempfile::NamedTempFile {
+    const NOTE_AT: u64 = 64 + 2 * 56;
+    const NOTE: [u8; 20] = [4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0, 0, 0x10, 0];
+    let header = |kind: u32, at: u64, address: u64, len: u64| -> Vec<u8> {
+        let mut bytes = kind.to_le_bytes().to_vec();
+        bytes.extend(5u32.to_le_bytes());
+        [at, address, address, len, len, 4].iter().for_each(|field| bytes.extend(field.to_le_bytes()));
+        bytes
+    };
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 62, 0, 1, 0, 0, 0];
+    [0x10_0000u64, 64, 0].iter().for_each(|field| elf.extend(field.to_le_bytes()));
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 2, 0, 64, 0, 0, 0, 0, 0]);
+    elf.extend(header(1, 0, 0x10_0000, NOTE_AT + NOTE.len() as u64));
+    elf.extend(header(4, NOTE_AT, 0, NOTE.len() as u64));
+    elf.extend(NOTE);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&elf).unwrap();
+    file
+}
+
+struct Rig {
+    hypervisor: FakeHypervisor,
+    events: Events,
+    kernel: tempfile::NamedTempFile,
+    image: tempfile::NamedTempFile,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(1 << 20).unwrap();
+        let events = Events::new(Arc::new(NoSink)).unwrap();
+        Self { hypervisor: FakeHypervisor::default(), events, kernel: kernel(), image }
+    }
+
+    /// A plan with a disk on the image, a watchdog and pvpanic, and more.
+    fn plan(&self, more: &str) -> Plan {
+        let text = format!(
+            r#"{{"payload":{{"kernel":{:?}}},"memory":{{"size":134217728}},"console":{{"mode":"Null"}},
+            "serial":{{"mode":"Null"}},"watchdog":true,"pvpanic":true,
+            "disks":[{{"path":{:?},"image_type":"Raw","id":"d"}}]{more}}}"#,
+            self.kernel.path(),
+            self.image.path()
+        );
+        config::check(VmConfig::from_json(text.as_bytes()).unwrap().0).unwrap()
+    }
+
+    fn build(&self, plan: &Plan, start: Start<'_>) -> Result<Machine, BuildError> {
+        let consoles = Consoles::open(plan).unwrap();
+        build(plan, start, &self.hypervisor, consoles, &Descriptors::new(), &self.events)
+    }
+
+    fn boot(&self, plan: &Plan) -> Machine {
+        self.build(plan, Start::Boot).unwrap()
+    }
+}
+
+/// Where a machine's PCI devices sit.
+fn slots(machine: &Machine) -> Vec<(String, u8)> {
+    machine.slots().map(|(id, slot)| (id.to_owned(), slot)).collect()
+}
+
+fn slot(id: &str, slot: u8) -> (String, u8) {
+    (id.to_owned(), slot)
+}
+
+#[test]
+fn devices_get_slots_in_order_and_keep_them_when_the_machine_is_built_again() {
+    let rig = Rig::new();
+    let mut plan = rig.plan("");
+    let machine = rig.boot(&plan);
+    let first = slots(&machine);
+    let expected =
+        [slot("__console", 1), slot("d", 2), slot("__rng", 3), slot("__watchdog", 4), slot("__pvpanic", 5)];
+    assert_eq!(first, expected);
+    machine.slots().for_each(|(id, slot)| plan.settle(id, slot));
+    drop(machine);
+    // A disk that comes before the others in the configuration does not push them from their slots.
+    let second = tempfile::NamedTempFile::new().unwrap();
+    second.as_file().set_len(1 << 20).unwrap();
+    let disk = format!(r#"{{"path":{:?},"image_type":"Raw","id":"e"}}"#, second.path());
+    let extra = config::Extra::Disk(config::from_json(disk.as_bytes()).unwrap().0);
+    let (more, _) = plan.check_more(extra).unwrap();
+    let machine = rig.boot(&more);
+    assert!(expected.iter().all(|device| slots(&machine).contains(device)), "{:?}", slots(&machine));
+    assert!(slots(&machine).contains(&slot("e", 6)));
+}
+
+#[test]
+fn a_device_that_is_detached_leaves_nothing_behind() {
+    let rig = Rig::new();
+    let plan = rig.plan("");
+    let mut machine = rig.boot(&plan);
+    machine.start();
+    assert_eq!(machine.handles::<Arc<Disk>>().map(|(id, _)| id).collect::<Vec<_>>(), ["d"]);
+    assert!(machine.detach("d"));
+    assert!(!machine.detach("d"));
+    assert!(machine.device_tree().keys().all(|id| !id.contains("d0") && id != "d"));
+    assert_eq!(machine.handles::<Arc<Disk>>().count(), 0);
+    // Slot and image are free: the same device can come back, to a machine that runs.
+    let disk = plan.devices.iter().find(|device| device.id == "d").unwrap();
+    assert_eq!(machine.attach(disk, &[]).unwrap(), 2);
+    assert!(
+        matches!(machine.attach(disk, &[]), Err(DeviceError::Build { .. })),
+        "its own lock is in the way"
+    );
+    machine.pause().unwrap();
+    assert!(machine.save().unwrap().nodes.contains_key("d"));
+}
+
+/// A device that a vCPU does not leave.
+struct Stuck(std::sync::mpsc::Receiver<()>);
+
+impl device::Stateless for Stuck {
+    const KIND: &'static str = "stuck";
+}
+
+impl device::Device for Stuck {
+    fn regions(&self) -> Vec<device::Region> {
+        vec![device::Region::new(device::Space::Pio, 0x100, 1, 0)]
+    }
+
+    fn read(&mut self, _: device::Access, _: &mut [u8]) {
+        let _ = self.0.recv();
+    }
+
+    fn write(&mut self, _: device::Access, _: &[u8]) -> device::Effect {
+        device::Effect::None
+    }
+
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn a_vcpu_stuck_in_a_device_holds_nobody_up() {
+    let rig = Rig::new();
+    let mut machine = rig.boot(&rig.plan(""));
+    machine.nodes.set_patience(std::time::Duration::from_millis(1));
+    let (go_on, wait) = std::sync::mpsc::channel();
+    let slot: device::Slot = Arc::new(std::sync::Mutex::new(Stuck(wait)));
+    machine.nodes.attach_board("__stuck", slot).unwrap();
+    let spaces = machine.nodes.spaces().clone();
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| spaces.read(device::Space::Pio, 0x100, &mut [0]));
+        while !machine.nodes.is_busy("__stuck") {
+            std::thread::yield_now();
+        }
+        let error = machine.pause().unwrap_err();
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("'__stuck'"), "{error}");
+        assert!(!machine.is_paused());
+        assert!(matches!(machine.save(), Err(StateError::Busy(id)) if id == "__stuck"));
+        drop(machine);
+        go_on.send(()).unwrap();
+        inside.join().unwrap();
+    });
+}
+
+#[test]
+fn a_failed_attach_leaves_nothing_behind() {
+    let rig = Rig::new();
+    let plan = rig.plan("");
+    let machine = rig.boot(&plan);
+    // The image is locked by the machine that has it.
+    let error = rig.build(&plan, Start::Boot).err().unwrap();
+    assert!(matches!(&error, BuildError::Device(DeviceError::Build { id, .. }) if id == "d"), "{error}");
+    drop(machine);
+    drop(rig.boot(&plan));
+}
+
+#[test]
+fn a_state_goes_round_with_everything_in_it() {
+    let rig = Rig::new();
+    let plan = rig.plan("");
+    let mut machine = rig.boot(&plan);
+    machine.start();
+    machine.pause().unwrap();
+    let tree = machine.save().unwrap();
+    for id in ["__cmos", "__config_ports", "__ged", "__host_bridge", "__i8042", "__ioapic", "__pm_timer"] {
+        assert!(tree.nodes.contains_key(id), "{id}");
+    }
+    assert!(
+        ["d", "__console", "__rng", "__watchdog", "__pvpanic"].iter().all(|id| tree.nodes.contains_key(*id))
+    );
+    drop(machine);
+    // Through the form it has in a file.
+    let tree: Tree = serde_json::from_str(&serde_json::to_string(&tree).unwrap()).unwrap();
+    let ram = memory::test_ram(&[(0, 128 << 20)]);
+    let mut restored = rig.build(&plan, Start::Restore { tree: &tree, ram: ram.clone() }).unwrap();
+    assert!(restored.is_paused());
+    let mut again = restored.save().unwrap();
+    // This clock goes on.
+    again.nodes.insert("__pm_timer".into(), tree.nodes["__pm_timer"].clone());
+    assert_eq!(again, tree);
+    restored.resume();
+    assert!(!restored.is_paused());
+    drop(restored);
+    let (mut lacking, mut strange, mut broken) = (tree.clone(), tree.clone(), tree.clone());
+    lacking.nodes.remove("d");
+    strange.nodes.insert("ghost".into(), tree.nodes["d"].clone());
+    broken.nodes.insert("__cmos".into(), tree.nodes["d"].clone());
+    let refuse = |tree: &Tree| {
+        let refused = rig.build(&plan, Start::Restore { tree, ram: ram.clone() });
+        refused.err().map(|error| std::error::Error::source(&error).unwrap().to_string()).unwrap()
+    };
+    assert!(refuse(&lacking).contains("'d'") && refuse(&strange).contains("'ghost'"));
+    assert!(refuse(&broken).contains("'__cmos'"));
+    let no_vcpu = Tree { vcpus: Vec::new(), ..tree };
+    assert!(refuse(&no_vcpu).contains("0 vCPUs"));
+}
+
+#[test]
+fn ram_comes_and_goes_for_guest_and_devices_together() {
+    const BASE: GuestAddress = GuestAddress(1 << 32);
+    let rig = Rig::new();
+    let mut machine = rig.boot(&rig.plan(""));
+    let zone = Zone::new("more", 64 << 20);
+    machine.plug(&zone, BASE).unwrap();
+    assert_eq!((machine.ram_size(), rig.hypervisor.memory.mapped()), (192 << 20, vec![0, BASE.0]));
+    rig.hypervisor.memory.refuse(true);
+    machine.unplug(BASE).unwrap_err();
+    assert_eq!(machine.ram_size(), 192 << 20, "what the guest has still, devices have still");
+    machine.plug(&zone, GuestAddress(2 << 32)).unwrap_err();
+    assert_eq!(machine.ram_size(), 192 << 20, "what the guest does not get, devices do not get");
+    rig.hypervisor.memory.refuse(false);
+    machine.unplug(BASE).unwrap();
+    assert!(matches!(machine.unplug(BASE), Err(PlugError::NoRam(_))));
+    assert_eq!((machine.ram_size(), rig.hypervisor.memory.mapped()), (128 << 20, vec![0]));
+}
+
+#[test]
+fn clients_see_what_devices_have_found_out() {
+    let rig = Rig::new();
+    let mut config = rig.plan("").config().clone();
+    config.disks.as_mut().unwrap()[0].image_type = config::ImageType::Unknown;
+    let machine = rig.boot(&config::check(config.clone()).unwrap());
+    machine.amend(&mut config);
+    assert_eq!(config.disks.unwrap()[0].image_type, config::ImageType::Raw);
+}
+
+/// Memory that is not the plan's is what a restore brings.
+#[test]
+fn a_restored_machine_uses_the_ram_it_is_given() {
+    let rig = Rig::new();
+    let plan = rig.plan("");
+    let mut machine = rig.boot(&plan);
+    machine.pause().unwrap();
+    let tree = machine.save().unwrap();
+    drop(machine);
+    let ram: GuestRam = memory::test_ram(&[(0, 64 << 20)]);
+    let restored = rig.build(&plan, Start::Restore { tree: &tree, ram }).unwrap();
+    assert_eq!(restored.ram_size(), 64 << 20);
+}
