@@ -121,9 +121,9 @@ fn step(rig: &Rig, bytes: &mut Bytes<'_>, seen: &mut Seen) {
         9 | 10 => write_config(rig, bytes, seen),
         11 => {
             if bytes.one_in(2) {
-                rig.hold()
+                rig.hold();
             } else {
-                rig.device().pause()
+                rig.device().pause();
             }
             rig.device().resume();
         }
