@@ -211,7 +211,7 @@ fn edit(value: &mut Value, bytes: &mut Bytes<'_>) {
         },
         _ => {
             *value =
-                json!({"driver": null, "offloads": bytes.number(), "pairs": bytes.byte(), "announce": true})
+                json!({"driver": null, "offloads": bytes.number(), "pairs": bytes.byte(), "announce": true});
         }
     }
 }
