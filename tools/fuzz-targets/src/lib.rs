@@ -41,10 +41,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "device_states", mutations: 4_000, run: device_states::run },
     Target { name: "flags", mutations: 200_000, run: flags::run },
     Target { name: "http_requests", mutations: 10_000, run: http_requests::run },
-    Target { name: "kernels", mutations: 4_000, run: kernels::run },
+    Target { name: "kernels", mutations: 8_000, run: kernels::run },
     Target { name: "openapi", mutations: 60_000, run: openapi::run },
     Target { name: "pci_config", mutations: 1_500, run: pci_config::run },
-    Target { name: "virtio_registers", mutations: 1_000, run: virtio_registers::run },
+    Target { name: "virtio_registers", mutations: 2_000, run: virtio_registers::run },
     Target { name: "virtqueues", mutations: 800, run: virtqueues::run },
 ];
 
