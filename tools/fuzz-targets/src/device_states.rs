@@ -243,6 +243,7 @@ mod tests {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/device_states");
         let files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
         let taken = files.iter().filter(|path| is_taken(&std::fs::read(path).unwrap())).count();
-        assert!(taken > files.len() / 4 && taken < files.len() * 3 / 4, "{taken} of {} states", files.len());
+        let refused = files.len() - taken;
+        assert!(taken > 10 && refused > 10, "{taken} taken, {refused} refused");
     }
 }
