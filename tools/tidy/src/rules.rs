@@ -15,7 +15,6 @@ pub const TEST_SUPPORT: &[&str] = &[
     "crates/device/src/contract.rs",
     "crates/memory/src/testing.rs",
     "crates/sandbox/src/seccomp/testing.rs",
-    "crates/virtio-devices/src/contract.rs",
     "crates/virtio/src/fake.rs",
 ];
 

@@ -401,5 +401,5 @@ fn the_contract_holds() {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
     let disk = plan::Disk { image_type: ImageType::Raw, queue_size: 16, ..plan::Disk::new(file.path()) };
-    crate::contract::holds(open(&disk, "d", None).unwrap());
+    crate::tests::holds(open(&disk, "d", None).unwrap());
 }

@@ -215,7 +215,7 @@ fn hostile_input_buffers_break_only_the_device() {
 
 #[test]
 fn the_contract_holds() {
-    crate::contract::holds(
+    crate::tests::holds(
         Front::new("__console", Stream::open(&plan::Stream::Null).unwrap().unwrap()).unwrap(),
     );
 }

@@ -71,5 +71,5 @@ fn what_it_is() {
 
 #[test]
 fn the_contract_holds() {
-    crate::contract::holds(Front::new("_echo0", &Echo::default()).unwrap());
+    crate::tests::holds(Front::new("_echo0", &Echo::default()).unwrap());
 }

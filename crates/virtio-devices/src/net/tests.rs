@@ -238,5 +238,5 @@ fn a_driver_without_status_sees_no_link() {
 #[test]
 fn the_contract_holds() {
     let plan = plan::Net { queue_size: 16, ..plan::Net::new(MacAddr([2, 0, 0, 0, 0, 1])) };
-    crate::contract::holds(unconnected(&plan));
+    crate::tests::holds(unconnected(&plan));
 }

@@ -98,5 +98,5 @@ fn what_gives_no_bytes_is_no_source() {
 
 #[test]
 fn the_contract_holds() {
-    crate::contract::holds(front(&plan::Rng { src: "/dev/zero".into() }, "__rng").unwrap());
+    crate::tests::holds(front(&plan::Rng { src: "/dev/zero".into() }, "__rng").unwrap());
 }

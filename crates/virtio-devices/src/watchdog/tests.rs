@@ -146,5 +146,5 @@ fn what_it_is() {
 fn the_contract_holds() {
     let timing = Timing { clock: Box::new(|| Duration::ZERO), interval: INTERVAL };
     let events = Events::new(Arc::new(NoSink)).unwrap();
-    crate::contract::holds(front("__watchdog", &events, timing).unwrap());
+    crate::tests::holds(front("__watchdog", &events, timing).unwrap());
 }
