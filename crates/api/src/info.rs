@@ -42,7 +42,8 @@ pub struct DeviceNode {
     /// The device's id.
     pub id: String,
     /// What it occupies, such as `{"PciBar": {...}}`.
-    pub resources: Vec<serde_json::Value>,
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<serde_json::Value>"))]
+    pub resources: Vec<Resource>,
     /// The id of the device it sits behind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
@@ -51,6 +52,38 @@ pub struct DeviceNode {
     /// Its PCI address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pci_bdf: Option<String>,
+}
+
+/// What a device occupies. Clients must expect kinds that they do not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Resource {
+    /// Addresses of a BAR.
+    PciBar(PciBarResource),
+}
+
+/// A BAR and where it was put when the device came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciBarResource {
+    /// Its first address.
+    pub base: u64,
+    /// Which BAR, 0 to 5.
+    pub index: usize,
+    /// Reads have no side effects.
+    pub prefetchable: bool,
+    /// Bytes.
+    pub size: u64,
+    /// How wide its register is.
+    #[serde(rename = "type_")]
+    pub width: PciBarWidth,
+}
+
+/// How wide a memory BAR's register is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PciBarWidth {
+    /// 32 bits.
+    Mmio32,
+    /// 64 bits.
+    Mmio64,
 }
 
 /// The VM.

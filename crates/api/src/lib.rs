@@ -31,7 +31,10 @@ pub use calls::Calls;
 pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
 pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};
-pub use info::{Counters, DeviceNode, Meters, PciDeviceInfo, VmInfo, VmState, VmmPing};
+pub use info::{
+    Counters, DeviceNode, Meters, PciBarResource, PciBarWidth, PciDeviceInfo, Resource, VmInfo, VmState,
+    VmmPing,
+};
 pub use request::{MAX_BODY, MAX_DESCRIPTORS, Request, WantsDescriptors, With};
 pub use table::{Command, Reads, VERBS};
 pub use verb::{

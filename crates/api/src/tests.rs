@@ -176,3 +176,18 @@ fn verbs_know_what_they_fail_with() {
     ];
     assert_eq!(names("vm.resize"), resize);
 }
+
+#[test]
+fn a_bar_reads_as_clients_know_it() {
+    let bar = PciBarResource {
+        base: 0xc000_0000,
+        index: 0,
+        prefetchable: false,
+        size: 0x8_0000,
+        width: PciBarWidth::Mmio32,
+    };
+    let text =
+        r#"{"PciBar":{"base":3221225472,"index":0,"prefetchable":false,"size":524288,"type_":"Mmio32"}}"#;
+    assert_eq!(serde_json::to_string(&Resource::PciBar(bar)).unwrap(), text);
+    assert_eq!(serde_json::from_str::<Resource>(text).unwrap(), Resource::PciBar(bar));
+}

@@ -30,7 +30,7 @@ const OWNER_CHANGED: &str = "NameOwnerChanged";
 
 /// Where a VMM is on which bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Address {
     /// Its name.
     pub(crate) service_name: String,
     /// Its object.
@@ -41,7 +41,7 @@ pub(crate) struct Place {
 
 /// A VMM behind a bus.
 pub(crate) struct Bus {
-    place: Place,
+    address: Address,
     deadline: Option<Instant>,
 }
 
@@ -99,13 +99,13 @@ impl BusError {
 }
 
 impl Bus {
-    /// The VMM at `place`. No call waits for it long after `deadline`; without one, calls last as long as the VMM needs.
-    pub(crate) fn new(place: Place, deadline: Option<Instant>) -> Self {
-        Self { place, deadline }
+    /// The VMM at `address`. No call waits for it long after `deadline`; without one, calls last as long as the VMM needs.
+    pub(crate) fn new(address: Address, deadline: Option<Instant>) -> Self {
+        Self { address, deadline }
     }
 
     async fn connect(&self) -> Result<Connection, BusError> {
-        let system = self.place.system_bus;
+        let system = self.address.system_bus;
         let (builder, bus) =
             if system { (Builder::system(), "system") } else { (Builder::session(), "session") };
         builder.build().await.map_err(|e| BusError::Connect(bus, e))
@@ -115,7 +115,7 @@ impl Bus {
     async fn subscribe(&self) -> Result<Subscription, BusError> {
         let connection = self.connect().await?;
         let stream = MessageStream::from(&connection);
-        let Place { service_name, object_path, .. } = &self.place;
+        let Address { service_name, object_path, .. } = &self.address;
         let events = format!(
             "type='signal',sender='{service_name}',path='{object_path}',interface='{INTERFACE}',member='{EVENT}'"
         );
@@ -135,7 +135,7 @@ impl Bus {
 
     async fn send(&self, method: Method, payload: &Payload) -> Result<Message, BusError> {
         let connection = self.connect().await?;
-        let Place { service_name, object_path, .. } = &self.place;
+        let Address { service_name, object_path, .. } = &self.address;
         let (to, path, name) = (Some(service_name.as_str()), object_path.as_str(), method.name());
         let body = payload.body.as_deref().unwrap_or_default();
         let body = std::str::from_utf8(body).map_err(BusError::Text)?;

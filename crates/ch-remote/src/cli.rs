@@ -49,12 +49,12 @@ const STATES: [(&str, VmState); 5] = [
 
 /// Where the VMM is to be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Endpoint {
     /// At a socket.
     Socket(PathBuf),
     /// On a bus.
     #[cfg(feature = "dbus_api")]
-    Bus(crate::bus::Place),
+    Bus(crate::bus::Address),
 }
 
 /// Where the options say that the VMM is.
@@ -62,9 +62,9 @@ pub(crate) enum Place {
 /// # Errors
 /// What is missing or too much.
 #[cfg(not(feature = "dbus_api"))]
-pub(crate) fn place(matches: &ArgMatches) -> Result<Place, (ErrorKind, &'static str)> {
+pub(crate) fn endpoint(matches: &ArgMatches) -> Result<Endpoint, (ErrorKind, &'static str)> {
     let socket = matches.get_one::<PathBuf>(API_SOCKET).cloned();
-    socket.map(Place::Socket).ok_or((ErrorKind::MissingRequiredArgument, "--api-socket is needed"))
+    socket.map(Endpoint::Socket).ok_or((ErrorKind::MissingRequiredArgument, "--api-socket is needed"))
 }
 
 /// Where the options say that the VMM is.
@@ -72,17 +72,17 @@ pub(crate) fn place(matches: &ArgMatches) -> Result<Place, (ErrorKind, &'static 
 /// # Errors
 /// What is missing or too much.
 #[cfg(feature = "dbus_api")]
-pub(crate) fn place(matches: &ArgMatches) -> Result<Place, (ErrorKind, &'static str)> {
+pub(crate) fn endpoint(matches: &ArgMatches) -> Result<Endpoint, (ErrorKind, &'static str)> {
     let socket = matches.get_one::<PathBuf>(API_SOCKET).cloned();
     let text = |name| matches.get_one::<String>(name).cloned();
     let system_bus = matches.get_flag(DBUS_SYSTEM_BUS);
     match (socket, text(DBUS_SERVICE_NAME), text(DBUS_OBJECT_PATH)) {
-        (Some(socket), None, None) if !system_bus => Ok(Place::Socket(socket)),
+        (Some(socket), None, None) if !system_bus => Ok(Endpoint::Socket(socket)),
         (Some(_), ..) => {
             Err((ErrorKind::ArgumentConflict, "--api-socket and the options of D-Bus exclude each other"))
         }
         (None, Some(service_name), Some(object_path)) => {
-            Ok(Place::Bus(crate::bus::Place { service_name, object_path, system_bus }))
+            Ok(Endpoint::Bus(crate::bus::Address { service_name, object_path, system_bus }))
         }
         (None, ..) => Err((
             ErrorKind::MissingRequiredArgument,
@@ -268,15 +268,15 @@ mod tests {
         }
     }
 
-    fn placed(arguments: &[&str]) -> Result<Place, ErrorKind> {
+    fn parsed(arguments: &[&str]) -> Result<Endpoint, ErrorKind> {
         let matches = command().try_get_matches_from([&["x"], arguments].concat()).map_err(|e| e.kind())?;
-        place(&matches).map_err(|(kind, _)| kind)
+        endpoint(&matches).map_err(|(kind, _)| kind)
     }
 
     #[test]
-    fn a_place_is_needed() {
-        assert_eq!(placed(&["ping"]), Err(ErrorKind::MissingRequiredArgument));
-        assert_eq!(placed(&["--api-socket", "/s", "ping"]), Ok(Place::Socket("/s".into())));
+    fn an_endpoint_is_needed() {
+        assert_eq!(parsed(&["ping"]), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parsed(&["--api-socket", "/s", "ping"]), Ok(Endpoint::Socket("/s".into())));
     }
 
     #[cfg(feature = "dbus_api")]
@@ -284,16 +284,16 @@ mod tests {
     fn the_two_families_exclude_each_other() {
         let (name, path) = (["--dbus-service-name", "a.b"], ["--dbus-object-path", "/a"]);
         let both = [name, path].concat();
-        let place = |system_bus| {
+        let bus = |system_bus| {
             let (service_name, object_path) = ("a.b".into(), "/a".into());
-            Ok(Place::Bus(crate::bus::Place { service_name, object_path, system_bus }))
+            Ok(Endpoint::Bus(crate::bus::Address { service_name, object_path, system_bus }))
         };
-        assert_eq!(placed(&[&both[..], &["ping"]].concat()), place(false));
-        assert_eq!(placed(&[&["info", "--dbus-system-bus"], &both[..]].concat()), place(true));
+        assert_eq!(parsed(&[&both[..], &["ping"]].concat()), bus(false));
+        assert_eq!(parsed(&[&["info", "--dbus-system-bus"], &both[..]].concat()), bus(true));
         for incomplete in [&name[..], &path, &["--dbus-system-bus"]] {
-            assert_eq!(placed(&[&["ping"], incomplete].concat()), Err(ErrorKind::MissingRequiredArgument));
+            assert_eq!(parsed(&[&["ping"], incomplete].concat()), Err(ErrorKind::MissingRequiredArgument));
             let with_socket = [&["ping", "--api-socket", "/s"], incomplete].concat();
-            assert_eq!(placed(&with_socket), Err(ErrorKind::ArgumentConflict));
+            assert_eq!(parsed(&with_socket), Err(ErrorKind::ArgumentConflict));
         }
     }
 

@@ -85,7 +85,7 @@ struct Stream {
 
 /// Where characters are to be had.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+enum ConsoleEnd {
     Pty(PathBuf),
     Socket(PathBuf),
 }
@@ -95,12 +95,12 @@ enum Place {
 /// # Errors
 /// [`ConsoleError`].
 pub(crate) fn attach(info: &[u8], device: Option<ConsoleDevice>) -> Result<(), ConsoleError> {
-    let place = find(info, device)?;
+    let end = find(info, device)?;
     let stdin = io::stdin();
     let people = stdin.is_terminal();
-    let peer = open(&place, people)?;
+    let peer = open(&end, people)?;
     if people {
-        let (Place::Pty(path) | Place::Socket(path)) = &place;
+        let (ConsoleEnd::Pty(path) | ConsoleEnd::Socket(path)) = &end;
         // Only people read it, and they see that it is missing.
         let _ = writeln!(io::stderr(), "Attached to {}; Ctrl-] leaves.", path.display());
     }
@@ -113,7 +113,7 @@ pub(crate) fn attach(info: &[u8], device: Option<ConsoleDevice>) -> Result<(), C
     result
 }
 
-fn find(info: &[u8], device: Option<ConsoleDevice>) -> Result<Place, ConsoleError> {
+fn find(info: &[u8], device: Option<ConsoleDevice>) -> Result<ConsoleEnd, ConsoleError> {
     let Config { serial, console, debug_console } = serde_json::from_slice::<Info>(info)?.config;
     let all = [
         (ConsoleDevice::Serial, serial),
@@ -121,24 +121,24 @@ fn find(info: &[u8], device: Option<ConsoleDevice>) -> Result<Place, ConsoleErro
         (ConsoleDevice::DebugConsole, debug_console),
     ];
     let wanted = all.into_iter().filter(|(own, _)| device.is_none_or(|device| device == *own));
-    let place = |stream: Stream| match (stream.mode.as_str(), stream.file, stream.socket) {
-        ("Pty", Some(path), _) => Some(Place::Pty(path)),
-        ("Socket", _, Some(path)) => Some(Place::Socket(path)),
+    let end = |stream: Stream| match (stream.mode.as_str(), stream.file, stream.socket) {
+        ("Pty", Some(path), _) => Some(ConsoleEnd::Pty(path)),
+        ("Socket", _, Some(path)) => Some(ConsoleEnd::Socket(path)),
         _ => None,
     };
-    wanted.filter_map(|(_, stream)| stream).find_map(place).ok_or(ConsoleError::None)
+    wanted.filter_map(|(_, stream)| stream).find_map(end).ok_or(ConsoleError::None)
 }
 
 /// Opens it without ever blocking: its other side is a guest.
-fn open(place: &Place, people: bool) -> Result<OwnedFd, ConsoleError> {
-    match place {
-        Place::Socket(path) => {
+fn open(end: &ConsoleEnd, people: bool) -> Result<OwnedFd, ConsoleError> {
+    match end {
+        ConsoleEnd::Socket(path) => {
             let failed = |source| ConsoleError::Open { path: path.clone(), source };
             let stream = UnixStream::connect(path).map_err(failed)?;
             stream.set_nonblocking(true).map_err(failed)?;
             Ok(stream.into())
         }
-        Place::Pty(path) => {
+        ConsoleEnd::Pty(path) => {
             let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let pty = rustix::fs::open(path, flags, Mode::empty())
                 .map_err(|e| ConsoleError::Open { path: path.clone(), source: e.into() })?;

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use clap::ArgMatches;
 use clap::error::ErrorKind;
 
-use cli::Place;
+use cli::Endpoint;
 use console::ConsoleError;
 use events::EventsError;
 use output::Format;
@@ -77,16 +77,16 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
     if name == cli::COMPLETIONS {
         return print(&cli::completions(arguments));
     }
-    let place = cli::place(matches).unwrap_or_else(|(kind, text)| cli::usage_error(kind, text));
+    let endpoint = cli::endpoint(matches).unwrap_or_else(|(kind, text)| cli::usage_error(kind, text));
     let format = matches.get_one::<Format>(cli::OUTPUT).copied();
     match name {
-        cli::WAIT => wait(place, arguments),
+        cli::WAIT => wait(endpoint, arguments),
         cli::CONSOLE => {
-            let info = remote(place, None).call(wait::VM_INFO, &Payload::default())?;
+            let info = remote(endpoint, None).call(wait::VM_INFO, &Payload::default())?;
             Ok(console::attach(&info.unwrap_or_default(), cli::console_device(arguments))?)
         }
-        cli::EVENTS => events(&*remote(place, None), arguments, format),
-        _ => table::find(name).map_or(Ok(()), |sub| call(&*remote(place, None), sub, arguments, format)),
+        cli::EVENTS => events(&*remote(endpoint, None), arguments, format),
+        _ => table::find(name).map_or(Ok(()), |sub| call(&*remote(endpoint, None), sub, arguments, format)),
     }
 }
 
@@ -104,19 +104,19 @@ fn call(
     }
 }
 
-/// The way to the VMM at `place`. No call waits beyond `deadline`.
-fn remote(place: Place, deadline: Option<Instant>) -> Box<dyn Remote> {
-    match place {
-        Place::Socket(path) => Box::new(Rest::new(path, deadline)),
+/// The way to the VMM at `endpoint`. No call waits beyond `deadline`.
+fn remote(endpoint: Endpoint, deadline: Option<Instant>) -> Box<dyn Remote> {
+    match endpoint {
+        Endpoint::Socket(path) => Box::new(Rest::new(path, deadline)),
         #[cfg(feature = "dbus_api")]
-        Place::Bus(place) => Box::new(bus::Bus::new(place, deadline)),
+        Endpoint::Bus(address) => Box::new(bus::Bus::new(address, deadline)),
     }
 }
 
-fn wait(place: Place, arguments: &ArgMatches) -> Result<(), Failure> {
+fn wait(endpoint: Endpoint, arguments: &ArgMatches) -> Result<(), Failure> {
     let (state, patience) = cli::wait_arguments(arguments);
     let deadline = Instant::now().checked_add(patience);
-    let remote = remote(place, deadline);
+    let remote = remote(endpoint, deadline);
     let again = || {
         let left =
             deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));

@@ -29,7 +29,7 @@ enum Why {
     #[error("It has more than {LIMIT} bytes")]
     TooLong,
     #[error("Its kind is not known: end its name with .json, .toml, .yaml or .yml")]
-    Kind,
+    Language,
     #[error("It is no JSON")]
     Json(#[source] serde_json::Error),
     #[error("It is no TOML")]
@@ -61,13 +61,13 @@ fn text(path: &Path) -> Result<String, Why> {
 
 /// The languages of files.
 #[derive(Clone, Copy)]
-enum Kind {
+enum Language {
     Json,
     Toml,
     Yaml,
 }
 
-impl Kind {
+impl Language {
     fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "json" => Some(Self::Json),
@@ -88,14 +88,14 @@ impl Kind {
 
 /// One reader of configurations is enough, and that is JSON's; its complaint is brought back to the place in the file.
 fn parse(path: &Path, text: &str) -> Result<(VmConfig, Vec<String>), Why> {
-    let kind = Kind::of(path).ok_or(Why::Kind)?;
-    let value = kind.parse(text)?;
+    let language = Language::of(path).ok_or(Why::Language)?;
+    let value = language.parse(text)?;
     let json = format!("{value:#}");
     config::from_json(json.as_bytes()).map_err(|error| {
         let steps = place::steps(&value, error.line());
         let text_of_error = error.to_string();
         Why::Field {
-            line: place::line(kind, text, &steps),
+            line: place::line(language, text, &steps),
             field: place::render(&steps),
             text: text_of_error.split(" at line ").next().unwrap_or_default().into(),
         }

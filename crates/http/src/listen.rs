@@ -90,18 +90,18 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Bound {
     pub(crate) listener: UnixListener,
-    pub(crate) place: Option<Place>,
+    pub(crate) file: Option<SocketFile>,
 }
 
 /// The socket's file, ours as long as the lock is held. Dropped before a good end, it takes with it what this start has made.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct SocketFile {
     path: PathBuf,
     is_bound: bool,
     lock: Lock,
 }
 
-impl Place {
+impl SocketFile {
     /// What unlinking the socket takes.
     pub(crate) fn grant(&self) -> Grant {
         Grant::directory_of(&self.path, Access::Remove)
@@ -121,7 +121,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.is_bound {
             // Nobody is left to be told that it stays, and the next start replaces it.
@@ -137,7 +137,7 @@ impl Drop for Place {
 pub fn bind(listen: Listen) -> Result<Bound, BindError> {
     let bound = match listen {
         Listen::Path(path) => bind_path(path)?,
-        Listen::Fd(fd) => Bound { listener: adopt(fd)?, place: None },
+        Listen::Fd(fd) => Bound { listener: adopt(fd)?, file: None },
     };
     bound.listener.set_nonblocking(true)?;
     Ok(bound)
@@ -152,7 +152,7 @@ fn bind_path(path: PathBuf) -> Result<Bound, BindError> {
     let lock = Lock::take(&path)?;
     make_room(&path)?;
     match UnixListener::bind(&path) {
-        Ok(listener) => Ok(Bound { listener, place: Some(Place { path, is_bound: true, lock }) }),
+        Ok(listener) => Ok(Bound { listener, file: Some(SocketFile { path, is_bound: true, lock }) }),
         Err(source) => Err(BindError::Bind { path, source }),
     }
 }

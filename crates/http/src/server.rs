@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
 use crate::connection;
-use crate::listen::Bound;
+use crate::listen::{Bound, SocketFile};
 use crate::profile::PROFILE;
 
 /// How long a failed accept waits for descriptors to be closed elsewhere.
@@ -121,8 +121,8 @@ pub fn serve(bound: Bound, client: Client) -> Result<Server, ServeError> {
 }
 
 pub(crate) fn serve_within(bound: Bound, client: Client, limits: Limits) -> Result<Server, ServeError> {
-    let Bound { listener, place } = bound;
-    let grants: Vec<Grant> = place.iter().map(|place| place.grant()).collect();
+    let Bound { listener, file } = bound;
+    let grants: Vec<Grant> = file.iter().map(SocketFile::grant).collect();
     let (phase, ended) = watch::channel(Phase::Serving);
     let observed = ended.clone();
     let serve = move || {
@@ -133,9 +133,9 @@ pub(crate) fn serve_within(bound: Bound, client: Client, limits: Limits) -> Resu
             StopError::Thread(Some(error))
         })?;
         // Here and not on the main thread, which may be confined to the files of a VM by then. The lock goes last.
-        match place {
-            Some(place) if *ended.borrow() == Phase::Ending => {
-                place.leave().map_err(|(path, source)| StopError::Unlink { path, source })
+        match file {
+            Some(file) if *ended.borrow() == Phase::Ending => {
+                file.leave().map_err(|(path, source)| StopError::Unlink { path, source })
             }
             _ => Ok(()),
         }

@@ -30,7 +30,7 @@ const REG_TABLE: u8 = 0x10;
 /// 24 entries, version 0x11 (no EOI register).
 const VERSION: u32 = 0x0017_0011;
 
-/// Everything the guest can see.
+/// The registers, and what devices drive the pins to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     id: u8,

@@ -7,14 +7,13 @@ use std::sync::{Arc, MutexGuard, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use api::DeviceNode;
+use api::{DeviceNode, PciBarResource, PciBarWidth, Resource};
 use config::VmConfig;
 use config::plan::{self, Place};
 use device::{AddressSpaces, Device, Events, Slot};
 use memory::DmaRam;
 use meter::CounterSet;
 use pci::{BarKind, BarLease, BarNeed, BuildContext, Built, Handle, Learned, Segments, SlotLease};
-use serde_json::json;
 use stream::Stream;
 
 use crate::tree::{NodeStates, StateError};
@@ -292,10 +291,9 @@ fn describe(node: &Node) -> Vec<DeviceNode> {
     let mut shown = DeviceNode { id: node.id.clone(), ..DeviceNode::default() };
     let Some(function) = &node.function else { return vec![shown] };
     let bar = |(need, lease): &(BarNeed, BarLease)| {
-        let kind = if need.kind == BarKind::Memory64 { "Mmio64" } else { "Mmio32" };
-        json!({ "PciBar": {
-            "index": need.index, "base": lease.base(), "size": need.size, "type_": kind, "prefetchable": false,
-        }})
+        let width = if need.kind == BarKind::Memory64 { PciBarWidth::Mmio64 } else { PciBarWidth::Mmio32 };
+        let BarNeed { index, size, .. } = *need;
+        Resource::PciBar(PciBarResource { base: lease.base(), index, prefetchable: false, size, width })
     };
     shown.resources = function.bars.iter().map(bar).collect();
     shown.pci_bdf = Some(function.lease.address().to_string());

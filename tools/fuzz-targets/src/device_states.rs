@@ -209,10 +209,13 @@ fn edit(value: &mut Value, bytes: &mut Bytes<'_>) {
             2 => *text = "x".repeat(bytes.byte().into()),
             _ => *value = json!(null),
         },
-        _ => {
-            *value =
-                json!({"driver": null, "offloads": bytes.number(), "pairs": bytes.byte(), "announce": true})
+        // What a network card's driver has set up.
+        Value::Null => {
+            let (offloads, pairs) = (number_near(0, bytes), number_near(1, bytes));
+            *value = json!({"offloads": offloads, "pairs": pairs, "announce": bytes.one_in(2)});
         }
+        // Nothing is left to change.
+        Value::Object(_) => {}
     }
 }
 

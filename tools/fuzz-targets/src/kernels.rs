@@ -23,7 +23,7 @@ const RAMS: [&[(u64, usize)]; 4] =
     [&[(0, 32 * MIB)], &[(0, 2 * MIB), (2 << 20, 2 * MIB)], &[(0, MIB + 0x2000)], &[(0, 0x8000)]];
 const CMDLINE: &str = "console=ttyS0 quiet";
 /// Bytes of the initramfs: none, little, and more than some RAM has.
-const INITRAMFS: [usize; 4] = [0, 1, 5000, 3 * MIB];
+const INITRAMFS: [usize; 4] = [0, 1, 5000, 64 << 10];
 const INITRAMFS_BYTE: u8 = 7;
 
 const START_INFO: u64 = 0x6000;

@@ -38,14 +38,14 @@ pub struct Target {
 /// All targets. A new one is a line here, its module, and a corpus.
 pub const TARGETS: &[Target] = &[
     Target { name: "config_json", mutations: 60_000, run: config_json::run },
-    Target { name: "device_states", mutations: 2_000, run: device_states::run },
+    Target { name: "device_states", mutations: 4_000, run: device_states::run },
     Target { name: "flags", mutations: 200_000, run: flags::run },
     Target { name: "http_requests", mutations: 10_000, run: http_requests::run },
-    Target { name: "kernels", mutations: 5_000, run: kernels::run },
+    Target { name: "kernels", mutations: 4_000, run: kernels::run },
     Target { name: "openapi", mutations: 60_000, run: openapi::run },
-    Target { name: "pci_config", mutations: 2_000, run: pci_config::run },
+    Target { name: "pci_config", mutations: 1_500, run: pci_config::run },
     Target { name: "virtio_registers", mutations: 1_000, run: virtio_registers::run },
-    Target { name: "virtqueues", mutations: 1_000, run: virtqueues::run },
+    Target { name: "virtqueues", mutations: 800, run: virtqueues::run },
 ];
 
 /// The target of this name.

@@ -41,9 +41,9 @@ impl Device for Numbered {
 
     fn read(&mut self, at: Access, data: &mut [u8]) {
         if at.region == REGION_CONFIG {
-            self.0.read(at.offset, data)
+            self.0.read(at.offset, data);
         } else {
-            data.fill(self.0.address().slot)
+            data.fill(self.0.address().slot);
         }
     }
 

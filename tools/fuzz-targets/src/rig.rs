@@ -23,11 +23,15 @@ pub(crate) const RAM_LEN: u64 = 0x4_0000;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a disk.
 const DISK_LEN: usize = 64 << 10;
+/// What a disk is full of in the beginning.
+const DISK_BYTE: u8 = 0x11;
 const BAR: u64 = 0xc000_0000;
 
 /// The host's side of a device.
 pub(crate) enum Host {
     Disk(NamedTempFile),
+    /// A disk that nothing may change.
+    ReadOnlyDisk(NamedTempFile),
     Net(UnixDatagram),
     /// The other end of the stream, and the directory its socket lies in.
     Console(UnixStream, #[allow(dead_code, reason = "removes the socket when dropped")] TempDir),
@@ -81,11 +85,12 @@ fn disk(context: &BuildContext<'_>, change: impl FnOnce(&mut plan::Disk)) -> (Bu
     let mut plan = plan::Disk { image_type: ImageType::Raw, ..plan::Disk::new(file.path()) };
     plan.serial = Some("fuzz".into());
     change(&mut plan);
-    (blk::build(&plan, context).unwrap(), Host::Disk(file))
+    let host = if plan.readonly { Host::ReadOnlyDisk } else { Host::Disk };
+    (blk::build(&plan, context).unwrap(), host(file))
 }
 
 fn fill(file: &NamedTempFile) {
-    file.as_file().write_all_at(&[0x11; DISK_LEN], 0).unwrap();
+    file.as_file().write_all_at(&[DISK_BYTE; DISK_LEN], 0).unwrap();
 }
 
 thread_local! {
@@ -131,7 +136,18 @@ impl Rig {
             self.ram.map().write_slice(&[0; (RAM_LEN / 2) as usize], start).unwrap();
         }
         match &mut self.host {
-            Host::Disk(file) => fill(file),
+            Host::Disk(file) => {
+                let len = file.as_file().metadata().unwrap().len();
+                assert_eq!(len, DISK_LEN as u64, "the guest has changed the size of its disk");
+                fill(file);
+            }
+            Host::ReadOnlyDisk(file) => {
+                let content = std::fs::read(file.path()).unwrap();
+                assert!(
+                    content == [DISK_BYTE; DISK_LEN],
+                    "the guest has changed a disk that it may only read"
+                );
+            }
             Host::Net(socket) => while socket.recv(&mut [0]).is_ok() {},
             Host::Console(client, _) => {
                 while std::io::Read::read(client, &mut [0; 4096]).is_ok_and(|count| count > 0) {}

@@ -32,6 +32,26 @@ const AREAS: [(u64, u64); 8] = [
     (0, BAR_LEN),
 ];
 
+/// Registers in their own width (§4.1.4.3), the most telling ones more than once.
+const REGISTERS: [(u64, usize); 16] = [
+    (STATUS, 1),
+    (STATUS, 1),
+    (0x08, 4),
+    (0x0c, 4),
+    (0x0c, 4),
+    (0x10, 2),
+    (0x16, 2),
+    (0x18, 2),
+    (0x1a, 2),
+    (0x1c, 2),
+    (0x20, 8),
+    (0x24, 4),
+    (0x28, 8),
+    (0x30, 4),
+    (0x4020, 1),
+    (0x800c, 4),
+];
+
 pub(crate) fn run(data: &[u8]) {
     let mut bytes = Bytes(data);
     with_rig(bytes.byte(), |rig| {
@@ -84,12 +104,12 @@ impl Seen {
 
 fn step(rig: &Rig, bytes: &mut Bytes<'_>, seen: &mut Seen) {
     match bytes.below(16) {
-        0..=2 => {
+        0 | 1 => {
             let (offset, len) = bar_place(bytes);
             rig.device().read(Access { region: 0, offset }, &mut vec![0xff; len]);
         }
-        3..=7 => {
-            let (offset, len) = bar_place(bytes);
+        kind @ 2..=7 => {
+            let (offset, len) = if kind < 6 { *bytes.one_of(&REGISTERS) } else { bar_place(bytes) };
             let data = bytes.take(len);
             seen.reset_asked |= offset == STATUS && data == [0];
             rig.write(offset, &data);
@@ -100,7 +120,11 @@ fn step(rig: &Rig, bytes: &mut Bytes<'_>, seen: &mut Seen) {
         }
         9 | 10 => write_config(rig, bytes, seen),
         11 => {
-            rig.hold();
+            if bytes.one_in(2) {
+                rig.hold();
+            } else {
+                rig.device().pause();
+            }
             rig.device().resume();
         }
         12 => {

@@ -122,9 +122,9 @@ impl<'a> Driver<'a> {
         let is_unheard = || self.bells.wait(0, &mut [EpollEvent::default()]).is_ok_and(|ready| ready > 0);
         wait_until("the bells are heard", || self.rig.status() & NEEDS_RESET != 0 || !is_unheard());
         if bytes.one_in(4) {
-            self.rig.round_trip()
+            self.rig.round_trip();
         } else {
-            self.rig.hold()
+            self.rig.hold();
         }
         self.check_guards();
         self.rig.device().resume();
@@ -239,7 +239,7 @@ impl<'a> Driver<'a> {
                 drop(client.write(&vec![b'x'; len]));
                 self.rig.is_spent = true;
             }
-            Host::Disk(_) | Host::Nothing => {}
+            Host::Disk(_) | Host::ReadOnlyDisk(_) | Host::Nothing => {}
         }
     }
 

@@ -9,8 +9,8 @@ const INFO: &str = r#"{"state":"Running","config":{"serial":{"mode":"Socket","so
 #[test]
 fn the_first_console_one_can_attach_to_is_found() {
     let find = |info: &str, device| find(info.as_bytes(), device).map_err(|e| e.to_string());
-    assert_eq!(find(INFO, None), Ok(Place::Socket("/s".into())));
-    assert_eq!(find(INFO, Some(ConsoleDevice::Console)), Ok(Place::Pty("/p".into())));
+    assert_eq!(find(INFO, None), Ok(ConsoleEnd::Socket("/s".into())));
+    assert_eq!(find(INFO, Some(ConsoleDevice::Console)), Ok(ConsoleEnd::Pty("/p".into())));
     assert!(find(INFO, Some(ConsoleDevice::DebugConsole)).unwrap_err().contains("no such console"));
     let off = r#"{"config":{"serial":{"mode":"Tty"},"console":{"mode":"Pty","file":null}}}"#;
     assert!(find(off, None).unwrap_err().contains("no such console"));
@@ -79,7 +79,7 @@ fn a_pseudo_terminal_is_opened_raw_and_a_file_is_refused() {
     rustix::pty::grantpt(&master).unwrap();
     rustix::pty::unlockpt(&master).unwrap();
     let name = rustix::pty::ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
-    let slave = open(&Place::Pty(name.into()), false).unwrap();
+    let slave = open(&ConsoleEnd::Pty(name.into()), false).unwrap();
     assert!(!termios::tcgetattr(&slave).unwrap().local_modes.contains(termios::LocalModes::ECHO));
     rustix::io::write(&master, b"boot\n").unwrap();
     let (_user, input) = UnixStream::pair().unwrap();
@@ -93,7 +93,7 @@ fn a_pseudo_terminal_is_opened_raw_and_a_file_is_refused() {
         pumping.join().unwrap().unwrap();
     });
     let file = tempfile::NamedTempFile::new().unwrap();
-    let refused = open(&Place::Pty(file.path().into()), false).unwrap_err();
+    let refused = open(&ConsoleEnd::Pty(file.path().into()), false).unwrap_err();
     assert!(matches!(refused, ConsoleError::NoTerminal(_)), "{refused}");
 }
 
@@ -102,7 +102,7 @@ fn a_socket_console_is_connected_to() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
-    let peer = open(&Place::Socket(path), false).unwrap();
+    let peer = open(&ConsoleEnd::Socket(path), false).unwrap();
     let (mut guest, _) = listener.accept().unwrap();
     flush(&peer, &mut b"hi".to_vec()).unwrap();
     drop(peer);

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::Kind;
+use super::Language;
 
 /// A step from a value to one inside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,17 +69,19 @@ pub(super) fn render(path: &[Step]) -> String {
 }
 
 /// The line of `text` on which the value at `path` is. The text has been read before, so that this fails at that value only.
-pub(super) fn line(kind: Kind, text: &str, path: &[Step]) -> usize {
+pub(super) fn line(language: Language, text: &str, path: &[Step]) -> usize {
     let walk = Walk(path);
-    let line = match kind {
-        Kind::Json => walk.deserialize(&mut serde_json::Deserializer::from_str(text)).err().map(|e| e.line()),
-        Kind::Toml => {
+    let line = match language {
+        Language::Json => {
+            walk.deserialize(&mut serde_json::Deserializer::from_str(text)).err().map(|e| e.line())
+        }
+        Language::Toml => {
             toml::Deserializer::parse(text).and_then(|toml| walk.deserialize(toml)).err().map(|e| {
                 let start = e.span().map_or(0, |span| span.start);
                 text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1
             })
         }
-        Kind::Yaml => {
+        Language::Yaml => {
             let error = walk.deserialize(serde_norway::Deserializer::from_str(text)).err();
             error.and_then(|e| e.location()).map(|location| location.line())
         }

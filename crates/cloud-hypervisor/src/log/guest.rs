@@ -1,4 +1,4 @@
-//! Lines that a guest causes as often as it likes: `tracing::warn!(target: "guest", ...)`. Each place in the program that has such lines gets
+//! Lines that a guest causes as often as it likes: `tracing::warn!(target: "guest", ...)`. Each site in the program that has such lines gets
 //! an allowance, and says at its end how many it left out.
 
 use std::collections::HashMap;
@@ -11,16 +11,16 @@ use tracing::callsite::Identifier;
 
 /// The target of such lines.
 pub(super) const TARGET: &str = "guest";
-/// Lines of one place at once.
+/// Lines of one site at once.
 const BURST: u32 = 10;
-/// Lines of one place in the long run.
+/// Lines of one site in the long run.
 const PER_SECOND: u32 = 1;
 
-/// The allowances, by place.
+/// The allowances, by site.
 #[derive(Default)]
-pub(super) struct GuestLines(Mutex<HashMap<Identifier, Place>>);
+pub(super) struct GuestLines(Mutex<HashMap<Identifier, CallSite>>);
 
-struct Place {
+struct CallSite {
     metadata: &'static Metadata<'static>,
     allowance: Allowance,
 }
@@ -31,21 +31,21 @@ impl GuestLines {
         if metadata.target() != TARGET {
             return true;
         }
-        let mut places = self.places();
-        let place = places.entry(metadata.callsite());
-        let place =
-            place.or_insert_with(|| Place { metadata, allowance: Allowance::new(BURST, PER_SECOND, now) });
-        place.allowance.take(now)
+        let mut sites = self.sites();
+        let site = sites.entry(metadata.callsite());
+        let site =
+            site.or_insert_with(|| CallSite { metadata, allowance: Allowance::new(BURST, PER_SECOND, now) });
+        site.allowance.take(now)
     }
 
-    /// Places that may write again at `now`, and how many lines each has left out.
+    /// Call sites that may write again at `now`, and how many lines each has left out.
     pub(super) fn left_out(&self, now: Instant) -> Vec<(&'static Metadata<'static>, u64)> {
-        let mut places = self.places();
-        let left_out = |place: &mut Place| Some((place.metadata, place.allowance.refused(now)?));
-        places.values_mut().filter_map(left_out).collect()
+        let mut sites = self.sites();
+        let left_out = |site: &mut CallSite| Some((site.metadata, site.allowance.refused(now)?));
+        sites.values_mut().filter_map(left_out).collect()
     }
 
-    fn places(&self) -> MutexGuard<'_, HashMap<Identifier, Place>> {
+    fn sites(&self) -> MutexGuard<'_, HashMap<Identifier, CallSite>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -86,16 +86,16 @@ mod tests {
     }
 
     #[test]
-    fn each_place_has_an_allowance_and_tells_what_it_left_out() {
+    fn each_site_has_an_allowance_and_tells_what_it_left_out() {
         let (lines, guest) = (Arc::new(Mutex::new(Vec::new())), Arc::new(GuestLines::default()));
         let now = Instant::now();
         let counting = Counting { lines: lines.clone(), guest: guest.clone(), now };
         tracing::subscriber::with_default(counting, || {
             for _ in 0..1000 {
-                tracing::warn!(target: TARGET, "one place");
+                tracing::warn!(target: TARGET, "one site");
                 tracing::warn!(target: "host", "not the guest's");
             }
-            tracing::warn!(target: TARGET, "another place");
+            tracing::warn!(target: TARGET, "another site");
         });
         let count = |target| lines.lock().unwrap().iter().filter(|line| **line == target).count();
         assert_eq!((count(TARGET), count("host")), (BURST as usize + 1, 1000));

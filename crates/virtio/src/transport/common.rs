@@ -10,7 +10,7 @@ use crate::{Info, Signals, feature};
 /// What a write to the registers asks of the transport.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Request {
+pub(super) enum Action {
     None,
     /// Configuration changes fire this vector from now on.
     ConfigVector(u16),
@@ -161,9 +161,9 @@ impl Common {
     }
 
     /// Writes a register.
-    pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Request {
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Action {
         let mut bytes = [0; 8];
-        let Some(low) = bytes.get_mut(..data.len()) else { return Request::None };
+        let Some(low) = bytes.get_mut(..data.len()) else { return Action::None };
         low.copy_from_slice(data);
         let value = u64::from_le_bytes(bytes);
         match (offset, data.len()) {
@@ -172,7 +172,7 @@ impl Common {
             (0x0c, 4) => self.accept_features(value as u32),
             (0x10, 2) => {
                 self.config_vector = self.valid_vector(value as u16);
-                return Request::ConfigVector(self.config_vector);
+                return Action::ConfigVector(self.config_vector);
             }
             (0x14, 1) => return self.set_status(value as u8),
             (0x16, 2) => self.queue_select = value as u16,
@@ -180,13 +180,13 @@ impl Common {
                 let vector = self.valid_vector(value as u16);
                 if let Some(queue) = self.queues.get_mut(usize::from(self.queue_select)) {
                     queue.vector = vector;
-                    return Request::QueueVector(self.queue_select, vector);
+                    return Action::QueueVector(self.queue_select, vector);
                 }
             }
             (0x18..0x38, _) => self.write_queue(offset, data.len(), value),
             _ => {}
         }
-        Request::None
+        Action::None
     }
 
     fn accept_features(&mut self, value: u32) {
@@ -206,9 +206,9 @@ impl Common {
     }
 
     /// Only a reset clears bits (§2.1.2): a driver cannot go back behind what it has settled.
-    fn set_status(&mut self, value: u8) -> Request {
+    fn set_status(&mut self, value: u8) -> Action {
         if value == 0 {
-            return Request::Reset;
+            return Action::Reset;
         }
         let mut newly = value & !self.status & !status::NEEDS_RESET;
         if newly & status::FEATURES_OK != 0 && !self.features_are_acceptable() {
@@ -218,7 +218,7 @@ impl Common {
             newly &= !status::DRIVER_OK;
         }
         self.status |= newly;
-        if newly & status::DRIVER_OK != 0 { Request::Start } else { Request::None }
+        if newly & status::DRIVER_OK != 0 { Action::Start } else { Action::None }
     }
 
     fn write_queue(&mut self, offset: u64, len: usize, value: u64) {

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
 
 use crate::{Activation, ActiveQueue, Signals, SignalsState, VirtioDevice, feature};
-use common::{Common, Request};
+use common::{Action, Common};
 
 /// Bytes of BAR 0.
 pub(crate) const BAR_SIZE: u64 = 0x8_0000;
@@ -193,17 +193,17 @@ impl VirtioPci {
         }
     }
 
-    fn obey(&mut self, request: Request) {
-        match request {
-            Request::None => {}
-            Request::ConfigVector(vector) => self.config_vector.set_index(vector),
-            Request::QueueVector(queue, vector) => self.set_queue_vector(queue, vector),
-            Request::Start if self.phase == Phase::Idle => {
+    fn obey(&mut self, action: Action) {
+        match action {
+            Action::None => {}
+            Action::ConfigVector(vector) => self.config_vector.set_index(vector),
+            Action::QueueVector(queue, vector) => self.set_queue_vector(queue, vector),
+            Action::Start if self.phase == Phase::Idle => {
                 self.start();
                 self.events.record("virtio-device", "activated", &[("id", &self.device.info().id)]);
             }
-            Request::Start => {}
-            Request::Reset => self.driver_resets(),
+            Action::Start => {}
+            Action::Reset => self.driver_resets(),
         }
     }
 
