@@ -111,7 +111,7 @@ enum Message {
     Exit,
 }
 
-/// The front's end of a worker thread. [`Workers`] ends it.
+/// The front's end of a worker thread. Dropping it ends the thread; [`Workers`] ends several at once.
 pub struct Worker {
     messages: Sender<Message>,
     bell: EventFd,
@@ -167,6 +167,16 @@ impl Worker {
                 // A worker's panic was reported by the panic hook.
                 Err(RecvTimeoutError::Disconnected) => return drop(thread.join()),
             }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // If it has been in `Workers`, its thread has been waited for already.
+        if self.thread.is_some() {
+            self.send(Message::Exit);
+            self.join(Instant::now() + STOP_LIMIT);
         }
     }
 }

@@ -1,5 +1,7 @@
 use super::*;
 
+use std::sync::Weak;
+
 use crate::fake::{self, FakeQueue, WRITE};
 
 static PROFILE: Profile = Profile::new("echo", &[sandbox::groups::EPOLL]);
@@ -137,4 +139,21 @@ fn an_edge_that_comes_with_a_bell_for_mail_that_was_read_before_is_not_lost() {
     fd.write(1).unwrap();
     drop(go);
     assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(EDGE));
+}
+
+/// Says by its end that its thread has let go of it.
+struct Kept(#[expect(dead_code)] Arc<()>);
+
+impl Handler for Kept {
+    fn queue(&mut self, _: usize, _: &mut Context<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_worker_that_never_came_to_a_device_ends() {
+    let kept = Arc::new(());
+    let weak: Weak<()> = Arc::downgrade(&kept);
+    drop(Worker::spawn(&PROFILE, "kept", Kept(kept)).unwrap());
+    assert_eq!(weak.strong_count(), 0);
 }
