@@ -141,6 +141,34 @@ fn an_edge_that_comes_with_a_bell_for_mail_that_was_read_before_is_not_lost() {
     assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(EDGE));
 }
 
+/// Serves a driver that brings another chain for each that it gets back.
+struct Endless(FakeQueue);
+
+impl Handler for Endless {
+    fn queue(&mut self, position: usize, context: &mut Context<'_>) -> Result<(), Fault> {
+        context.queues[position].serve(context.ram, |_| {
+            self.0.add(&[(0x1_0000, 4, WRITE)]);
+            Ok(Some(0))
+        })
+    }
+}
+
+#[test]
+fn a_driver_that_never_stops_does_not_keep_its_device_from_stopping() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    let mut queue = FakeQueue::new(&ram, 0, 16);
+    queue.add(&[(0x1_0000, 4, WRITE)]);
+    let activation = fake::activation(&ram, 0, &[&queue]).0;
+    let interrupt = queue.interrupt.clone();
+    let mut workers =
+        Workers::new(vec![(Worker::spawn(&PROFILE, "endless", Endless(queue)).unwrap(), vec![0])]);
+    workers.start(activation);
+    // It goes on by itself after its first turn.
+    interrupt.wait(2);
+    workers.stop();
+    assert_eq!(workers.stopped(soon()).map(|queues| queues.len()), Some(1));
+}
+
 /// Says by its end that its thread has let go of it.
 struct Kept(#[expect(dead_code)] Arc<()>);
 
