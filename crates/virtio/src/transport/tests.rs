@@ -137,6 +137,23 @@ fn features_that_were_not_offered_are_refused() {
 }
 
 #[test]
+fn misaligned_queues_break_the_device() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    for (register, address) in [(0x20, 0x4008u64), (0x28, 0x5001), (0x30, 0x6002)] {
+        let mut function = function(&ram);
+        negotiate_by(
+            |offset, data| {
+                let misaligned = address.to_le_bytes();
+                write(&mut function, offset, if offset == register { &misaligned } else { data });
+            },
+            0x4000,
+            0xf,
+        );
+        assert_eq!(read(&mut function, 0x14), [0x4f], "{address:#x}");
+    }
+}
+
+#[test]
 fn queues_outside_ram_break_the_device_and_a_reset_mends_it() {
     let ram = memory::test_ram(&[(0, 0x2_0000)]);
     let mut function = function(&ram);
