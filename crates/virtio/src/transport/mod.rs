@@ -348,7 +348,12 @@ impl Device for VirtioPci {
         const LIMIT: Duration = Duration::from_secs(1);
         self.pause();
         self.settle(Instant::now() + LIMIT);
-        self.forget();
+        if matches!(self.phase, Phase::Stopping(_)) {
+            // Whoever has the queues still works with what the driver configured: as if the driver had reset the device.
+            self.phase = Phase::Stopping(Then::Reset);
+        } else {
+            self.forget();
+        }
         self.msix.reset();
         self.config.reset();
     }

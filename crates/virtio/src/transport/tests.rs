@@ -365,6 +365,23 @@ fn a_device_that_is_late_to_hold_still_goes_on_as_soon_as_it_does() {
 }
 
 #[test]
+fn a_reset_forgets_nothing_before_the_queues_are_back() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    let (go_on, wait) = mpsc::channel();
+    let mut function = function_with(&ram, &FakeSource::default(), Stuck(wait), 2).unwrap();
+    negotiate(&mut function, 0, 0xf);
+    function.reset();
+    assert_eq!((read(&mut function, 0x14), function.phase), ([0xf], Phase::Stopping(Then::Reset)));
+    // Until then no driver can bring the device up a second time.
+    write(&mut function, 0x14, &[0]);
+    negotiate(&mut function, 0, 0xf);
+    assert_eq!(function.phase, Phase::Stopping(Then::Reset));
+    go_on.send(()).unwrap();
+    wait_for_reset(&mut function);
+    assert_eq!(function.phase, Phase::Idle);
+}
+
+#[test]
 fn no_more_queues_than_bells() {
     let ram = memory::test_ram(&[(0, 0x2_0000)]);
     let source = FakeSource::default();
