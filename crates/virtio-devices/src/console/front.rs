@@ -80,9 +80,10 @@ impl VirtioDevice for Front {
     }
 
     fn start(&mut self, activation: Activation) {
-        self.shared.refresh();
         let wanted = activation.features & SIZE != 0;
         self.shared.listen(wanted.then(|| activation.signals.clone()));
+        // The driver may have read the size before it was ready.
+        self.shared.refresh();
         self.workers.start(activation);
     }
 

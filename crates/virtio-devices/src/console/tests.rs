@@ -157,12 +157,12 @@ fn a_new_size_interrupts_a_driver_that_asked_for_it() {
     };
     resize(&slave, 80, 25);
     let config = rig.start(SIZE);
-    assert_eq!(size(&rig), [80, 0, 25, 0]);
+    // What it read before it was ready is out of date.
+    assert_eq!((size(&rig), config.count()), ([80, 0, 25, 0], 1));
     resize(&slave, 132, 50);
     rig.front.resizer().refresh();
-    config.wait(1);
     rig.front.resizer().refresh();
-    assert_eq!((size(&rig), config.count()), ([132, 0, 50, 0], 1));
+    assert_eq!((size(&rig), config.count()), ([132, 0, 50, 0], 2));
     rig.stop();
     let config = rig.start(0);
     resize(&slave, 100, 30);
