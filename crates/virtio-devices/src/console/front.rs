@@ -73,17 +73,16 @@ impl VirtioDevice for Front {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let (size, ports, emergency) = (self.shared.size().to_le_bytes(), PORTS.to_le_bytes(), [0; 4]);
+        let (size, ports, emergency) = (self.shared.show_size().to_le_bytes(), PORTS.to_le_bytes(), [0; 4]);
         let config = size.iter().chain(&ports).chain(&emergency);
         let from = config.skip(usize::try_from(offset).unwrap_or(usize::MAX));
         data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
     }
 
     fn start(&mut self, activation: Activation) {
+        self.shared.refresh();
         let wanted = activation.features & SIZE != 0;
         self.shared.listen(wanted.then(|| activation.signals.clone()));
-        // The driver may have read the size before it was ready.
-        self.shared.refresh();
         self.workers.start(activation);
     }
 

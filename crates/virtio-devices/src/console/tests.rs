@@ -163,6 +163,14 @@ fn a_new_size_interrupts_a_driver_that_asked_for_it() {
     rig.front.resizer().refresh();
     rig.front.resizer().refresh();
     assert_eq!((size(&rig), config.count()), ([132, 0, 50, 0], 2));
+    // While the machine is paused, nobody listens.
+    rig.stop();
+    resize(&slave, 90, 40);
+    rig.front.resizer().refresh();
+    let config = rig.start(SIZE);
+    assert_eq!((size(&rig), config.count()), ([90, 0, 40, 0], 1));
+    rig.stop();
+    assert_eq!(rig.start(SIZE).count(), 0, "it has seen this one");
     rig.stop();
     let config = rig.start(0);
     resize(&slave, 100, 30);
