@@ -237,6 +237,29 @@ fn clients_see_what_devices_have_found_out() {
     assert_eq!(config.disks.unwrap()[0].image_type, config::ImageType::Raw);
 }
 
+#[test]
+fn an_interrupt_that_a_restored_device_sends_arrives() {
+    const VECTOR: u32 = 0x41;
+    let rig = Rig::new();
+    let plan = rig.plan("");
+    let mut machine = rig.boot(&plan);
+    machine.pause().unwrap();
+    let ioapic = |register: u64, value: u32| {
+        let at = memory::layout::IOAPIC + register;
+        let _ = machine.nodes.spaces().write(device::Space::Mmio, at, &value.to_le_bytes());
+    };
+    // The pin of the power button's device: not masked, edge-triggered.
+    ioapic(0, 0x10 + 2 * u32::from(chipset::acpi::Ged::PIN));
+    ioapic(0x10, VECTOR);
+    machine.press_power_button();
+    let tree = machine.save().unwrap();
+    drop(machine);
+    let ram = memory::test_ram(&[(0, 128 << 20)]);
+    let _restored = rig.build(&plan, Start::Restore { tree: &tree, ram }).unwrap();
+    let waiting = rig.hypervisor.interrupts.lock().unwrap();
+    assert!(waiting.iter().any(|msi| msi.data & 0xff == VECTOR), "{waiting:?}");
+}
+
 /// Memory that is not the plan's is what a restore brings.
 #[test]
 fn a_restored_machine_uses_the_ram_it_is_given() {

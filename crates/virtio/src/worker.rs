@@ -111,7 +111,7 @@ enum Message {
     Exit,
 }
 
-/// The front's end of a worker thread. [`Workers`] ends it.
+/// The front's end of a worker thread. Dropping it ends the thread; [`Workers`] ends several at once.
 pub struct Worker {
     messages: Sender<Message>,
     bell: EventFd,
@@ -167,6 +167,16 @@ impl Worker {
                 // A worker's panic was reported by the panic hook.
                 Err(RecvTimeoutError::Disconnected) => return drop(thread.join()),
             }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // If it has been in `Workers`, its thread has been waited for already.
+        if self.thread.is_some() {
+            self.send(Message::Exit);
+            self.join(Instant::now() + STOP_LIMIT);
         }
     }
 }
@@ -262,6 +272,13 @@ struct Serving {
     broken: bool,
 }
 
+/// What the worker found in its inbox.
+enum Mail {
+    None,
+    QueuesMoved,
+    Exit,
+}
+
 impl<H: Handler> Body<H> {
     fn run(mut self) {
         let mut ready = [EpollEvent::default(); 16];
@@ -275,31 +292,32 @@ impl<H: Handler> Body<H> {
                 }
             };
             let ready = ready.get(..count).unwrap_or_default();
-            if ready.iter().any(|event| event.data() == CONTROL) {
-                // What else is ready may belong to queues that are gone afterwards; it is still ready then if not.
-                if !self.read_mail() {
-                    return;
-                }
-            } else {
-                self.serve_all(ready);
+            let called = ready.iter().any(|event| event.data() == CONTROL);
+            match if called { self.read_mail() } else { Mail::None } {
+                // The bell may ring for mail that was read before: an edge that came with it does not come again.
+                Mail::None => self.serve_all(ready),
+                // What else is ready belongs to queues that are gone; what was added since then comes in another batch.
+                Mail::QueuesMoved => {}
+                Mail::Exit => return,
             }
         }
     }
 
-    /// Answers false when the thread is to end.
-    fn read_mail(&mut self) -> bool {
+    fn read_mail(&mut self) -> Mail {
         let _ = self.bell.read();
+        let mut mail = Mail::None;
         while let Ok(message) = self.inbox.try_recv() {
+            mail = Mail::QueuesMoved;
             match message {
                 Message::Start(activation) => self.start(activation),
                 Message::Stop => self.stop(),
                 Message::Exit => {
                     self.stop();
-                    return false;
+                    return Mail::Exit;
                 }
             }
         }
-        true
+        mail
     }
 
     fn start(&mut self, mut activation: Activation) {
@@ -336,7 +354,7 @@ impl<H: Handler> Body<H> {
     fn serve_all(&mut self, ready: &[EpollEvent]) {
         let Some(serving) = &self.serving else { return };
         let ram = serving.activation.ram.view();
-        for event in ready {
+        for event in ready.iter().filter(|event| event.data() != CONTROL) {
             let Some(Serving { activation, broken: false }) = &mut self.serving else { return };
             let mut context = context(activation, &ram, &self.watch);
             if let Err(fault) = serve(&mut self.handler, event, &mut context) {

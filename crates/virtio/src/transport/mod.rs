@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use device::{Access, Device, Effect, Events, Part, Persist, Region, RestoreError};
 use host::EventFd;
-use memory::DmaRam;
+use memory::{DmaRam, GuestAddress};
 use pci::{
     BarKind, ConfigSpace, ConfigState, Identity, Msix, MsixState, NO_VECTOR, Place, REGION_CONFIG, Vector,
 };
@@ -348,7 +348,12 @@ impl Device for VirtioPci {
         const LIMIT: Duration = Duration::from_secs(1);
         self.pause();
         self.settle(Instant::now() + LIMIT);
-        self.forget();
+        if matches!(self.phase, Phase::Stopping(_)) {
+            // Whoever has the queues still works with what the driver configured: as if the driver had reset the device.
+            self.phase = Phase::Stopping(Then::Reset);
+        } else {
+            self.forget();
+        }
         self.msix.reset();
         self.config.reset();
     }
@@ -446,14 +451,14 @@ impl VirtioPci {
     }
 }
 
-/// A queue as the driver laid it out, if its size is one.
+/// A queue as the driver laid it out, if its size is one and its addresses are aligned (§2.7).
 fn build_queue(size: u16, addresses: [u64; 3], progress: (u16, u16), event_idx: bool) -> Option<Queue> {
     let mut queue = Queue::new(size).ok()?;
-    let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
-    let [descriptors, available, used] = addresses.map(halves);
-    queue.set_desc_table_address(descriptors.0, descriptors.1);
-    queue.set_avail_ring_address(available.0, available.1);
-    queue.set_used_ring_address(used.0, used.1);
+    // Other than these, the trait's setters leave a queue at address 0 if they refuse.
+    let [descriptors, available, used] = addresses.map(GuestAddress);
+    queue.try_set_desc_table_address(descriptors).ok()?;
+    queue.try_set_avail_ring_address(available).ok()?;
+    queue.try_set_used_ring_address(used).ok()?;
     queue.set_next_avail(progress.0);
     queue.set_next_used(progress.1);
     queue.set_event_idx(event_idx);
