@@ -63,7 +63,12 @@ fn file_type(fd: BorrowedFd<'_>) -> Option<FileType> {
 fn tty() -> Result<Stream, Error> {
     let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
     let out = fixed_out(stdout).map_err(|e| Error::Stdout(e.into()))?;
-    let input = rustix::termios::isatty(stdin).then(|| reopen(stdin, OFlags::RDONLY).or_else(|_| dup(stdin)));
+    let is_terminal = rustix::termios::isatty(stdin);
+    let is_ours = host::terminal::is_in_foreground(stdin);
+    if is_terminal && !is_ours {
+        tracing::warn!(target: "guest", "The console takes no input: this program runs in the background of its terminal");
+    }
+    let input = (is_terminal && is_ours).then(|| reopen(stdin, OFlags::RDONLY).or_else(|_| dup(stdin)));
     let input = input.transpose().map_err(|e| Error::Stdout(e.into()))?;
     finish(Peer::Fixed { out: Some(out), input }, None, raw_stdout())
 }
