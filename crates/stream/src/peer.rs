@@ -242,7 +242,8 @@ impl Link {
     fn tell_of_dropped(&mut self) {
         let dropped = std::mem::take(&mut self.dropped);
         if dropped != 0 {
-            tracing::warn!("{dropped} bytes of console output were dropped: nobody took them in time");
+            // A full disk drops every byte that a guest says.
+            tracing::warn!(target: "guest", "{dropped} bytes of console output were dropped: nobody took them in time");
         }
     }
 
@@ -303,7 +304,7 @@ impl Link {
                 self.dropped += self.ring.clear();
             }
             Peer::Fixed { .. } => {
-                tracing::warn!("Console output is dropped from now on: {error}");
+                tracing::warn!(target: "guest", "Console output is dropped from now on: {error}");
                 self.forget(OUTPUT);
                 self.ring = Ring::default();
                 if let Peer::Fixed { out, .. } = &mut self.peer {
