@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use config::plan;
+use host::own_file::OwnFile;
 use host::terminal::RawStdout;
 use host::{Epoll, TimerFd};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -148,7 +149,7 @@ fn file(path: &Path) -> Result<Stream, Error> {
 fn socket(path: &Path) -> Result<Stream, Error> {
     let failed = |source| Error::Socket { path: path.into(), source };
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let unlink = Unlink(path.into());
+    let unlink = Unlink(OwnFile::made_at(path.into()));
     listener.set_nonblocking(true).map_err(failed)?;
     finish(Peer::Socket { listener, client: None, _unlink: unlink }, None, None)
 }

@@ -8,10 +8,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use host::own_file::OwnFile;
 use host::{ControlOperation, Epoll, EpollEvent, EventSet, TimerFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -44,12 +44,12 @@ pub(crate) enum Writing {
 }
 
 /// A file to be removed at last.
-pub(crate) struct Unlink(pub(crate) PathBuf);
+pub(crate) struct Unlink(pub(crate) OwnFile);
 
 impl Drop for Unlink {
     fn drop(&mut self) {
-        // Someone may have removed it before.
-        let _ = std::fs::remove_file(&self.0);
+        // Nobody is left to be told that it stays.
+        let _ = self.0.remove();
     }
 }
 

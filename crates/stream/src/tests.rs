@@ -134,7 +134,19 @@ fn what_cannot_be_opened_is_named() {
     for config in [plan::Stream::File(missing.clone()), plan::Stream::Socket(missing)] {
         let error = Stream::open(&config).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/console"), "{error}");
+        assert!(error.to_string().contains("check the directory"), "{error}");
     }
+}
+
+#[test]
+fn what_is_at_a_socket_s_path_already_stays_and_so_does_what_comes_there() {
+    let (served, _dir, path) = socket();
+    let error = Stream::open(&plan::Stream::Socket(path.clone())).err().unwrap();
+    assert!(error.to_string().contains("earlier run"), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    drop(served);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
 
 #[test]
