@@ -10,7 +10,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use api::{Method, Verb};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType,
+};
 
 use crate::events::{self, EventsError};
 use crate::payload::Payload;
@@ -37,13 +40,16 @@ impl Rest {
     }
 
     fn connect(&self) -> io::Result<UnixStream> {
-        let stream = UnixStream::connect(&self.path)?;
-        if let Some(deadline) = self.deadline {
-            // Zero would mean no limit.
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            stream.set_read_timeout(Some(left))?;
-            stream.set_write_timeout(Some(left))?;
-        }
+        let Some(deadline) = self.deadline else { return UnixStream::connect(&self.path) };
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let stream = UnixStream::from(socket);
+        // Zero would mean no limit.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left))?;
+        // That of connecting, too: the queue of a VMM that is stopped may be full.
+        stream.set_write_timeout(Some(left))?;
+        rustix::net::connect(&stream, &SocketAddrUnix::new(&self.path)?)?;
         Ok(stream)
     }
 
@@ -198,6 +204,17 @@ mod tests {
         assert_eq!(reply("HTTP/1.1 204 No Content\r\n\r\n"), Ok((204, None)));
         assert_eq!(reply("HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n"), Ok((200, Some(Vec::new()))));
         assert_eq!(reply("HTTP/1.1 100 \r\n\r\nHTTP/1.1 404 x\n\n"), Ok((404, None)));
+    }
+
+    #[test]
+    fn a_full_queue_is_waited_for_no_longer_than_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stopped");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _waiting = UnixStream::connect(&path).unwrap();
+        let error = Rest::new(path, Some(Instant::now())).connect().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `wait`: looks at `vm.info` until the VM is in a state. A VMM that is not there yet, or has no VM yet, is worth waiting for.
 
+use std::error::Error;
+
 use api::VmState;
 use serde::Deserialize;
 
@@ -61,7 +63,10 @@ fn excuse(error: RemoteError) -> Result<String, WaitError> {
     match error.status() {
         Some(404) => Ok("there is no VM".into()),
         Some(429 | 503) => Ok("the VMM is busy".into()),
-        _ if error.is_silence() => Ok("the VMM does not answer".into()),
+        _ if error.is_silence() => {
+            let why = error.source().map(|why| format!(": {why}")).unwrap_or_default();
+            Ok(format!("the VMM does not answer: {error}{why}"))
+        }
         _ => Err(error.into()),
     }
 }
@@ -117,6 +122,9 @@ mod tests {
         let created = || Ok(r#"{"state":"Created"}"#);
         let late = run(vec![created(), created()], 2);
         assert_eq!(late, Err("The VM is not Running in time: it is Created".into()));
+        let nobody = RemoteError::Connect { path: "/s".into(), source: io::ErrorKind::NotFound.into() };
+        let text = run(vec![Err(nobody)], 1).unwrap_err();
+        assert!(text.ends_with("does not answer: Error opening HTTP socket /s: entity not found"), "{text}");
         let refused = RemoteError::Refused { status: 500, body: Vec::new() };
         assert_eq!(run(vec![Err(refused)], 9), Err("Error asking for the VM's state".into()));
         assert_eq!(run(vec![Ok("{}")], 9), Err("The VMM tells no known state".into()));

@@ -159,7 +159,8 @@ mod tests {
     #[cfg_attr(feature = "dbus_api", ignore = "dist/ describes the default build")]
     fn the_manual_page_is_up_to_date() {
         let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command()).render(&mut page).unwrap();
+        let command = Cli::command().version(env!("CARGO_PKG_VERSION"));
+        clap_mangen::Man::new(command).render(&mut page).unwrap();
         check_in("man/cloud-hypervisor.1", &page);
     }
 

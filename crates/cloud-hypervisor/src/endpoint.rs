@@ -15,7 +15,9 @@ pub(crate) enum EndpointError {
     #[error("The path is empty: give a path, path=PATH or fd=N")]
     Empty,
     /// Nothing is open there.
-    #[error("Descriptor {0} is not open in this process: let the parent process pass it on")]
+    #[error(
+        "Descriptor {0} was not left open for this process, or is named twice: let the parent process pass it on"
+    )]
     Closed(RawFd, #[source] std::io::Error),
 }
 

@@ -1,5 +1,6 @@
 //! `--config FILE`: a whole VmConfig in JSON, TOML or YAML, with the field names of the REST API.
 
+mod distinct;
 mod place;
 
 use std::fs::File;
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 use config::VmConfig;
 use serde_json::Value;
 use thiserror::Error;
+
+use distinct::Distinct;
 
 /// As much as the REST API takes.
 const LIMIT: u64 = 4 << 20;
@@ -78,11 +81,12 @@ impl Language {
     }
 
     fn parse(self, text: &str) -> Result<Value, Why> {
-        match self {
+        let value: Result<Distinct, Why> = match self {
             Self::Json => serde_json::from_str(text).map_err(Why::Json),
             Self::Toml => toml::from_str(text).map_err(Why::Toml),
             Self::Yaml => serde_norway::from_str(text).map_err(Why::Yaml),
-        }
+        };
+        value.map(|Distinct(value)| value)
     }
 }
 
@@ -94,10 +98,14 @@ fn parse(path: &Path, text: &str) -> Result<(VmConfig, Vec<String>), Why> {
     config::from_json(json.as_bytes()).map_err(|error| {
         let steps = place::steps(&value, error.line());
         let text_of_error = error.to_string();
+        let mut complaint = text_of_error.split(" at line ").next().unwrap_or_default().to_owned();
+        if matches!(language, Language::Yaml) && place::value(&value, &steps) == Some(&Value::Null) {
+            complaint.push_str("; in YAML nothing is there: if a word is meant, put the word into quotes");
+        }
         Why::Field {
             line: place::line(language, text, &steps),
             field: place::render(&steps),
-            text: text_of_error.split(" at line ").next().unwrap_or_default().into(),
+            text: complaint,
         }
     })
 }
@@ -178,6 +186,31 @@ mod tests {
             let why = read(&path).unwrap_err().source().unwrap().to_string();
             assert!(why.starts_with(expected), "{name} {text}: {why}");
         }
+    }
+
+    #[test]
+    fn a_section_that_is_there_twice_is_not_lost() {
+        for (name, text, place) in [
+            ("a.json", "{\"payload\":{\"kernel\":\"/k\"},\n\"payload\":{\"kernel\":\"/q\"}}", "line 2"),
+            ("a.json", "{\"disks\":[{\"path\":\"/a\",\n\"path\":\"/b\"}]}", "line 2"),
+            ("a.yaml", "disks: [{path: /a}]\npayload: {kernel: /k}\ndisks: [{path: /b}]\n", "disks"),
+            ("a.toml", "payload = {kernel = '/k'}\npayload = {kernel = '/q'}", "line 2"),
+        ] {
+            let (_dir, path) = write(name, text);
+            let why = read(&path).unwrap_err();
+            let why = why.source().unwrap().source().unwrap().to_string();
+            assert!(why.contains(place) && (why.contains("twice") || why.contains("duplicate")), "{why}");
+        }
+    }
+
+    /// The API has a mode of that name.
+    #[test]
+    fn yaml_s_null_is_told_from_the_word() {
+        let (_dir, path) = write("a.yaml", "payload: {kernel: /k}\nconsole:\n  mode: Null\n");
+        let why = read(&path).unwrap_err().source().unwrap().to_string();
+        assert!(why.starts_with("Line 3: console.mode") && why.contains("put the word into quotes"), "{why}");
+        let (_dir, path) = write("a.yaml", "payload: {kernel: /k}\nconsole:\n  mode: 'Null'\n");
+        assert_eq!(read(&path).unwrap().0.console.mode, config::ConsoleMode::Null);
     }
 
     #[test]

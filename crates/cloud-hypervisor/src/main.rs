@@ -87,6 +87,7 @@ impl From<&ApiError> for Chain {
 }
 
 fn main() -> ExitCode {
+    host::signals::take_limits_as_errors();
     host::heap::share_one_arena();
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let cli = Cli::parse();

@@ -108,3 +108,18 @@ fn lost_lines_are_told_once_there_is_room() {
     assert!(lost(&log).unwrap() > 0 && told > 100, "{log}");
     vmm.terminate();
 }
+
+/// The limit of a file's size arrives as a signal that ends a program without a word; here it is an error of the write.
+#[test]
+fn a_start_that_fails_says_why_under_a_limit_of_file_sizes() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("vm.json"), "{").unwrap();
+    for (arguments, said) in [("--config vm.json --log-file log", "It is no JSON"), ("--version > out", "")] {
+        let script = format!("ulimit -f 0; exec \"$0\" {arguments}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_cloud-hypervisor")]).current_dir(&dir);
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && text.contains(said), "{:?} {text}", output.status);
+    }
+}

@@ -3,7 +3,7 @@
 use std::io;
 
 use libc::{
-    SYS_bind, SYS_epoll_create1, SYS_eventfd2, SYS_fcntl, SYS_ftruncate, SYS_getsockopt,
+    SYS_bind, SYS_epoll_create1, SYS_eventfd2, SYS_fcntl, SYS_ftruncate, SYS_getpgrp, SYS_getsockopt,
     SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_listen,
     SYS_memfd_create, SYS_setsockopt, SYS_socket, SYS_timerfd_create, SYS_unlink, SYS_unlinkat,
 };
@@ -19,11 +19,13 @@ const BUILD: &[Call] = &[
     // Descriptors of the parent process are taken over.
     equal(SYS_fcntl, 1, libc::F_SETFD),
     any(SYS_ftruncate),
+    any(SYS_getpgrp),
     any(SYS_getsockopt),
     ioctl(libc::TCGETS as u32),
     ioctl(libc::TCGETS2 as u32),
     ioctl(libc::TCSETS as u32),
     ioctl(libc::TCSETS2 as u32),
+    ioctl(libc::TIOCGPGRP as u32),
     ioctl(libc::TIOCGPTN as u32),
     ioctl(libc::TIOCSPTLCK as u32),
     any(SYS_landlock_add_rule),

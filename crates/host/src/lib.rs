@@ -14,6 +14,7 @@ pub mod inherit;
 pub mod kick;
 pub mod lock;
 pub mod outlet;
+pub mod own_file;
 pub mod pty;
 pub mod signals;
 pub mod terminal;

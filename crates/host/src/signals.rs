@@ -35,23 +35,28 @@ const NUMBERS: [(libc::c_int, Signal); 7] = [
 /// What says the same as an error (EFBIG, EPIPE) to the thread whose write it is about.
 const IGNORED: [libc::c_int; 2] = [libc::SIGXFSZ, libc::SIGPIPE];
 
+/// Makes limits of the host that arrive as signals errors of the write that met them, and only that, for the whole process. To be called
+/// before the first write: the log of a start that fails may be the file that is too large.
+pub fn take_limits_as_errors() {
+    for signal in IGNORED {
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// The process's signals. Made before any other thread starts, so that all threads inherit the blocked set.
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks the signals for the calling thread and those it starts, and makes them readable here. Those that errors say as well are
-    /// ignored from now on.
+    /// Blocks the signals for the calling thread and those it starts, and makes them readable here.
     ///
     /// # Errors
     /// The kernel's, if there is no descriptor left.
     pub fn take() -> io::Result<Self> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: ignoring a signal runs no code of ours. `sigemptyset` initialises the set, the other calls read or extend it; the descriptor is new and owned here.
+        // SAFETY: `sigemptyset` initialises the set, the other calls read or extend it; the descriptor is new and owned here.
         unsafe {
-            for signal in IGNORED {
-                libc::signal(signal, libc::SIG_IGN);
-            }
             libc::sigemptyset(set.as_mut_ptr());
             for (signal, _) in NUMBERS {
                 // `nohup` ignores it so that the program outlives its terminal, and a signal descriptor would read it all the same.
@@ -111,6 +116,7 @@ mod tests {
 
     #[test]
     fn a_write_beyond_a_limit_fails_and_ends_nothing() {
+        take_limits_as_errors();
         let signals = Signals::take().unwrap();
         for number in IGNORED {
             // SAFETY: raises a signal that is ignored; the process would end here if it were not.

@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::io::Errno;
+use rustix::process::getpgrp;
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
 
 /// Puts a terminal into raw mode and returns its former settings.
 ///
@@ -17,6 +19,16 @@ pub fn set_raw(fd: impl AsFd) -> io::Result<Termios> {
     Ok(former)
 }
 
+/// Whether this process may read `fd` and change its settings. The kernel stops one that a shell has started in the background, all of its
+/// threads, when it tries.
+pub fn is_in_foreground(fd: impl AsFd) -> bool {
+    match tcgetpgrp(fd) {
+        Ok(group) => group == getpgrp(),
+        // A terminal that does not control this process, or none at all, knows no background.
+        Err(error) => error == Errno::NOTTY,
+    }
+}
+
 /// Columns and rows, or `None` where there is no terminal or it does not know.
 pub fn size(fd: impl AsFd) -> Option<(u16, u16)> {
     let size = tcgetwinsize(fd).ok()?;
@@ -28,10 +40,10 @@ pub fn size(fd: impl AsFd) -> Option<(u16, u16)> {
 pub struct RawStdout(Termios);
 
 impl RawStdout {
-    /// Switches standard output to raw mode, or `None` if it is no terminal.
+    /// Switches standard output to raw mode, or `None` if it is no terminal, or that of another job.
     pub fn enter() -> Option<Self> {
         let stdout = rustix::stdio::stdout();
-        if !isatty(stdout) {
+        if !isatty(stdout) || !is_in_foreground(stdout) {
             return None;
         }
         set_raw(stdout).ok().map(Self)
@@ -40,7 +52,11 @@ impl RawStdout {
 
 impl Drop for RawStdout {
     fn drop(&mut self) {
-        // Nothing can be done about a terminal that went away.
-        let _ = tcsetattr(rustix::stdio::stdout(), OptionalActions::Now, &self.0);
+        let stdout = rustix::stdio::stdout();
+        // Whose turn it is now has settings of its own.
+        if is_in_foreground(stdout) {
+            // Nothing can be done about a terminal that went away.
+            let _ = tcsetattr(stdout, OptionalActions::Now, &self.0);
+        }
     }
 }

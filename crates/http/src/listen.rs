@@ -9,6 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use host::lock;
+use host::own_file::OwnFile;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use sandbox::{Access, Grant};
@@ -96,7 +97,7 @@ pub struct Bound {
 /// The socket's file, ours as long as the lock is held. Dropped before a good end, it takes with it what this start has made.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
-    path: PathBuf,
+    file: OwnFile,
     is_bound: bool,
     lock: Lock,
 }
@@ -104,7 +105,7 @@ pub(crate) struct SocketFile {
 impl SocketFile {
     /// What unlinking the socket takes.
     pub(crate) fn grant(&self) -> Grant {
-        Grant::directory_of(&self.path, Access::Remove)
+        Grant::directory_of(self.file.path(), Access::Remove)
     }
 
     /// Unlinks the socket at the end of a process that was of use. The lock file stays for the next one.
@@ -114,10 +115,7 @@ impl SocketFile {
     pub(crate) fn leave(mut self) -> Result<(), (PathBuf, io::Error)> {
         self.is_bound = false;
         self.lock.is_new = false;
-        match std::fs::remove_file(&self.path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err((self.path.clone(), source)),
-            _ => Ok(()),
-        }
+        self.file.remove().map_err(|source| (self.file.path().into(), source))
     }
 }
 
@@ -125,7 +123,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.is_bound {
             // Nobody is left to be told that it stays, and the next start replaces it.
-            let _ = std::fs::remove_file(&self.path);
+            let _ = self.file.remove();
         }
     }
 }
@@ -152,7 +150,10 @@ fn bind_path(path: PathBuf) -> Result<Bound, BindError> {
     let lock = Lock::take(&path)?;
     make_room(&path)?;
     match UnixListener::bind(&path) {
-        Ok(listener) => Ok(Bound { listener, file: Some(SocketFile { path, is_bound: true, lock }) }),
+        Ok(listener) => {
+            let file = SocketFile { file: OwnFile::made_at(path), is_bound: true, lock };
+            Ok(Bound { listener, file: Some(file) })
+        }
         Err(source) => Err(BindError::Bind { path, source }),
     }
 }
@@ -227,7 +228,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if self.is_new {
+        if self.is_new && self.is_at_its_path() {
             // While the lock is still held, so that nobody else's is unlinked. An empty file that stays does no harm.
             let _ = std::fs::remove_file(&self.path);
         }

@@ -1,8 +1,9 @@
 //! What the thread asks of the host.
 
 use libc::{
-    SYS_accept4, SYS_epoll_create1, SYS_eventfd2, SYS_fcntl, SYS_getsockname, SYS_getsockopt, SYS_recvfrom,
-    SYS_recvmsg, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown, SYS_unlink, SYS_unlinkat,
+    SYS_accept4, SYS_epoll_create1, SYS_eventfd2, SYS_fcntl, SYS_getsockname, SYS_getsockopt, SYS_newfstatat,
+    SYS_recvfrom, SYS_recvmsg, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown, SYS_statx, SYS_unlink,
+    SYS_unlinkat,
 };
 use sandbox::call::{Call, any, equal, ioctl};
 use sandbox::{Profile, groups};
@@ -18,12 +19,14 @@ const CLIENTS: &[Call] = &[
     any(SYS_getsockname),
     any(SYS_getsockopt),
     ioctl(libc::FIONBIO as u32),
+    any(SYS_newfstatat),
     any(SYS_recvfrom),
     any(SYS_recvmsg),
     any(SYS_sendmsg),
     any(SYS_sendto),
     any(SYS_setsockopt),
     any(SYS_shutdown),
+    any(SYS_statx),
     any(SYS_unlink),
     any(SYS_unlinkat),
 ];

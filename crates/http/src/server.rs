@@ -225,11 +225,19 @@ impl Doorman {
     }
 
     async fn accept(&self, listener: UnixListener) {
+        let mut is_failing = false;
         loop {
             match listener.accept().await {
-                Ok((socket, _)) => self.admit(socket),
+                Ok((socket, _)) => {
+                    is_failing = false;
+                    self.admit(socket);
+                }
                 Err(error) => {
-                    warn!("The API socket cannot accept a connection: {error}");
+                    // Once for all the attempts until one succeeds: clients could fill the log.
+                    if !is_failing {
+                        warn!("The API socket cannot accept connections: {error}");
+                    }
+                    is_failing = true;
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

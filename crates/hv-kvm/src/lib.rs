@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use hv::{Error, Hypervisor, Vm};
 use kvm_ioctls::{Cap, Kvm};
+use rustix::io::Errno;
 
 const DEVICE: &str = "/dev/kvm";
 
@@ -68,6 +69,9 @@ fn refusal(error: std::io::Error) -> Error {
             "the kernel has no KVM: load kvm_intel or kvm_amd, or enable virtualisation in the firmware"
         }
         std::io::ErrorKind::PermissionDenied => "this user may not use it: join the group kvm",
+        _ if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
+            "raise the limit of open files"
+        }
         _ => "is another hypervisor using the CPU's virtualisation?",
     };
     Error::Unavailable(format!("Cannot open {DEVICE} ({error}): {hint}"))

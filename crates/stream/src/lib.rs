@@ -40,7 +40,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The listening socket.
-    #[error("Cannot bind the console socket '{}': remove what is left there of an earlier run", .path.display())]
+    #[error("Cannot bind the console socket '{}': {}", .path.display(), socket_hint(.source))]
     Socket {
         /// Where it should be.
         path: PathBuf,
@@ -57,6 +57,13 @@ pub enum Error {
     /// Descriptors to wait with.
     #[error("Cannot wait for the console's input")]
     Watch(#[source] io::Error),
+}
+
+fn socket_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "remove what is left there of an earlier run, or choose another path",
+        _ => "check the directory and its permissions",
+    }
 }
 
 /// An open stream. Cloning shares it; the last clone closes it, restores the terminal and unlinks the socket.

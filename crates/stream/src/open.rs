@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use config::plan;
+use host::own_file::OwnFile;
 use host::terminal::RawStdout;
 use host::{Epoll, TimerFd};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -63,7 +64,12 @@ fn file_type(fd: BorrowedFd<'_>) -> Option<FileType> {
 fn tty() -> Result<Stream, Error> {
     let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
     let out = fixed_out(stdout).map_err(|e| Error::Stdout(e.into()))?;
-    let input = rustix::termios::isatty(stdin).then(|| reopen(stdin, OFlags::RDONLY).or_else(|_| dup(stdin)));
+    let is_terminal = rustix::termios::isatty(stdin);
+    let is_ours = host::terminal::is_in_foreground(stdin);
+    if is_terminal && !is_ours {
+        tracing::warn!(target: "guest", "The console takes no input: this program runs in the background of its terminal");
+    }
+    let input = (is_terminal && is_ours).then(|| reopen(stdin, OFlags::RDONLY).or_else(|_| dup(stdin)));
     let input = input.transpose().map_err(|e| Error::Stdout(e.into()))?;
     finish(Peer::Fixed { out: Some(out), input }, None, raw_stdout())
 }
@@ -143,7 +149,7 @@ fn file(path: &Path) -> Result<Stream, Error> {
 fn socket(path: &Path) -> Result<Stream, Error> {
     let failed = |source| Error::Socket { path: path.into(), source };
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let unlink = Unlink(path.into());
+    let unlink = Unlink(OwnFile::made_at(path.into()));
     listener.set_nonblocking(true).map_err(failed)?;
     finish(Peer::Socket { listener, client: None, _unlink: unlink }, None, None)
 }

@@ -8,10 +8,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use host::own_file::OwnFile;
 use host::{ControlOperation, Epoll, EpollEvent, EventSet, TimerFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -44,12 +44,12 @@ pub(crate) enum Writing {
 }
 
 /// A file to be removed at last.
-pub(crate) struct Unlink(pub(crate) PathBuf);
+pub(crate) struct Unlink(pub(crate) OwnFile);
 
 impl Drop for Unlink {
     fn drop(&mut self) {
-        // Someone may have removed it before.
-        let _ = std::fs::remove_file(&self.0);
+        // Nobody is left to be told that it stays.
+        let _ = self.0.remove();
     }
 }
 
@@ -242,7 +242,8 @@ impl Link {
     fn tell_of_dropped(&mut self) {
         let dropped = std::mem::take(&mut self.dropped);
         if dropped != 0 {
-            tracing::warn!("{dropped} bytes of console output were dropped: nobody took them in time");
+            // A full disk drops every byte that a guest says.
+            tracing::warn!(target: "guest", "{dropped} bytes of console output were dropped: nobody took them in time");
         }
     }
 
@@ -303,7 +304,7 @@ impl Link {
                 self.dropped += self.ring.clear();
             }
             Peer::Fixed { .. } => {
-                tracing::warn!("Console output is dropped from now on: {error}");
+                tracing::warn!(target: "guest", "Console output is dropped from now on: {error}");
                 self.forget(OUTPUT);
                 self.ring = Ring::default();
                 if let Peer::Fixed { out, .. } = &mut self.peer {

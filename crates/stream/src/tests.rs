@@ -134,7 +134,19 @@ fn what_cannot_be_opened_is_named() {
     for config in [plan::Stream::File(missing.clone()), plan::Stream::Socket(missing)] {
         let error = Stream::open(&config).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/console"), "{error}");
+        assert!(error.to_string().contains("check the directory"), "{error}");
     }
+}
+
+#[test]
+fn what_is_at_a_socket_s_path_already_stays_and_so_does_what_comes_there() {
+    let (served, _dir, path) = socket();
+    let error = Stream::open(&plan::Stream::Socket(path.clone())).err().unwrap();
+    assert!(error.to_string().contains("earlier run"), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    drop(served);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
 
 #[test]
@@ -421,4 +433,38 @@ fn read_until(reader: OwnedFd, end: &[u8]) -> usize {
         last.extend(&part[..got]);
     }
     count
+}
+
+/// Collects the targets of lines.
+struct Targets(Arc<Mutex<Vec<&'static str>>>);
+
+impl tracing::Subscriber for Targets {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn event(&self, event: &tracing::Event<'_>) {
+        self.0.lock().unwrap().push(event.metadata().target());
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// A guest says what it likes as often as it likes, and the log limits lines with this target only.
+#[test]
+fn lines_about_lost_output_are_the_guest_s() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    tracing::subscriber::with_default(Targets(lines.clone()), || {
+        let full = Served::open(&plan::Stream::File("/dev/full".into()));
+        (0..3).for_each(|_| full.stream.write(b"x"));
+        let (gone, output) = pipe();
+        drop(gone);
+        open::unattended(output.as_fd(), None).write(b"x");
+    });
+    let lines = lines.lock().unwrap();
+    assert!(lines.len() >= 4 && lines.iter().all(|target| *target == "guest"), "{lines:?}");
 }

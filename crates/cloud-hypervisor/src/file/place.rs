@@ -68,6 +68,14 @@ pub(super) fn render(path: &[Step]) -> String {
     if text.is_empty() { "the whole".into() } else { text }
 }
 
+/// What stands at `path`.
+pub(super) fn value<'v>(whole: &'v Value, path: &[Step]) -> Option<&'v Value> {
+    path.iter().try_fold(whole, |value, step| match step {
+        Step::Key(key) => value.get(key),
+        Step::Index(i) => value.get(i),
+    })
+}
+
 /// The line of `text` on which the value at `path` is. The text has been read before, so that this fails at that value only.
 pub(super) fn line(language: Language, text: &str, path: &[Step]) -> usize {
     let walk = Walk(path);

@@ -114,6 +114,23 @@ fn a_failed_start_leaves_nothing() {
     assert!(lock_of(&path).exists() && !path.exists());
 }
 
+/// Somebody has tidied up, and another program took the place.
+#[test]
+fn what_has_come_to_the_path_meanwhile_stays() {
+    let mut house = House::new();
+    let path = house.path.clone();
+    std::fs::remove_file(&path).unwrap();
+    let _theirs = UnixListener::bind(&path).unwrap();
+    house.server.take().unwrap().stop().unwrap();
+    assert!(path.exists());
+    std::fs::remove_file(&path).unwrap();
+    let bound = bind(Listen::Path(path.clone())).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    drop(bound);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
 #[test]
 fn a_listening_descriptor_is_used_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
