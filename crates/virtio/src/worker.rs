@@ -20,7 +20,7 @@ use host::{ControlOperation, Epoll, EpollEvent, EventFd, EventSet};
 use memory::DmaView;
 use sandbox::Profile;
 
-use crate::{Activation, ActiveQueue, Fault, QueueServer, Signals};
+use crate::{Activation, ActiveQueue, Fault, Signals};
 
 /// What a handler works with, each time it is called.
 pub struct Context<'a> {
@@ -105,11 +105,14 @@ impl Watch {
     }
 }
 
-enum Message {
+pub(crate) enum Message {
     Start(Activation),
     Stop,
     Exit,
 }
+
+/// How long a worker may take to finish what is under way.
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// The front's end of a worker thread. Dropping it ends the thread; [`Workers`] ends several at once.
 pub struct Worker {
@@ -135,14 +138,14 @@ impl Worker {
         Ok(Self { messages, bell, returned, thread: Some(thread) })
     }
 
-    fn send(&self, message: Message) {
+    pub(crate) fn send(&self, message: Message) {
         // A worker that is gone has left its queues behind; `stopped` then answers with none.
         if self.messages.send(message).is_ok() {
             let _ = self.bell.write(1);
         }
     }
 
-    fn receive(&self, deadline: Instant) -> Option<Vec<ActiveQueue>> {
+    pub(crate) fn receive(&self, deadline: Instant) -> Option<Vec<ActiveQueue>> {
         match self.returned.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(queues) => Some(queues),
             Err(RecvTimeoutError::Timeout) => None,
@@ -152,7 +155,7 @@ impl Worker {
 
     /// Waits for the thread's end after [`Message::Exit`]. One that does not come to it, because the host's storage hangs, is left to
     /// itself: it holds on to all that it uses.
-    fn join(&mut self, deadline: Instant) {
+    pub(crate) fn join(&mut self, deadline: Instant) {
         let Some(thread) = self.thread.take() else { return };
         loop {
             match self.returned.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -178,83 +181,6 @@ impl Drop for Worker {
             self.send(Message::Exit);
             self.join(Instant::now() + STOP_LIMIT);
         }
-    }
-}
-
-/// All workers of a device. Each owns the queues with certain indices. Dropping it ends the threads.
-pub struct Workers {
-    workers: Vec<(Worker, Vec<u16>)>,
-    /// Workers whose queues have not come back yet, by position, while the device runs or stops.
-    pending: Vec<usize>,
-    returned: Vec<ActiveQueue>,
-    /// Since when a stop is waited for.
-    stopping_since: Option<Instant>,
-}
-
-/// How long a worker may take to finish what is under way.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
-
-impl Workers {
-    /// `workers` with the indices of the queues each serves.
-    pub fn new(workers: Vec<(Worker, Vec<u16>)>) -> Self {
-        Self { workers, pending: Vec::new(), returned: Vec::new(), stopping_since: None }
-    }
-}
-
-impl QueueServer for Workers {
-    fn start(&mut self, activation: Activation) {
-        let Activation { ram, features, mut queues, signals } = activation;
-        self.pending.clear();
-        self.stopping_since = None;
-        for (position, (worker, indices)) in self.workers.iter().enumerate() {
-            let (mine, rest): (Vec<_>, Vec<_>) = queues.into_iter().partition(|q| indices.contains(&q.index));
-            queues = rest;
-            if !mine.is_empty() {
-                self.pending.push(position);
-                let (ram, signals) = (ram.clone(), signals.clone());
-                worker.send(Message::Start(Activation { ram, features, queues: mine, signals }));
-            }
-        }
-        // Queues that nobody serves (a control queue without its feature) wait here.
-        self.returned = queues;
-    }
-
-    fn stop(&mut self) {
-        self.stopping_since.get_or_insert_with(Instant::now);
-        for position in &self.pending {
-            if let Some((worker, _)) = self.workers.get(*position) {
-                worker.send(Message::Stop);
-            }
-        }
-    }
-
-    fn stopped(&mut self, deadline: Instant) -> Option<Vec<ActiveQueue>> {
-        let Self { workers, pending, returned, .. } = self;
-        pending.retain(|position| {
-            let queues = workers
-                .get(*position)
-                .map_or_else(|| Some(Vec::new()), |(worker, _)| worker.receive(deadline));
-            let missing = queues.is_none();
-            returned.extend(queues.into_iter().flatten());
-            missing
-        });
-        if !self.pending.is_empty() {
-            return None;
-        }
-        // Who is dropped long after a pause has all of its time to end.
-        self.stopping_since = None;
-        let mut queues = std::mem::take(&mut self.returned);
-        queues.sort_by_key(|q| q.index);
-        Some(queues)
-    }
-}
-
-impl Drop for Workers {
-    /// Asks all, then waits for all.
-    fn drop(&mut self) {
-        self.workers.iter().for_each(|(worker, _)| worker.send(Message::Exit));
-        let deadline = self.stopping_since.unwrap_or_else(Instant::now) + STOP_LIMIT;
-        self.workers.iter_mut().for_each(|(worker, _)| worker.join(deadline));
     }
 }
 

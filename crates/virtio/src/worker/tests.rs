@@ -1,4 +1,5 @@
 use super::*;
+use crate::{QueueServer, Workers};
 
 use std::sync::Weak;
 
