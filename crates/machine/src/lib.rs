@@ -5,7 +5,8 @@
 //!  Plan, Tree and RAM --build--> paused \____ drop ____/
 //! ```
 //! The control thread owns a [`Machine`] by value and is the only one to call it. Reset and reboot drop it and build it anew. Whatever
-//! control asks of it comes back within 30 s, or an error names what does not.
+//! control asks of it has a limit: 30 s for all vCPUs together, 30 s for all devices, 30 s for the threads of a device that ends. An error names
+//! what was late.
 
 mod board;
 mod build;
