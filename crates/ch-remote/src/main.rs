@@ -58,10 +58,24 @@ enum Failure {
     Output(#[source] io::Error),
 }
 
+impl Failure {
+    /// Whether nobody reads the output any more.
+    fn is_reader_gone(&self) -> bool {
+        match self {
+            Self::Output(error) | Self::Events(EventsError::Output(error)) => {
+                error.kind() == io::ErrorKind::BrokenPipe
+            }
+            _ => false,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let matches = cli::command().get_matches();
     match run(&matches) {
         Ok(()) => ExitCode::SUCCESS,
+        // As of any filter: `ch-remote events | head` has read all it wants.
+        Err(failure) if failure.is_reader_gone() => ExitCode::FAILURE,
         Err(failure) => {
             // Nobody is left to be told that standard error is gone.
             let _ = io::stderr().write_all(report::text(&failure).as_bytes());

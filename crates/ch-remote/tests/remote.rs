@@ -415,3 +415,13 @@ fn events_are_followed_until_the_vmm_ends() {
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("Service Unavailable"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error_to_tell() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ch-remote"));
+    let program = command.args(["completions", "bash"]).stdout(writer).stderr(std::process::Stdio::piped());
+    let output = program.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(1), Vec::new()));
+}

@@ -26,12 +26,14 @@ use host::outlet::Outlet;
 use host::signals::Signals;
 use hv::Hypervisor;
 use hv_kvm::KvmHypervisor;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use sandbox::Policy;
 use thiserror::Error as ThisError;
 
 use cli::Cli;
 use endpoint::Endpoint;
-use written::Files;
+use written::{Files, Unwritable};
 
 /// What ends the process with code 1.
 #[derive(Debug, ThisError)]
@@ -41,7 +43,7 @@ enum Fatal {
     #[error("Error parsing --event-monitor: path or fd required")]
     MonitorSyntax,
     #[error("Error doing event monitor I/O")]
-    Monitor(#[source] std::io::Error),
+    Monitor(#[source] Unwritable),
     #[error(
         "Error setting up seccomp filters: run on a kernel with CONFIG_SECCOMP_FILTER, or with --seccomp false"
     )]
@@ -183,7 +185,7 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     // Before the first thread, too: it says whether threads keep their access to files.
     let files = config.as_ref().is_some_and(|(config, _)| config.landlock_enable);
     sandbox::start(Policy { seccomp, files }).map_err(Fatal::Sandbox)?;
-    let monitor = Monitor::new(file, log.clone()).map_err(Fatal::Monitor)?;
+    let monitor = Monitor::new(file, log.clone()).map_err(Fatal::Threads)?;
     let doors = doors.prepare()?;
     tracing::info!("cloud-hypervisor {} starting", version());
     monitor.record(Record { source: "vmm", event: "starting", properties: Vec::new() });
@@ -224,12 +226,25 @@ fn start(
 
 fn open_monitor(flag: Option<&str>) -> Result<Option<Outlet>, Fatal> {
     let Some(text) = flag else { return Ok(None) };
-    let file = match Endpoint::parse_strict(text).ok_or(Fatal::MonitorSyntax)? {
-        // A FIFO's open waits for its reader.
-        Endpoint::Path(path) => File::create(path).map(OwnedFd::from),
-        Endpoint::Fd(number) => host::inherit::take(number),
+    let outlet = match Endpoint::parse_strict(text).ok_or(Fatal::MonitorSyntax)? {
+        Endpoint::Path(path) => {
+            // A FIFO's open waits for its reader.
+            let file = File::create(&path);
+            file.and_then(|file| Outlet::shared(file.as_fd())).map_err(Unwritable::path(&path))
+        }
+        Endpoint::Fd(number) => {
+            let file = host::inherit::take(number).and_then(writable);
+            file.and_then(|file| Outlet::shared(file.as_fd())).map_err(Unwritable::descriptor(number))
+        }
     };
-    file.and_then(|file| Outlet::shared(file.as_fd())).map(Some).map_err(Fatal::Monitor)
+    outlet.map(Some).map_err(Fatal::Monitor)
+}
+
+/// A descriptor for reading would lose every record without a word.
+fn writable(file: OwnedFd) -> std::io::Result<OwnedFd> {
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    let reads_only = flags & OFlags::RWMODE == OFlags::RDONLY || flags.contains(OFlags::PATH);
+    if reads_only { Err(Errno::BADF.into()) } else { Ok(file) }
 }
 
 fn control(events: Events, log: Arc<EventLog>, options: Options) -> std::io::Result<(Client, Control)> {

@@ -1,6 +1,8 @@
 //! The files that this process empties and fills itself, its log and its events: neither may be a file that something else is kept in.
 //! Looked at before the first of them is opened.
 
+use std::io;
+use std::os::fd::RawFd;
 use std::path::Path;
 
 use config::VmConfig;
@@ -16,6 +18,27 @@ pub(crate) struct Clash {
     flag: &'static str,
     path: String,
     other: String,
+}
+
+/// A file of the command line that cannot be written.
+#[derive(Debug, Error)]
+#[error("Cannot open {name} for writing")]
+pub(crate) struct Unwritable {
+    name: String,
+    #[source]
+    source: io::Error,
+}
+
+impl Unwritable {
+    /// That of a path.
+    pub(crate) fn path(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self { name: format!("\"{}\"", path.display()), source }
+    }
+
+    /// That of a descriptor which the parent process was to leave open.
+    pub(crate) fn descriptor(number: RawFd) -> impl Fn(io::Error) -> Self {
+        move |source| Self { name: format!("descriptor {number}"), source }
+    }
 }
 
 /// What the command line says of files.

@@ -80,7 +80,27 @@ fn errors_are_chains_and_have_their_codes() {
             1,
             "  0: Error parsing logger format\n  1: unknown token '{x}'",
         ),
-        (&["--kernel", "/k", "--log-file", "/no/such/dir/log"], 1, "  0: Error creating log file\n"),
+        (
+            &["--kernel", "/k", "--log-file", "/no/such/dir/log"],
+            1,
+            "  0: Error creating log file\n  1: Cannot open \"/no/such/dir/log\" for writing\n",
+        ),
+        (
+            &["--api-socket", "/s", "--event-monitor", "path=/no/such/dir/events"],
+            1,
+            "  0: Error doing event monitor I/O\n  1: Cannot open \"/no/such/dir/events\" for writing\n",
+        ),
+        (
+            &["--api-socket", "/s", "--event-monitor", "fd=77"],
+            1,
+            "  0: Error doing event monitor I/O\n  1: Cannot open descriptor 77 for writing\n",
+        ),
+        // Of standard input, nothing can be written.
+        (
+            &["--api-socket", "/s", "--event-monitor", "fd=0"],
+            1,
+            "  0: Error doing event monitor I/O\n  1: Cannot open descriptor 0 for writing\n",
+        ),
         (&["--kernel", "/k", "--cpus", "boot=x"], 1, "  0: Error parsing config\n"),
         (&["--restore", "resume=maybe"], 1, "  0: Error parsing restore\n"),
         (

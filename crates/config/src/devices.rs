@@ -2,7 +2,7 @@
 //!
 //! A section's own file implements [`Section`]; a line in [`SHELVES`] puts it into its place.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use crate::check::Scope;
@@ -239,6 +239,28 @@ pub(crate) fn want_iommu(vm: &VmConfig) -> bool {
 pub(crate) fn check(at: &mut Scope<'_, '_>) {
     for item in items(at.vm) {
         item.device.check(item.pci, &mut at.within(item.path()));
+    }
+}
+
+/// Slots of a segment, less the first one's host bridge.
+const SLOTS: usize = 31;
+
+/// Whether every device that will be built has a slot of its own in the first segment.
+pub(crate) fn check_slots(at: &mut Scope<'_, '_>) {
+    let mut taken = HashMap::new();
+    let built = items(at.vm).filter(|item| item.device.kind().is_some() && item.pci.pci_segment == 0);
+    for (count, item) in built.enumerate() {
+        let path = item.path();
+        if let Some(slot) = item.pci.pci_device_id
+            && let Some(other) = taken.insert(slot, path.clone())
+        {
+            let text = format!("Slot {slot} is that of {other}, too");
+            at.within(path.clone()).invalid("pci_device_id", text, "choose another, or leave it out");
+        }
+        if count == SLOTS {
+            let text = format!("A PCI segment has room for {SLOTS} devices");
+            at.within(path).invalid("", text, "leave devices out: this is the first without a slot");
+        }
     }
 }
 

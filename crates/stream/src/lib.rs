@@ -61,7 +61,9 @@ pub enum Error {
 
 fn socket_hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "remove what is left there of an earlier run, or choose another path",
+        io::ErrorKind::AddrInUse => {
+            "something is there already: remove it if an earlier run has left it, or choose another path"
+        }
         _ => "check the directory and its permissions",
     }
 }

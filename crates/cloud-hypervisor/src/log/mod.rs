@@ -23,6 +23,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::written::Unwritable;
+
 use guest::GuestLines;
 use line::{Line, Message};
 pub(crate) use template::DEFAULT as DEFAULT_FORMAT;
@@ -40,7 +42,7 @@ static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 pub(crate) enum LogError {
     /// The file cannot be created.
     #[error("Error creating log file")]
-    File(#[source] io::Error),
+    File(#[source] Unwritable),
     /// There is no descriptor left.
     #[error("Error writing the log to standard error")]
     StandardError(#[source] io::Error),
@@ -82,8 +84,9 @@ pub(crate) fn install(file: Option<&Path>, format: Option<&str>, verbosity: u8) 
     };
     let outlet = match file {
         Some(path) => {
-            let outlet = Outlet::create(path).map_err(LogError::File)?;
-            sandbox::report_violations_to(outlet.duplicate().map_err(LogError::File)?);
+            let failed = |source| LogError::File(Unwritable::path(path)(source));
+            let outlet = Outlet::create(path).map_err(failed)?;
+            sandbox::report_violations_to(outlet.duplicate().map_err(failed)?);
             outlet
         }
         None => Outlet::shared(io::stderr().as_fd()).map_err(LogError::StandardError)?,

@@ -28,7 +28,18 @@ pub(crate) fn check_from(config: VmConfig, next_id: u32) -> Result<Plan, Problem
     let mut findings = Findings::default();
     let payload = run(&config, &mut findings);
     match payload {
-        Some(payload) if findings.problems.is_empty() => Ok(Plan::build(config, payload, next_id)),
+        Some(payload) if findings.problems.is_empty() => {
+            let plan = Plan::build(config, payload, next_id);
+            // Only what is filled in now tells which devices there will be.
+            let vm = plan.config();
+            devices::check_slots(&mut Scope {
+                vm,
+                outer: None,
+                path: String::new(),
+                findings: &mut findings,
+            });
+            if findings.problems.is_empty() { Ok(plan) } else { Err(Problems(findings.problems)) }
+        }
         // Without a payload there is at least the payload's problem.
         _ => Err(Problems(findings.problems)),
     }

@@ -45,6 +45,28 @@ fn the_place_of_every_device() {
     )]);
 }
 
+/// What boot would find out by counting.
+#[test]
+fn every_device_has_a_slot_of_its_own() {
+    assert_first_problems(&[
+        (
+            r#""disks":[{"path":"/d","pci_device_id":5},{"path":"/e"},{"path":"/f","pci_device_id":5}]"#,
+            "disks[2].pci_device_id",
+            "Slot 5 is that of disks[0], too",
+        ),
+        (
+            r#""net":[{"pci_device_id":5}],"rng":{"src":"/dev/urandom","pci_device_id":5}"#,
+            "rng.pci_device_id",
+            "Slot 5 is that of net[0], too",
+        ),
+    ]);
+    // With the console and the entropy source.
+    let nets = |count: usize| format!(r#""net":[{}]"#, vec!["{}"; count].join(","));
+    plan(&nets(29));
+    assert_first_problems(&[(&nets(30), "rng", "A PCI segment has room for 31 devices")]);
+    plan(&format!(r#"{},"console":{{"mode":"Off"}}"#, nets(30)));
+}
+
 #[test]
 fn rate_limit_groups() {
     let text = "Invalid rate-limiter group";
