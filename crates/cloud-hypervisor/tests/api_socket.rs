@@ -29,7 +29,9 @@ impl Vmm {
     /// `arguments` makes the command line from the directory.
     fn start(arguments: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cloud-hypervisor"));
+        // Whoever runs the tests may have had SIGHUP ignored, as `nohup` does.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_cloud-hypervisor")]);
         command.args(arguments(dir.path())).stdin(Stdio::null()).current_dir(&dir);
         Self { process: command.spawn().unwrap(), dir }
     }
