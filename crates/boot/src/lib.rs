@@ -5,6 +5,8 @@
 
 pub mod acpi;
 mod bzimage;
+#[cfg(feature = "fake-kernel")]
+pub mod fake;
 mod image;
 mod kernel;
 mod low_memory;

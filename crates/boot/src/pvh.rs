@@ -146,7 +146,7 @@ fn check_segments(segments: &[Elf64_Phdr], image: &Image<'_>, ram: &GuestRam) ->
 
 /// The rest of a segment is zero, also in RAM that is a file with old contents.
 fn clear(ram: &GuestRam, segment: &Elf64_Phdr) -> Result<(), ElfError> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 4 << 10] = [0; 4 << 10];
     let start = segment.p_paddr;
     let end = start + memory_size(segment);
     let mut at = start + segment.p_filesz;

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use host::EventFd;
@@ -86,16 +86,14 @@ impl AddressSpaces {
 
     /// Takes a device's addresses away and drops it. `slot` is the caller's and the only reference besides those of the bus: a vCPU
     /// may be inside the device at this moment, and the device must not come to its end, which joins threads, on that vCPU's thread.
-    /// So this waits until no vCPU is inside, for as long as `limit`.
-    pub fn detach(&self, slot: Slot, limit: Duration) {
+    /// So this waits until no vCPU is inside, until `deadline`: who removes several devices gives all of them the same, because a vCPU that
+    /// is stuck in any of them keeps them all.
+    pub fn detach(&self, slot: Slot, deadline: Instant) {
         // Only new regions can collide.
         let _ = self.edit(&slot, |_| Some(Vec::new()));
-        let deadline = Instant::now() + limit;
         while Arc::strong_count(&slot) > 1 {
             if Instant::now() > deadline {
-                tracing::error!(
-                    "A vCPU has not left a removed device for {limit:?}: it ends on that vCPU's thread"
-                );
+                tracing::error!("A vCPU has not left a removed device: it ends on that vCPU's thread");
                 return;
             }
             thread::yield_now();

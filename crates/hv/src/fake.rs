@@ -17,7 +17,12 @@ use crate::{
 pub struct FakeHypervisor {
     /// What all its machines share.
     pub memory: Arc<FakeMemory>,
+    /// What waits in the local APICs of all its machines.
+    pub interrupts: Interrupts,
 }
+
+/// Messages that have arrived. They are gone when a CPU gets another state, and its local APIC with it.
+pub type Interrupts = Arc<Mutex<Vec<Msi>>>;
 
 /// What of memory a fake machine was given.
 #[derive(Debug, Default)]
@@ -61,15 +66,18 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn create_vm(&self) -> Result<Arc<dyn Vm>, Error> {
-        Ok(Arc::new(FakeVm(self.memory.clone())))
+        Ok(Arc::new(FakeVm { memory: self.memory.clone(), interrupts: self.interrupts.clone() }))
     }
 }
 
-struct FakeVm(Arc<FakeMemory>);
+struct FakeVm {
+    memory: Arc<FakeMemory>,
+    interrupts: Interrupts,
+}
 
 impl Vm for FakeVm {
     fn map(&self, mapping: Mapping) -> Result<RegionId, Error> {
-        self.0.change(|mapped| {
+        self.memory.change(|mapped| {
             let id = (0..).find(|id| !mapped.contains_key(id)).unwrap_or_default();
             mapped.insert(id, mapping.guest);
             RegionId(id)
@@ -77,17 +85,18 @@ impl Vm for FakeVm {
     }
 
     fn unmap(&self, id: RegionId) -> Result<(), Error> {
-        self.0.change(|mapped| {
+        self.memory.change(|mapped| {
             mapped.remove(&id.0);
         })
     }
 
     fn create_vcpu(&self, _: u32, _: &[Leaf]) -> Result<Box<dyn Vcpu>, Error> {
-        Ok(Box::new(FakeVcpu { kicked: Arc::default(), state: CpuState::default() }))
+        let (state, interrupts) = (CpuState::default(), self.interrupts.clone());
+        Ok(Box::new(FakeVcpu { kicked: Arc::default(), state, interrupts }))
     }
 
     fn irqchip(&self) -> Arc<dyn IrqChip> {
-        Arc::new(FakeIrqChip)
+        Arc::new(FakeIrqChip(self.interrupts.clone()))
     }
 
     fn doorbells(&self) -> Option<Arc<dyn Doorbells>> {
@@ -103,10 +112,13 @@ impl Vm for FakeVm {
     }
 }
 
-struct FakeIrqChip;
+struct FakeIrqChip(Interrupts);
 
 impl IrqChip for FakeIrqChip {
-    fn send(&self, _: Msi) {}
+    fn send(&self, msi: Msi) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(msi);
+    }
+
     fn watch_level_pin(&self, _: u8, _: Option<Msi>) {}
 }
 
@@ -133,6 +145,7 @@ type Kicked = Arc<(Mutex<bool>, Condvar)>;
 struct FakeVcpu {
     kicked: Kicked,
     state: CpuState,
+    interrupts: Interrupts,
 }
 
 impl Vcpu for FakeVcpu {
@@ -163,6 +176,7 @@ impl Vcpu for FakeVcpu {
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
         self.state = state.clone();
+        self.interrupts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
     }
 

@@ -150,10 +150,11 @@ impl Parts {
         if expected != found {
             return Err(StateError::Vcpus { expected, found }.into());
         }
-        self.nodes.restore(&tree.nodes)?;
         for (vcpu, state) in self.vcpus.iter_mut().zip(&tree.vcpus) {
             vcpu.set_state(state)?;
         }
+        // After the CPUs' local APICs: a device may send at once what was on its way.
+        self.nodes.restore(&tree.nodes)?;
         // After the CPUs' time stamp counters, which the clock is computed from.
         if let (Some(clock), Some(reading)) = (self.vm.clock(), tree.clock) {
             clock.set(reading)?;

@@ -130,10 +130,11 @@ impl Nodes {
     pub(crate) fn detach(&mut self, id: &str) -> bool {
         let Some(at) = self.nodes.iter().position(|node| node.id == id) else { return false };
         let node = self.nodes.remove(at);
-        if let Some(mut device) = enter(&node, Instant::now() + self.patience) {
+        let deadline = Instant::now() + self.patience;
+        if let Some(mut device) = enter(&node, deadline) {
             device.pause();
         }
-        self.spaces.detach(node.slot, self.patience);
+        self.spaces.detach(node.slot, deadline);
         true
     }
 
@@ -280,9 +281,10 @@ impl Nodes {
 impl Drop for Nodes {
     /// All stop at once; then each goes.
     fn drop(&mut self) {
-        self.each(Instant::now() + self.patience, |device| device.pause());
+        let deadline = Instant::now() + self.patience;
+        self.each(deadline, |device| device.pause());
         for Node { slot, .. } in self.nodes.drain(..) {
-            self.spaces.detach(slot, self.patience);
+            self.spaces.detach(slot, deadline);
         }
     }
 }

@@ -11,24 +11,10 @@ use virtio_devices::blk::Disk;
 
 use super::*;
 
-/// An ELF file with a PVH entry and nothing else.
+/// A kernel in a file.
 fn kernel() -> tempfile::NamedTempFile {
-    const NOTE_AT: u64 = 64 + 2 * 56;
-    const NOTE: [u8; 20] = [4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0, 0, 0x10, 0];
-    let header = |kind: u32, at: u64, address: u64, len: u64| -> Vec<u8> {
-        let mut bytes = kind.to_le_bytes().to_vec();
-        bytes.extend(5u32.to_le_bytes());
-        [at, address, address, len, len, 4].iter().for_each(|field| bytes.extend(field.to_le_bytes()));
-        bytes
-    };
-    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 62, 0, 1, 0, 0, 0];
-    [0x10_0000u64, 64, 0].iter().for_each(|field| elf.extend(field.to_le_bytes()));
-    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 2, 0, 64, 0, 0, 0, 0, 0]);
-    elf.extend(header(1, 0, 0x10_0000, NOTE_AT + NOTE.len() as u64));
-    elf.extend(header(4, NOTE_AT, 0, NOTE.len() as u64));
-    elf.extend(NOTE);
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(&elf).unwrap();
+    file.write_all(&boot::fake::kernel()).unwrap();
     file
 }
 
@@ -249,6 +235,29 @@ fn clients_see_what_devices_have_found_out() {
     let machine = rig.boot(&config::check(config.clone()).unwrap());
     machine.amend(&mut config);
     assert_eq!(config.disks.unwrap()[0].image_type, config::ImageType::Raw);
+}
+
+#[test]
+fn an_interrupt_that_a_restored_device_sends_arrives() {
+    const VECTOR: u32 = 0x41;
+    let rig = Rig::new();
+    let plan = rig.plan("");
+    let mut machine = rig.boot(&plan);
+    machine.pause().unwrap();
+    let ioapic = |register: u64, value: u32| {
+        let at = memory::layout::IOAPIC + register;
+        let _ = machine.nodes.spaces().write(device::Space::Mmio, at, &value.to_le_bytes());
+    };
+    // The pin of the power button's device: not masked, edge-triggered.
+    ioapic(0, 0x10 + 2 * u32::from(chipset::acpi::Ged::PIN));
+    ioapic(0x10, VECTOR);
+    machine.press_power_button();
+    let tree = machine.save().unwrap();
+    drop(machine);
+    let ram = memory::test_ram(&[(0, 128 << 20)]);
+    let _restored = rig.build(&plan, Start::Restore { tree: &tree, ram }).unwrap();
+    let waiting = rig.hypervisor.interrupts.lock().unwrap();
+    assert!(waiting.iter().any(|msi| msi.data & 0xff == VECTOR), "{waiting:?}");
 }
 
 /// Memory that is not the plan's is what a restore brings.

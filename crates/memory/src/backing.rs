@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use config::plan::{Pages, Zone};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use thiserror::Error;
-use vm_memory::bitmap::NewBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError};
 
@@ -71,7 +71,7 @@ pub enum RamError {
 }
 
 /// Backs the zones, in order, around the hole.
-pub(crate) fn allocate(zones: &[Zone]) -> Result<Vec<(RamRegion, Mapping)>, RamError> {
+pub(crate) fn allocate(zones: &[Zone]) -> Result<Vec<(RamRegion, Arc<Mapping>)>, RamError> {
     let mut all = Vec::new();
     let mut offset = 0;
     for zone in zones {
@@ -82,12 +82,12 @@ pub(crate) fn allocate(zones: &[Zone]) -> Result<Vec<(RamRegion, Mapping)>, RamE
 }
 
 /// Backs one zone at `base`, in one piece.
-pub(crate) fn allocate_at(zone: &Zone, base: u64) -> Result<(RamRegion, Mapping), RamError> {
+pub(crate) fn allocate_at(zone: &Zone, base: u64) -> Result<(RamRegion, Arc<Mapping>), RamError> {
     let backed = back(zone, &[(base, zone.size)])?;
     backed.into_iter().next().ok_or(RamError::Layout(GuestRegionCollectionError::NoMemoryRegion))
 }
 
-fn back(zone: &Zone, ranges: &[layout::Range]) -> Result<Vec<(RamRegion, Mapping)>, RamError> {
+fn back(zone: &Zone, ranges: &[layout::Range]) -> Result<Vec<(RamRegion, Arc<Mapping>)>, RamError> {
     let failed = |source| RamError::Backing { zone: zone.id.clone(), source };
     let file = open(zone)?;
     let mut file_offset = 0;
@@ -155,7 +155,12 @@ fn huge_flags(page: Option<u64>) -> MemfdFlags {
     MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size)
 }
 
-fn map(zone: &Zone, base: u64, len: u64, file: Option<FileOffset>) -> Result<(RamRegion, Mapping), RamError> {
+fn map(
+    zone: &Zone,
+    base: u64,
+    len: u64,
+    file: Option<FileOffset>,
+) -> Result<(RamRegion, Arc<Mapping>), RamError> {
     let failed = |source| RamError::Map { zone: zone.id.clone(), size: len, source };
     let size = usize::try_from(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
     let mut flags = if zone.shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
@@ -170,16 +175,17 @@ fn map(zone: &Zone, base: u64, len: u64, file: Option<FileOffset>) -> Result<(Ra
         let page = if let Pages::Huge { size } = zone.pages { size } else { None };
         if huge { no_huge_pages(zone, len, page, source) } else { failed(source) }
     })?;
+    let mapping = Arc::new(mapping);
     advise(zone, mapping.start(), size)
         .map_err(|source| RamError::Advise { zone: zone.id.clone(), source })?;
-    let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::with_len(size))
+    let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::of(mapping.clone()))
         .with_mmap_prot((ProtFlags::READ | ProtFlags::WRITE).bits().cast_signed())
         .with_mmap_flags(flags.bits().cast_signed())
         .with_hugetlbfs(huge);
     if let Some(file) = file {
         builder = builder.with_file_offset(file);
     }
-    // SAFETY: `GuestRam` keeps the mapping, which has `size` bytes, longer than the region.
+    // SAFETY: the mapping has `size` bytes, and the region's hook keeps it as long as there is the region.
     let region = unsafe { builder.with_raw_mmap_pointer(mapping.start()) }.build();
     let region = region.map_err(|e| failed(io::Error::other(e)))?;
     let region = RamRegion::new(region, GuestAddress(base));

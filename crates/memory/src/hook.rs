@@ -2,10 +2,12 @@
 //!
 //! While nobody asks (the normal case) a write costs one relaxed load.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
+
+use crate::mapping::Mapping;
 
 const PAGE: usize = 4096;
 
@@ -16,9 +18,17 @@ pub struct WriteHook {
     enabled: AtomicBool,
     /// One bit per 4 KiB page; allocated when first enabled.
     dirty: OnceLock<Box<[AtomicU64]>>,
+    /// The memory of the region, which `vm-memory` knows by address only: it stays as long as the region, whoever has that.
+    _keeps: Option<Arc<Mapping>>,
 }
 
 impl WriteHook {
+    /// The log of a region that consists of all of `mapping`.
+    pub(crate) fn of(mapping: Arc<Mapping>) -> Self {
+        let log = Self::with_len(mapping.size());
+        Self { _keeps: Some(mapping), ..log }
+    }
+
     /// Starts logging with a clean log.
     pub fn enable(&self) {
         let words =

@@ -74,7 +74,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if self.len != 0 {
-            // SAFETY: the range was mapped by `new` and is owned here; regions that point into it are dropped before.
+            // SAFETY: the range was mapped by `new` and is owned here; regions that point into it keep this value.
             // Unmapping a whole mapping cannot fail.
             let _ = unsafe { munmap(self.start, self.len) };
         }

@@ -11,12 +11,14 @@ mod function;
 mod queue;
 mod transport;
 mod worker;
+mod workers;
 
 pub use activation::{Activation, Signals, SignalsState};
 pub use function::built;
 pub use queue::{ActiveQueue, Chain, Fault};
 pub use transport::{MAX_QUEUES, VirtioPci};
-pub use worker::{Context, Handler, Watch, Worker, Workers};
+pub use worker::{Context, Handler, Watch, Worker};
+pub use workers::Workers;
 
 use std::sync::Arc;
 use std::time::Instant;

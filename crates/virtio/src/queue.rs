@@ -109,7 +109,8 @@ impl ActiveQueue {
     }
 
     /// Serves chains until none is left, with the driver's bells switched off meanwhile: `serve` takes a chain and says how many bytes
-    /// it wrote, or `None` to keep the chain for later.
+    /// it wrote, or `None` to keep the chain for later. A driver that brings more and more has to wait for the bell's next turn, so that
+    /// it cannot keep the thread from stopping.
     ///
     /// # Errors
     /// The first fault of a ring or of `serve`.
@@ -118,13 +119,17 @@ impl ActiveQueue {
         ram: &DmaView,
         mut serve: impl FnMut(Chain<'_>) -> Result<Option<u32>, Fault>,
     ) -> Result<(), Fault> {
+        const TURN: u32 = 1024;
         self.queue.disable_notification(ram)?;
-        while let Some(chain) = self.pop_or_listen(ram)? {
+        for _ in 0..TURN {
+            let Some(chain) = self.pop_or_listen(ram)? else { return self.notify(ram) };
             let head = chain.head_index();
             if let Some(len) = serve(chain)? {
                 self.push(ram, head, len)?;
             }
         }
+        // A full counter wakes the thread as well.
+        let _ = self.kick.write(1);
         self.notify(ram)
     }
 }

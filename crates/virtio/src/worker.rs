@@ -20,7 +20,7 @@ use host::{ControlOperation, Epoll, EpollEvent, EventFd, EventSet};
 use memory::DmaView;
 use sandbox::Profile;
 
-use crate::{Activation, ActiveQueue, Fault, QueueServer, Signals};
+use crate::{Activation, ActiveQueue, Fault, Signals};
 
 /// What a handler works with, each time it is called.
 pub struct Context<'a> {
@@ -105,13 +105,16 @@ impl Watch {
     }
 }
 
-enum Message {
+pub(crate) enum Message {
     Start(Activation),
     Stop,
     Exit,
 }
 
-/// The front's end of a worker thread. [`Workers`] ends it.
+/// How long a worker may take to finish what is under way.
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// The front's end of a worker thread. Dropping it ends the thread; [`Workers`] ends several at once.
 pub struct Worker {
     messages: Sender<Message>,
     bell: EventFd,
@@ -135,14 +138,14 @@ impl Worker {
         Ok(Self { messages, bell, returned, thread: Some(thread) })
     }
 
-    fn send(&self, message: Message) {
+    pub(crate) fn send(&self, message: Message) {
         // A worker that is gone has left its queues behind; `stopped` then answers with none.
         if self.messages.send(message).is_ok() {
             let _ = self.bell.write(1);
         }
     }
 
-    fn receive(&self, deadline: Instant) -> Option<Vec<ActiveQueue>> {
+    pub(crate) fn receive(&self, deadline: Instant) -> Option<Vec<ActiveQueue>> {
         match self.returned.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(queues) => Some(queues),
             Err(RecvTimeoutError::Timeout) => None,
@@ -152,7 +155,7 @@ impl Worker {
 
     /// Waits for the thread's end after [`Message::Exit`]. One that does not come to it, because the host's storage hangs, is left to
     /// itself: it holds on to all that it uses.
-    fn join(&mut self, deadline: Instant) {
+    pub(crate) fn join(&mut self, deadline: Instant) {
         let Some(thread) = self.thread.take() else { return };
         loop {
             match self.returned.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -171,80 +174,13 @@ impl Worker {
     }
 }
 
-/// All workers of a device. Each owns the queues with certain indices. Dropping it ends the threads.
-pub struct Workers {
-    workers: Vec<(Worker, Vec<u16>)>,
-    /// Workers whose queues have not come back yet, by position, while the device runs or stops.
-    pending: Vec<usize>,
-    returned: Vec<ActiveQueue>,
-    /// Since when a stop is waited for.
-    stopping_since: Option<Instant>,
-}
-
-/// How long a worker may take to finish what is under way.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
-
-impl Workers {
-    /// `workers` with the indices of the queues each serves.
-    pub fn new(workers: Vec<(Worker, Vec<u16>)>) -> Self {
-        Self { workers, pending: Vec::new(), returned: Vec::new(), stopping_since: None }
-    }
-}
-
-impl QueueServer for Workers {
-    fn start(&mut self, activation: Activation) {
-        let Activation { ram, features, mut queues, signals } = activation;
-        self.pending.clear();
-        self.stopping_since = None;
-        for (position, (worker, indices)) in self.workers.iter().enumerate() {
-            let (mine, rest): (Vec<_>, Vec<_>) = queues.into_iter().partition(|q| indices.contains(&q.index));
-            queues = rest;
-            if !mine.is_empty() {
-                self.pending.push(position);
-                let (ram, signals) = (ram.clone(), signals.clone());
-                worker.send(Message::Start(Activation { ram, features, queues: mine, signals }));
-            }
-        }
-        // Queues that nobody serves (a control queue without its feature) wait here.
-        self.returned = queues;
-    }
-
-    fn stop(&mut self) {
-        self.stopping_since.get_or_insert_with(Instant::now);
-        for position in &self.pending {
-            if let Some((worker, _)) = self.workers.get(*position) {
-                worker.send(Message::Stop);
-            }
-        }
-    }
-
-    fn stopped(&mut self, deadline: Instant) -> Option<Vec<ActiveQueue>> {
-        let Self { workers, pending, returned, .. } = self;
-        pending.retain(|position| {
-            let queues = workers
-                .get(*position)
-                .map_or_else(|| Some(Vec::new()), |(worker, _)| worker.receive(deadline));
-            let missing = queues.is_none();
-            returned.extend(queues.into_iter().flatten());
-            missing
-        });
-        if !self.pending.is_empty() {
-            return None;
-        }
-        // Who is dropped long after a pause has all of its time to end.
-        self.stopping_since = None;
-        let mut queues = std::mem::take(&mut self.returned);
-        queues.sort_by_key(|q| q.index);
-        Some(queues)
-    }
-}
-
-impl Drop for Workers {
-    /// Asks all, then waits for all.
+impl Drop for Worker {
     fn drop(&mut self) {
-        self.workers.iter().for_each(|(worker, _)| worker.send(Message::Exit));
-        let deadline = self.stopping_since.unwrap_or_else(Instant::now) + STOP_LIMIT;
-        self.workers.iter_mut().for_each(|(worker, _)| worker.join(deadline));
+        // If it has been in `Workers`, its thread has been waited for already.
+        if self.thread.is_some() {
+            self.send(Message::Exit);
+            self.join(Instant::now() + STOP_LIMIT);
+        }
     }
 }
 
@@ -262,6 +198,13 @@ struct Serving {
     broken: bool,
 }
 
+/// What the worker found in its inbox.
+enum Mail {
+    None,
+    QueuesMoved,
+    Exit,
+}
+
 impl<H: Handler> Body<H> {
     fn run(mut self) {
         let mut ready = [EpollEvent::default(); 16];
@@ -275,31 +218,32 @@ impl<H: Handler> Body<H> {
                 }
             };
             let ready = ready.get(..count).unwrap_or_default();
-            if ready.iter().any(|event| event.data() == CONTROL) {
-                // What else is ready may belong to queues that are gone afterwards; it is still ready then if not.
-                if !self.read_mail() {
-                    return;
-                }
-            } else {
-                self.serve_all(ready);
+            let called = ready.iter().any(|event| event.data() == CONTROL);
+            match if called { self.read_mail() } else { Mail::None } {
+                // The bell may ring for mail that was read before: an edge that came with it does not come again.
+                Mail::None => self.serve_all(ready),
+                // What else is ready belongs to queues that are gone; what was added since then comes in another batch.
+                Mail::QueuesMoved => {}
+                Mail::Exit => return,
             }
         }
     }
 
-    /// Answers false when the thread is to end.
-    fn read_mail(&mut self) -> bool {
+    fn read_mail(&mut self) -> Mail {
         let _ = self.bell.read();
+        let mut mail = Mail::None;
         while let Ok(message) = self.inbox.try_recv() {
+            mail = Mail::QueuesMoved;
             match message {
                 Message::Start(activation) => self.start(activation),
                 Message::Stop => self.stop(),
                 Message::Exit => {
                     self.stop();
-                    return false;
+                    return Mail::Exit;
                 }
             }
         }
-        true
+        mail
     }
 
     fn start(&mut self, mut activation: Activation) {
@@ -336,7 +280,7 @@ impl<H: Handler> Body<H> {
     fn serve_all(&mut self, ready: &[EpollEvent]) {
         let Some(serving) = &self.serving else { return };
         let ram = serving.activation.ram.view();
-        for event in ready {
+        for event in ready.iter().filter(|event| event.data() != CONTROL) {
             let Some(Serving { activation, broken: false }) = &mut self.serving else { return };
             let mut context = context(activation, &ram, &self.watch);
             if let Err(fault) = serve(&mut self.handler, event, &mut context) {

@@ -160,7 +160,7 @@ impl Machine {
 
     fn remove(&mut self, index: usize) {
         let Function { slot, .. } = self.functions.remove(index);
-        self.spaces.detach(slot, std::time::Duration::from_secs(60));
+        self.spaces.detach(slot, std::time::Instant::now() + std::time::Duration::from_secs(60));
     }
 
     fn follow(&mut self) {

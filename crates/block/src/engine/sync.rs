@@ -97,7 +97,7 @@ fn step(extent: &Extent, transfer: &Transfer) -> io::Result<usize> {
     usize::try_from(moved).map_err(|_| io::Error::last_os_error())
 }
 
-fn run_range(extent: &Extent, transfer: &Transfer) -> io::Result<()> {
+fn run_range(extent: &Extent, transfer: &mut Transfer) -> io::Result<()> {
     if transfer.len == 0 {
         return Ok(());
     }
@@ -105,7 +105,7 @@ fn run_range(extent: &Extent, transfer: &Transfer) -> io::Result<()> {
         match fallocate(&extent.file, range_mode(extent, transfer.kind), transfer.offset, transfer.len) {
             Ok(()) => return Ok(()),
             Err(Errno::INTR) => {}
-            Err(Errno::OPNOTSUPP) if can_retry_range(extent, transfer.kind) => {}
+            Err(Errno::OPNOTSUPP) if can_retry_range(extent, transfer) => {}
             Err(e) => return Err(e.into()),
         }
     }
@@ -122,7 +122,14 @@ pub(super) fn range_mode(extent: &Extent, kind: Kind) -> FallocateFlags {
     how | FallocateFlags::KEEP_SIZE
 }
 
-/// After `fallocate` said it cannot: whether there is another way. A hole reads as zeroes too; it only costs its blocks.
-pub(super) fn can_retry_range(extent: &Extent, kind: Kind) -> bool {
-    kind == Kind::Zero { unmap: false } && !extent.no_zero_range.swap(true, Ordering::Relaxed)
+/// After `fallocate` said it cannot: whether there is another way, which the transfer takes next. A hole reads as zeroes too; it only
+/// costs its blocks.
+pub(super) fn can_retry_range(extent: &Extent, transfer: &mut Transfer) -> bool {
+    let can = transfer.kind == Kind::Zero { unmap: false };
+    if can {
+        // Others may be on their way into the same refusal: each finds its own way out.
+        extent.no_zero_range.store(true, Ordering::Relaxed);
+        transfer.kind = Kind::Zero { unmap: true };
+    }
+    can
 }

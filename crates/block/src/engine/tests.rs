@@ -158,6 +158,26 @@ fn ranges_are_zeroed() {
 }
 
 #[test]
+fn ranges_are_zeroed_where_the_file_system_can_only_punch_holes() {
+    for io_uring in [true, false] {
+        // This one can do no more, unlike most with disks.
+        let file = NamedTempFile::new_in("/dev/shm").unwrap();
+        file.as_file().write_all_at(&pattern(MIB as usize, 3), 0).unwrap();
+        let image = open(&plan::Disk { io_uring, ..plan::Disk::new(file.path()) }, None).unwrap();
+        let ram = memory::test_ram(&RAM);
+        let mut engine = image.engine(8).unwrap();
+        for i in 0..4u64 {
+            let range = Request { len: 0x1000, ..request(Kind::Zero { unmap: false }, i * 0x1_0000, &[]) };
+            engine.start(&range, &ram.dma().view());
+        }
+        let mut done = Vec::new();
+        engine.drain(&mut done).unwrap();
+        assert!(done.len() == 4 && done.iter().all(|c| c.result.is_ok()), "{io_uring}: {done:?}");
+        assert_eq!(std::fs::read(file.path()).unwrap()[0x3_0000..][..0x1000], [0; 0x1000]);
+    }
+}
+
+#[test]
 fn impossible_requests_fail_and_leave_the_engine_whole() {
     with_engines(|engine, ram, path| {
         let outside = run(engine, ram, &request(Kind::Read, 0, &[guest(0x3f_ff00, 0x200)])).unwrap_err();

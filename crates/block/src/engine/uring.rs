@@ -198,7 +198,7 @@ impl UringEngine {
                 transfer.retries += 1;
                 transfer.retries <= MAX_RETRIES
             }
-            Some(libc::EOPNOTSUPP) => can_retry_range(&self.extent, transfer.kind),
+            Some(libc::EOPNOTSUPP) => can_retry_range(&self.extent, transfer),
             _ => false,
         };
         if again { self.step(slot) } else { self.end(slot, Err(error)) }

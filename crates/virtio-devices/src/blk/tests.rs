@@ -397,6 +397,16 @@ fn the_lock_can_move_to_another_device() {
 }
 
 #[test]
+fn a_disk_that_cannot_be_built_leaves_its_image_to_others() {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(MIB).unwrap();
+    // The second queue comes to nothing when the first has its thread.
+    let config = plan::Disk { num_queues: 2, queue_affinity: vec![(1, vec![100_000])], ..config(&file) };
+    assert!(matches!(build(&config), Err(Error::Cpu { cpu: 100_000, .. })));
+    build(&plan::Disk { queue_affinity: Vec::new(), ..config }).unwrap();
+}
+
+#[test]
 fn the_contract_holds() {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();

@@ -73,7 +73,7 @@ impl VirtioDevice for Front {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let (size, ports, emergency) = (self.shared.size().to_le_bytes(), PORTS.to_le_bytes(), [0; 4]);
+        let (size, ports, emergency) = (self.shared.show_size().to_le_bytes(), PORTS.to_le_bytes(), [0; 4]);
         let config = size.iter().chain(&ports).chain(&emergency);
         let from = config.skip(usize::try_from(offset).unwrap_or(usize::MAX));
         data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);

@@ -22,6 +22,8 @@ pub(super) struct Shared {
     pub(super) stream: Stream,
     /// Columns in the low half, rows in the high.
     size: AtomicU32,
+    /// The size as the driver last read it.
+    shown: AtomicU32,
     input: Mutex<VecDeque<u8>>,
     /// Where a change of size is told, while a driver wants to hear of it.
     listener: Mutex<Option<Arc<Signals>>>,
@@ -29,15 +31,17 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(stream: Stream) -> Self {
-        let shared =
-            Self { stream, size: AtomicU32::new(0), input: Mutex::default(), listener: Mutex::default() };
+        let (size, shown) = (AtomicU32::new(0), AtomicU32::new(0));
+        let shared = Self { stream, size, shown, input: Mutex::default(), listener: Mutex::default() };
         shared.refresh();
         shared
     }
 
-    /// Columns in the low half, rows in the high; zeros if nobody knows.
-    pub(super) fn size(&self) -> u32 {
-        self.size.load(Ordering::SeqCst)
+    /// The size, for the driver: columns in the low half, rows in the high; zeros if nobody knows.
+    pub(super) fn show_size(&self) -> u32 {
+        let size = self.size.load(Ordering::SeqCst);
+        self.shown.store(size, Ordering::SeqCst);
+        size
     }
 
     /// Looks at the terminal's size and tells the driver if it has changed.
@@ -53,8 +57,15 @@ impl Shared {
         }
     }
 
+    /// Tells `signals` of changes from now on, and at once of those that the driver could not hear of: before it was ready, or while
+    /// the machine was paused.
     pub(super) fn listen(&self, signals: Option<Arc<Signals>>) {
-        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = signals;
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&signals);
+        if let Some(signals) = signals
+            && self.size.load(Ordering::SeqCst) != self.shown.load(Ordering::SeqCst)
+        {
+            signals.config_changed();
+        }
     }
 
     pub(super) fn input(&self) -> MutexGuard<'_, VecDeque<u8>> {

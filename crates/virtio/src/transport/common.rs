@@ -1,10 +1,11 @@
 //! The common configuration registers (§4.1.4.3).
 
+use memory::GuestAddress;
 use pci::NO_VECTOR;
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
 
-use super::{build_queue, status};
+use super::status;
 use crate::{Info, Signals, feature};
 
 /// What a write to the registers asks of the transport.
@@ -251,6 +252,21 @@ impl Common {
             _ => {}
         }
     }
+}
+
+/// A queue as the driver laid it out, if its size is one and its addresses are aligned (§2.7).
+fn build_queue(size: u16, addresses: [u64; 3], progress: (u16, u16), event_idx: bool) -> Option<Queue> {
+    let mut queue = Queue::new(size).ok()?;
+    // Other than these, the trait's setters leave a queue at address 0 if they refuse.
+    let [descriptors, available, used] = addresses.map(GuestAddress);
+    queue.try_set_desc_table_address(descriptors).ok()?;
+    queue.try_set_avail_ring_address(available).ok()?;
+    queue.try_set_used_ring_address(used).ok()?;
+    queue.set_next_avail(progress.0);
+    queue.set_next_used(progress.1);
+    queue.set_event_idx(event_idx);
+    queue.set_ready(true);
+    Some(queue)
 }
 
 fn half(features: u64, select: u32) -> u32 {

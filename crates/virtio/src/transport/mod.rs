@@ -16,22 +16,21 @@
 //! (DEVICE_NEEDS_RESET) goes through all of this without being served, until the driver resets it.
 
 mod common;
+mod state;
 mod window;
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use device::{Access, Device, Effect, Events, Part, Persist, Region, RestoreError};
+use device::{Access, Device, Effect, Events, Region};
 use host::EventFd;
 use memory::DmaRam;
-use pci::{
-    BarKind, ConfigSpace, ConfigState, Identity, Msix, MsixState, NO_VECTOR, Place, REGION_CONFIG, Vector,
-};
-use serde::{Deserialize, Serialize};
-use virtio_queue::{Queue, QueueT};
+use pci::{BarKind, ConfigSpace, Identity, Msix, NO_VECTOR, Place, REGION_CONFIG, Vector};
 
-use crate::{Activation, ActiveQueue, Signals, SignalsState, VirtioDevice, feature};
+use virtio_queue::QueueT;
+
+use crate::{Activation, ActiveQueue, Signals, VirtioDevice, feature};
 use common::{Action, Common};
 
 /// Bytes of BAR 0.
@@ -348,7 +347,12 @@ impl Device for VirtioPci {
         const LIMIT: Duration = Duration::from_secs(1);
         self.pause();
         self.settle(Instant::now() + LIMIT);
-        self.forget();
+        if matches!(self.phase, Phase::Stopping(_)) {
+            // Whoever has the queues still works with what the driver configured: as if the driver had reset the device.
+            self.phase = Phase::Stopping(Then::Reset);
+        } else {
+            self.forget();
+        }
         self.msix.reset();
         self.config.reset();
     }
@@ -386,79 +390,6 @@ impl Device for VirtioPci {
             Phase::Idle | Phase::Running => {}
         }
     }
-}
-
-/// A virtio function as it stands in a snapshot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    config: ConfigState,
-    msix: MsixState,
-    common: Common,
-    signals: SignalsState,
-    running: bool,
-    device: Part,
-}
-
-impl Persist for VirtioPci {
-    type State = State;
-    const KIND: &'static str = "virtio-pci";
-    const VERSION: u32 = 1;
-
-    fn save(&self) -> State {
-        State {
-            config: self.config.save(),
-            msix: self.msix.save(),
-            common: self.common.clone(),
-            signals: self.signals.save(),
-            running: !matches!(self.phase, Phase::Idle | Phase::Stopping(Then::Reset)),
-            device: Part::of(self.device.as_ref()),
-        }
-    }
-
-    /// Leaves the device paused if it was running.
-    fn restore(&mut self, state: State) -> Result<(), RestoreError> {
-        let former = Persist::save(self);
-        let restored = self.put_in(state);
-        if restored.is_err() {
-            // What was there a moment ago fits.
-            let _ = self.put_in(former);
-        }
-        restored
-    }
-}
-
-impl VirtioPci {
-    fn put_in(&mut self, state: State) -> Result<(), RestoreError> {
-        let value = |field| RestoreError::Value { kind: Self::KIND, field };
-        let State { config, msix, common, signals, running, device } = state;
-        common.check(self.device.info()).map_err(value)?;
-        if running && !common.is_driver_ready() {
-            return Err(value("status"));
-        }
-        device.restore(self.device.as_mut())?;
-        self.config.restore(config).map_err(value)?;
-        self.msix.restore(msix).map_err(value)?;
-        self.common = common;
-        self.signals.restore(signals);
-        self.route_queues();
-        self.phase = if running { Phase::Paused } else { Phase::Idle };
-        Ok(())
-    }
-}
-
-/// A queue as the driver laid it out, if its size is one.
-fn build_queue(size: u16, addresses: [u64; 3], progress: (u16, u16), event_idx: bool) -> Option<Queue> {
-    let mut queue = Queue::new(size).ok()?;
-    let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
-    let [descriptors, available, used] = addresses.map(halves);
-    queue.set_desc_table_address(descriptors.0, descriptors.1);
-    queue.set_avail_ring_address(available.0, available.1);
-    queue.set_used_ring_address(used.0, used.1);
-    queue.set_next_avail(progress.0);
-    queue.set_next_used(progress.1);
-    queue.set_event_idx(event_idx);
-    queue.set_ready(true);
-    Some(queue)
 }
 
 #[cfg(test)]

@@ -137,6 +137,23 @@ fn features_that_were_not_offered_are_refused() {
 }
 
 #[test]
+fn misaligned_queues_break_the_device() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    for (register, address) in [(0x20, 0x4008u64), (0x28, 0x5001), (0x30, 0x6002)] {
+        let mut function = function(&ram);
+        negotiate_by(
+            |offset, data| {
+                let misaligned = address.to_le_bytes();
+                write(&mut function, offset, if offset == register { &misaligned } else { data });
+            },
+            0x4000,
+            0xf,
+        );
+        assert_eq!(read(&mut function, 0x14), [0x4f], "{address:#x}");
+    }
+}
+
+#[test]
 fn queues_outside_ram_break_the_device_and_a_reset_mends_it() {
     let ram = memory::test_ram(&[(0, 0x2_0000)]);
     let mut function = function(&ram);
@@ -345,6 +362,23 @@ fn a_device_that_is_late_to_hold_still_goes_on_as_soon_as_it_does() {
     assert!(function.is_paused(Instant::now() + Duration::from_secs(30)));
     assert_eq!(function.phase, Phase::Running);
     go_on.send(()).unwrap();
+}
+
+#[test]
+fn a_reset_forgets_nothing_before_the_queues_are_back() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    let (go_on, wait) = mpsc::channel();
+    let mut function = function_with(&ram, &FakeSource::default(), Stuck(wait), 2).unwrap();
+    negotiate(&mut function, 0, 0xf);
+    function.reset();
+    assert_eq!((read(&mut function, 0x14), function.phase), ([0xf], Phase::Stopping(Then::Reset)));
+    // Until then no driver can bring the device up a second time.
+    write(&mut function, 0x14, &[0]);
+    negotiate(&mut function, 0, 0xf);
+    assert_eq!(function.phase, Phase::Stopping(Then::Reset));
+    go_on.send(()).unwrap();
+    wait_for_reset(&mut function);
+    assert_eq!(function.phase, Phase::Idle);
 }
 
 #[test]

@@ -1,4 +1,8 @@
 use super::*;
+use crate::{QueueServer, Workers};
+
+use std::sync::Weak;
+
 use crate::fake::{self, FakeQueue, WRITE};
 
 static PROFILE: Profile = Profile::new("echo", &[sandbox::groups::EPOLL]);
@@ -92,4 +96,93 @@ fn an_impossible_available_index_is_a_fault() {
     queue.set_avail_index(1000);
     queue.ring();
     config.wait(1);
+}
+
+/// Watches the edges of a descriptor. When a bell rings it says so and waits until it may go on.
+struct Edges {
+    fd: Arc<EventFd>,
+    rung: Sender<()>,
+    go_on: Receiver<()>,
+    edges: Sender<u32>,
+}
+
+const EDGE: u32 = 7;
+
+impl Handler for Edges {
+    fn start(&mut self, context: &mut Context<'_>, _: u64) -> Result<(), Fault> {
+        Ok(context.watch.add(&*self.fd, EDGE, EventSet::IN | EventSet::EDGE_TRIGGERED)?)
+    }
+
+    fn queue(&mut self, _: usize, _: &mut Context<'_>) -> Result<(), Fault> {
+        let _ = self.rung.send(());
+        let _ = self.go_on.recv();
+        Ok(())
+    }
+
+    fn event(&mut self, token: u32, _: EventSet, _: &mut Context<'_>) -> Result<(), Fault> {
+        let _ = self.edges.send(token);
+        Ok(())
+    }
+}
+
+#[test]
+fn an_edge_that_comes_with_a_bell_for_mail_that_was_read_before_is_not_lost() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    let queue = FakeQueue::new(&ram, 0, 16);
+    let fd = Arc::new(host::event_fd().unwrap());
+    let ((rung, is_rung), (go, go_on), (edges, seen)) = (mpsc::channel(), mpsc::channel(), mpsc::channel());
+    let handler = Edges { fd: fd.clone(), rung, go_on, edges };
+    let mut workers = Workers::new(vec![(Worker::spawn(&PROFILE, "edges", handler).unwrap(), vec![0])]);
+    workers.start(fake::activation(&ram, 0, &[&queue]).0);
+    is_rung.recv().unwrap();
+    // As when the thread has found a message before its sender rang.
+    workers.workers[0].0.bell.write(1).unwrap();
+    fd.write(1).unwrap();
+    drop(go);
+    assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(EDGE));
+}
+
+/// Serves a driver that brings another chain for each that it gets back.
+struct Endless(FakeQueue);
+
+impl Handler for Endless {
+    fn queue(&mut self, position: usize, context: &mut Context<'_>) -> Result<(), Fault> {
+        context.queues[position].serve(context.ram, |_| {
+            self.0.add(&[(0x1_0000, 4, WRITE)]);
+            Ok(Some(0))
+        })
+    }
+}
+
+#[test]
+fn a_driver_that_never_stops_does_not_keep_its_device_from_stopping() {
+    let ram = memory::test_ram(&[(0, 0x2_0000)]);
+    let mut queue = FakeQueue::new(&ram, 0, 16);
+    queue.add(&[(0x1_0000, 4, WRITE)]);
+    let activation = fake::activation(&ram, 0, &[&queue]).0;
+    let interrupt = queue.interrupt.clone();
+    let mut workers =
+        Workers::new(vec![(Worker::spawn(&PROFILE, "endless", Endless(queue)).unwrap(), vec![0])]);
+    workers.start(activation);
+    // It goes on by itself after its first turn.
+    interrupt.wait(2);
+    workers.stop();
+    assert_eq!(workers.stopped(soon()).map(|queues| queues.len()), Some(1));
+}
+
+/// Says by its end that its thread has let go of it.
+struct Kept(#[expect(dead_code)] Arc<()>);
+
+impl Handler for Kept {
+    fn queue(&mut self, _: usize, _: &mut Context<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_worker_that_never_came_to_a_device_ends() {
+    let kept = Arc::new(());
+    let weak: Weak<()> = Arc::downgrade(&kept);
+    drop(Worker::spawn(&PROFILE, "kept", Kept(kept)).unwrap());
+    assert_eq!(weak.strong_count(), 0);
 }
