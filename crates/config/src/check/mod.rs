@@ -45,6 +45,9 @@ pub(crate) fn check_from(config: VmConfig, next_id: u32) -> Result<Plan, Problem
     }
 }
 
+/// Problems that are told. A body has room for a million, each a line of the log and of the reply.
+const MOST: usize = 100;
+
 /// What sort of problem it is; decides the HTTP status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProblemKind {
@@ -87,7 +90,7 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// Everything that is wrong with a configuration; never empty.
+/// Everything that is wrong with a configuration, or the beginning of a long list; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
@@ -153,7 +156,16 @@ impl<'c> Scope<'_, 'c> {
     fn report(&mut self, kind: ProblemKind, field: &str, text: String, hint: String) {
         let dot = if self.path.is_empty() || field.is_empty() { "" } else { "." };
         let path = format!("{}{dot}{field}", self.path);
-        self.findings.problems.push(Problem { path, kind, outer: self.outer, text, hint });
+        let problem = match self.findings.problems.len() {
+            ..MOST => Problem { path, kind, outer: self.outer, text, hint },
+            MOST => {
+                let (text, hint) =
+                    ("There are more problems from here on".into(), "mend the others first".into());
+                Problem { path, kind, outer: self.outer, text, hint }
+            }
+            _ => return,
+        };
+        self.findings.problems.push(problem);
     }
 
     /// Takes an id out of the name space.

@@ -45,6 +45,14 @@ fn the_place_of_every_device() {
     )]);
 }
 
+#[test]
+fn a_list_of_problems_has_an_end() {
+    let found = problems(&format!(r#""disks":[{}]"#, vec![r#"{"path":""}"#; 1000].join(",")));
+    let last = found.iter().last().unwrap();
+    assert_eq!((found.iter().count(), last.path.as_str()), (101, "disks[100].path"));
+    assert!(last.text.contains("more problems"), "{last:?}");
+}
+
 /// What boot would find out by counting.
 #[test]
 fn every_device_has_a_slot_of_its_own() {
