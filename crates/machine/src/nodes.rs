@@ -144,9 +144,9 @@ impl Nodes {
         let moved = self.nodes.iter_mut().flat_map(|node| {
             let regions = enter(node, deadline).map_or_else(Vec::new, |device| device.regions());
             let bars = node.function.iter_mut().flat_map(|function| &mut function.bars);
-            bars.filter_map(move |(need, lease)| {
-                let region = regions.iter().find(|region| region.index == need.index as u32)?;
-                Some((lease, region.base))
+            bars.map(move |(need, lease)| {
+                let region = regions.iter().find(|region| region.index == need.index as u32);
+                (lease, region.map(|region| region.base))
             })
         });
         self.segments.follow(moved);

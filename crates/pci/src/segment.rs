@@ -66,24 +66,28 @@ impl Segments {
         self.0.get(usize::from(number)).ok_or(PlaceError::NoSegment(number))
     }
 
-    /// Lets leases follow their BARs to where the guest has moved them. A BAR outside of all windows leases nothing until it is moved
-    /// again, and one where another still leases nothing until the other has gone.
-    pub fn follow<'a>(&self, bars: impl IntoIterator<Item = (&'a mut BarLease, u64)>) {
-        let is_astray = |lease: &BarLease, base| lease.base != base || lease.held.is_none();
-        let mut moved: Vec<_> = bars.into_iter().filter(|(lease, base)| is_astray(lease, *base)).collect();
+    /// Lets leases follow their BARs to where the guest has moved them: each comes with its base, or `None` while it is not decoded.
+    /// What is decoded is leased first, because it is on the bus; a BAR that is not decoded keeps of its last place what nobody else
+    /// occupies. Outside of all windows there is nothing to lease.
+    pub fn follow<'a>(&self, bars: impl IntoIterator<Item = (&'a mut BarLease, Option<u64>)>) {
+        let mut decoded = Vec::new();
+        let mut idle = Vec::new();
         // All let go first: BARs may have changed places.
-        for (lease, base) in &mut moved {
-            lease.base = *base;
-            lease.held = None;
+        for (lease, base) in bars {
+            lease.held.clear();
+            lease.base = base.unwrap_or(lease.base);
+            if base.is_some() { &mut decoded } else { &mut idle }.push(lease);
         }
-        for (lease, base) in moved {
-            lease.held = self.0.iter().find_map(|segment| segment.hold_at(base, lease.size));
+        for lease in decoded.into_iter().chain(idle) {
+            lease.held = self.0.iter().flat_map(|segment| segment.hold_at(lease.base, lease.size)).collect();
         }
     }
 }
 
 struct Free {
     slots: u32,
+    /// Every range that is held, because the allocator does not look whether what is wanted at a fixed address lies inside of one.
+    held: Vec<RangeInclusive>,
     window32: Option<AddressAllocator>,
     window64: Option<AddressAllocator>,
 }
@@ -113,7 +117,9 @@ impl Segment {
             AddressAllocator::new(first, size).ok()
         };
         let slots = if number == 0 { !1 } else { u32::MAX };
-        let free = Free { slots, window32: window(windows.memory32), window64: window(windows.memory64) };
+        let held = Vec::new();
+        let free =
+            Free { slots, held, window32: window(windows.memory32), window64: window(windows.memory64) };
         Self { number, free: Arc::new(Mutex::new(free)) }
     }
 
@@ -146,18 +152,35 @@ impl Segment {
     pub fn lease_bar(&self, kind: BarKind, size: u64, align: u64) -> Result<BarLease, PlaceError> {
         let held = self.hold(kind, size, align, AllocPolicy::LastMatch);
         let held = held.ok_or(PlaceError::NoAddresses { segment: self.number, size, kind })?;
-        Ok(BarLease { base: held.range.start(), size, kind, held: Some(held) })
+        Ok(BarLease { base: held.range.start(), size, kind, held: vec![held] })
     }
 
     fn hold(&self, window: BarKind, size: u64, align: u64, policy: AllocPolicy) -> Option<Held> {
-        let range = self.lock().window(window)?.allocate(size, align, policy).ok()?;
+        let mut free = self.lock();
+        if let AllocPolicy::ExactMatch(first) = policy {
+            let wanted = RangeInclusive::new(first, first.checked_add(size.checked_sub(1)?)?).ok()?;
+            if free.held.iter().any(|held| held.overlaps(&wanted)) {
+                return None;
+            }
+        }
+        let range = free.window(window)?.allocate(size, align, policy).ok()?;
+        free.held.push(range);
         Some(Held { range, window, segment: self.clone() })
     }
 
-    /// The range at `base`, if it lies in one of the windows and is free.
-    fn hold_at(&self, base: u64, size: u64) -> Option<Held> {
-        let windows = [BarKind::Memory32, BarKind::Memory64];
-        windows.into_iter().find_map(|window| self.hold(window, size, 1, AllocPolicy::ExactMatch(base)))
+    /// What of the range at `base` lies in each window, if it is free.
+    fn hold_at(&self, base: u64, size: u64) -> impl Iterator<Item = Held> {
+        let last = base.saturating_add(size.saturating_sub(1));
+        [BarKind::Memory32, BarKind::Memory64].into_iter().filter_map(move |kind| {
+            let (window_first, window_last) = {
+                let mut free = self.lock();
+                let window = free.window(kind)?;
+                (window.base(), window.end())
+            };
+            let first = base.max(window_first);
+            let size = last.min(window_last).checked_sub(first)?.checked_add(1)?;
+            self.hold(kind, size, 1, AllocPolicy::ExactMatch(first))
+        })
     }
 }
 
@@ -185,7 +208,8 @@ pub struct BarLease {
     base: u64,
     size: u64,
     kind: BarKind,
-    held: Option<Held>,
+    /// Its part of each window: more than one if it lies across an edge, none if it is outside or others are there.
+    held: Vec<Held>,
 }
 
 impl BarLease {
@@ -209,7 +233,9 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(window) = self.segment.lock().window(self.window) {
+        let mut free = self.segment.lock();
+        free.held.retain(|held| *held != self.range);
+        if let Some(window) = free.window(self.window) {
             // The range came from this window and is freed once.
             let _ = window.free(&self.range);
         }
@@ -293,7 +319,7 @@ mod tests {
         let lease = || segment.lease_bar(BarKind::Memory32, SIZE, SIZE);
         let (mut first, mut second) = (lease().unwrap(), lease().unwrap());
         let (at_first, at_second) = (first.base(), second.base());
-        segments.follow([(&mut first, at_second), (&mut second, at_first)]);
+        segments.follow([(&mut first, Some(at_second)), (&mut second, Some(at_first))]);
         assert_eq!((first.base(), second.base()), (at_second, at_first));
         assert!(lease().is_err(), "both are still leased");
         drop(first);
@@ -301,19 +327,47 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_on_another_s_place_leases_it_once_the_other_has_gone() {
+    fn a_decoded_bar_has_its_place_before_one_that_is_not_decoded() {
         const SIZE: u64 = 0x80_0000;
         let segments = segments();
         let segment = segments.get(0).unwrap();
         let lease = || segment.lease_bar(BarKind::Memory32, SIZE, SIZE);
         // The other is not decoded at that moment, so that the guest can put this one there.
-        let (mut bar, other) = (lease().unwrap(), lease().unwrap());
-        let at = other.base();
-        segments.follow([(&mut bar, at)]);
+        let (mut bar, mut other) = (lease().unwrap(), lease().unwrap());
+        let (left, at) = (bar.base(), other.base());
+        segments.follow([(&mut other, None), (&mut bar, Some(at))]);
         drop(other);
-        segments.follow([(&mut bar, at)]);
         let rest = [lease(), lease()].map(|lease| lease.ok().map(|lease| lease.base()));
-        assert!(rest.iter().flatten().all(|base| *base != at), "{rest:x?}: what the BAR occupies was leased");
+        assert_eq!(rest, [Some(left), None], "what the BAR occupies was leased");
+    }
+
+    #[test]
+    fn a_larger_bar_over_the_place_of_one_that_is_not_decoded_has_all_of_it() {
+        let segments = segments();
+        let segment = segments.get(0).unwrap();
+        let mut large = segment.lease_bar(BarKind::Memory64, 0x40_0000, 0x40_0000).unwrap();
+        let mut small = segment.lease_bar(BarKind::Memory32, 0x10_0000, 0x10_0000).unwrap();
+        let at = small.base() & !0x3f_ffff;
+        segments.follow([(&mut small, None), (&mut large, Some(at))]);
+        let below = segment.lease_bar(BarKind::Memory32, 0x10_0000, 0x10_0000).unwrap();
+        assert_eq!(below.base(), at - 0x10_0000);
+        // It goes: the small one has its place again.
+        let away = u64::MAX & !0x3f_ffff;
+        segments.follow([(&mut large, Some(away)), (&mut small, None)]);
+        let next = segment.lease_bar(BarKind::Memory32, 0x10_0000, 0x10_0000).unwrap();
+        assert_eq!(next.base(), small.base() - 0x10_0000);
+    }
+
+    #[test]
+    fn a_bar_across_the_edge_of_a_window_leases_what_lies_inside() {
+        let windows = Windows { memory32: (0xc010_0000, 0xc01f_ffff), ..FIRST };
+        let segments = Segments::new(windows, []);
+        let segment = segments.get(0).unwrap();
+        let mut bar = segment.lease_bar(BarKind::Memory64, 0x40_0000, 0x40_0000).unwrap();
+        segments.follow([(&mut bar, Some(0xc000_0000))]);
+        assert!(segment.lease_bar(BarKind::Memory32, 0x1000, 0x1000).is_err());
+        drop(bar);
+        assert!(segment.lease_bar(BarKind::Memory32, 0x10_0000, 0x10_0000).is_ok());
     }
 
     #[test]
@@ -324,14 +378,14 @@ mod tests {
         let mut bar = segment.lease_bar(BarKind::Memory64, SIZE, SIZE).unwrap();
         let left = bar.base();
         // A 64-bit BAR may lie in the window below 4 GiB.
-        segments.follow([(&mut bar, 0xc000_0000)]);
+        segments.follow([(&mut bar, Some(0xc000_0000))]);
         assert_eq!(segment.lease_bar(BarKind::Memory64, SIZE, SIZE).unwrap().base(), left);
         let other = segment.lease_bar(BarKind::Memory32, SIZE, SIZE).unwrap();
         assert_eq!(other.base(), 0xc080_0000);
         assert!(segment.lease_bar(BarKind::Memory32, SIZE, SIZE).is_err());
         // Onto another BAR, then out of all windows: nothing is taken twice, and nothing is lost.
-        segments.follow([(&mut bar, 0xc080_0000)]);
-        segments.follow([(&mut bar, u64::MAX - SIZE + 1)]);
+        segments.follow([(&mut bar, Some(0xc080_0000))]);
+        segments.follow([(&mut bar, Some(u64::MAX - SIZE + 1))]);
         drop(bar);
         drop(other);
         assert!(segment.lease_bar(BarKind::Memory32, 2 * SIZE, SIZE).is_ok());

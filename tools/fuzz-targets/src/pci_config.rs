@@ -166,9 +166,9 @@ impl Machine {
     fn follow(&mut self) {
         let moved = self.functions.iter_mut().flat_map(|function| {
             let regions = lock(&function.slot).regions();
-            function.bars.iter_mut().filter_map(move |(register, lease)| {
-                let region = regions.iter().find(|region| region.index == *register as u32)?;
-                Some((lease, region.base))
+            function.bars.iter_mut().map(move |(register, lease)| {
+                let region = regions.iter().find(|region| region.index == *register as u32);
+                (lease, region.map(|region| region.base))
             })
         });
         self.segments.follow(moved);
