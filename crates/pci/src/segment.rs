@@ -352,7 +352,7 @@ mod tests {
         let below = segment.lease_bar(BarKind::Memory32, 0x10_0000, 0x10_0000).unwrap();
         assert_eq!(below.base(), at - 0x10_0000);
         // It goes: the small one has its place again.
-        let away = u64::MAX & !0x3f_ffff;
+        let away = !0x3f_ffff;
         segments.follow([(&mut large, Some(away)), (&mut small, None)]);
         let next = segment.lease_bar(BarKind::Memory32, 0x10_0000, 0x10_0000).unwrap();
         assert_eq!(next.base(), small.base() - 0x10_0000);

@@ -17,8 +17,8 @@ use std::thread;
 /// A lab has one CPU; two of them fill a small machine.
 const LABS: usize = 2;
 
-/// How much longer fuzz targets run here than under a plain `cargo test`: a minute each.
-const FUZZ_FACTOR: &str = "12";
+/// How much longer fuzz targets run here than under a plain `cargo test`: about half a minute each.
+const FUZZ_FACTOR: &str = "6";
 
 /// Tests talk to message buses with other people's tools.
 const PACKAGES: [&str; 3] = ["dbus-daemon", "libglib2.0-bin", "systemd"];
