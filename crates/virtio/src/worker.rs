@@ -114,7 +114,7 @@ pub(crate) enum Message {
 /// How long a worker may take to finish what is under way.
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// The front's end of a worker thread. Dropping it ends the thread.
+/// The front's end of a worker thread. Dropping it ends the thread; [`crate::Workers`] ends several at once.
 pub struct Worker {
     messages: Sender<Message>,
     bell: EventFd,
