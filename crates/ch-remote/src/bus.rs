@@ -120,16 +120,14 @@ impl Bus {
             "type='signal',sender='{service_name}',path='{object_path}',interface='{INTERFACE}',member='{EVENT}'"
         );
         let end = format!("type='signal',sender='{BUS}',member='{OWNER_CHANGED}',arg0='{service_name}'");
-        for rule in [&events, &end] {
-            connection
-                .call_method(Some(BUS), BUS_PATH, Some(BUS), "AddMatch", rule)
-                .await
-                .map_err(refused)?;
-        }
+        follow(&connection, &end).await?;
         // Whoever is not there would never end.
         let owner =
             connection.call_method(Some(BUS), BUS_PATH, Some(BUS), "GetNameOwner", service_name).await;
         let owner = owner.map_err(refused)?.body().deserialize().map_err(BusError::Call)?;
+        // The last call, as a connection reads no further than some messages that nobody takes out of the stream: a reply behind
+        // many events would never come.
+        follow(&connection, &events).await?;
         Ok(Subscription { stream, owner })
     }
 
@@ -149,6 +147,12 @@ impl Bus {
         };
         reply.map_err(refused)
     }
+}
+
+/// Has the bus deliver what fits this rule.
+async fn follow(connection: &Connection, rule: &str) -> Result<(), BusError> {
+    let call = connection.call_method(Some(BUS), BUS_PATH, Some(BUS), "AddMatch", &rule);
+    call.await.map_err(refused).map(drop)
 }
 
 /// What the other side said, or why it said nothing.

@@ -8,11 +8,13 @@ use crate::lab;
 use crate::packages;
 use crate::places::Places;
 use crate::step::{cargo, headline, loud, step};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// A lab has one CPU; two of them fill a small machine.
 const LABS: usize = 2;
@@ -112,14 +114,43 @@ impl Write for Tee {
     }
 }
 
+/// A program that says nothing for so long hangs: the longest that is silent builds every test first, which takes minutes.
+const SILENCE: Duration = Duration::from_secs(20 * 60);
+
 /// Runs a program, showing its output as it comes; returns its lines and whether it succeeded.
+///
+/// # Errors
+/// It cannot be run, or hangs.
 fn run_shown(command: &mut Command) -> Result<(Vec<String>, bool)> {
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |source| Error::Run { program: program.clone(), source };
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;
     let mut tee = Tee::default();
+    // Read by a thread, which stays behind when what the program started hangs too and keeps its output open.
+    let (sender, said) = mpsc::channel();
     if let Some(mut stdout) = child.stdout.take() {
-        io::copy(&mut stdout, &mut tee).map_err(failed)?;
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut bytes) {
+                if sender.send(bytes[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    loop {
+        match said.recv_timeout(SILENCE) {
+            Ok(bytes) => tee.write_all(&bytes).map_err(failed)?,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = child.kill();
+                let last = tee.lines().pop().unwrap_or_default();
+                return Err(Error::Verdict(format!(
+                    "{program} hangs: it said nothing for {} minutes after \"{last}\"",
+                    SILENCE.as_secs() / 60
+                )));
+            }
+        }
     }
     let status = child.wait().map_err(failed)?;
     Ok((tee.lines(), status.success()))
