@@ -2,9 +2,11 @@
 //! registers.
 
 mod ged;
+mod pci_hotplug;
 mod pm_timer;
 mod power;
 
 pub use ged::{Cause, Ged, Notifier};
+pub use pci_hotplug::{PciHotplug, PciSlots};
 pub use pm_timer::PmTimer;
 pub use power::SleepControl;

@@ -52,8 +52,6 @@ fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
         (vm.iommu, "iommu"),
         (any(vm.numa.as_ref()), "numa"),
         (vm.rtc.is_some(), "rtc"),
-        (any(vm.pci_segments.as_ref()), "pci_segments"),
-        (platform.num_pci_segments > 1, "platform.num_pci_segments"),
         (platform.iommufd, "platform.iommufd"),
         (vm.tpm.is_some(), "tpm"),
         (vm.ivshmem.is_some(), "ivshmem"),

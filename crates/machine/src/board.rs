@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use chipset::acpi::{Ged, Notifier, PmTimer, SleepControl};
+use chipset::acpi::{Ged, Notifier, PciHotplug, PciSlots, PmTimer, SleepControl};
 use chipset::cmos::Cmos;
 use chipset::debug::{BootLog, TextPort};
 use chipset::i8042::I8042;
@@ -21,6 +21,7 @@ use crate::nodes::Nodes;
 pub(crate) struct Board {
     pub(crate) pins: Pins,
     pub(crate) notifier: Notifier,
+    pub(crate) pci_slots: PciSlots,
 }
 
 /// What the board is built around.
@@ -30,6 +31,10 @@ pub(crate) struct Fixed<'a> {
     pub(crate) ram: u64,
     /// Where the generic event device's register lies.
     pub(crate) ged: u64,
+    /// Where the registers of PCI hot-plug lie.
+    pub(crate) pci_hotplug: u64,
+    /// How many PCI segments there are.
+    pub(crate) segments: usize,
     /// The ports to configuration space.
     pub(crate) ports: &'a Arc<ConfigPorts>,
 }
@@ -51,9 +56,12 @@ pub(crate) fn attach(
     }
     let ged = Ged::new(fixed.ged, pins.line(Ged::PIN));
     let notifier = ged.notifier();
+    let pci_hotplug = PciHotplug::new(fixed.pci_hotplug, fixed.segments, notifier.clone());
+    let pci_slots = pci_hotplug.slots();
     let (low, high) = (fixed.ram.min(layout::HOLE), fixed.ram.saturating_sub(layout::HOLE));
     put("__sleep_control", slot(SleepControl))?;
     put("__ged", slot(ged))?;
+    put("__pci_hotplug", slot(pci_hotplug))?;
     put("__pm_timer", slot(PmTimer::new(chipset::stopwatch())))?;
     put("__i8042", slot(I8042))?;
     put("__cmos", slot(Cmos::new(chipset::wall_clock(), low, high)))?;
@@ -62,7 +70,7 @@ pub(crate) fn attach(
     put("__firmware_port", slot(TextPort::firmware(stdout)))?;
     put("__host_bridge", slot(HostBridge::new()))?;
     put("__config_ports", slot(ConfigLatch::new(fixed.ports.clone())))?;
-    Ok(Board { pins, notifier })
+    Ok(Board { pins, notifier, pci_slots })
 }
 
 fn slot(device: impl Device + 'static) -> Slot {

@@ -89,7 +89,7 @@ fn while_loading<T>(
 struct Parts {
     vm: Arc<dyn Vm>,
     ram: MappedRam,
-    area: DeviceArea,
+    windows: Vec<Windows>,
     vcpus: Vec<Box<dyn Vcpu>>,
     board: Board,
     nodes: Nodes,
@@ -112,18 +112,26 @@ impl Parts {
         let largest = plan.memory.largest();
         let area = layout::device_area(largest, phys_bits)
             .ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
+        let windows = windows(&area, &plan.pci_segments)?;
         let vm = hypervisor.create_vm()?;
         let mapped = MappedRam::new(vm.clone(), ram.clone())?;
         let vcpus = create_vcpus(&plan.cpus, vm.as_ref(), &supported, phys_bits)?;
         let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
         let spaces = Arc::new(AddressSpaces::new(doorbells));
         let ports = Arc::new(ConfigPorts::default());
-        let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.irqchip(), ram.dma(), events.clone());
-        let fixed =
-            board::Fixed { irqchip: vm.irqchip(), ram: ram.total(), ged: ged_address(&area), ports: &ports };
+        let segments = Segments::new(windows.iter().copied());
+        let mut nodes = Nodes::new(spaces.clone(), segments, vm.irqchip(), ram.dma(), events.clone());
+        let fixed = board::Fixed {
+            irqchip: vm.irqchip(),
+            ram: ram.total(),
+            ged: platform_page(&area, 0),
+            pci_hotplug: platform_page(&area, 1),
+            segments: windows.len(),
+            ports: &ports,
+        };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
         attach_devices(&mut nodes, plan, &consoles, descriptors)?;
-        Ok(Self { vm, ram: mapped, area, vcpus, board, nodes, spaces, ports, consoles })
+        Ok(Self { vm, ram: mapped, windows, vcpus, board, nodes, spaces, ports, consoles })
     }
 
     /// Writes what firmware would leave behind and lets the first CPU begin at the payload's entry.
@@ -178,6 +186,7 @@ impl Parts {
             vcpus.add(vcpu, hosts.map(|(_, hosts)| hosts.as_slice())).map_err(BuildError::Threads)?;
         }
         Ok(Machine {
+            pci_slots: self.board.pci_slots,
             vcpus,
             nodes: self.nodes,
             notifier: self.board.notifier,
@@ -193,14 +202,17 @@ impl Parts {
         let cpu = |vcpu| boot::acpi::Cpu { apic_id: topology.apic_id(vcpu), enabled: vcpu < plan.cpus.boot };
         boot::acpi::Tables {
             cpus: (0..plan.cpus.max).map(cpu).collect(),
-            segments: vec![boot::acpi::PciSegment {
-                number: 0,
-                window32: layout::HOLE as u32..=(layout::HOLE + layout::PCI32_SIZE - 1) as u32,
-                window64: self.area.pci64_start..=self.area.pci64_end,
-            }],
+            segments: (0u8..).zip(&self.windows).map(described).collect(),
             devices: self.nodes.aml(),
         }
     }
+}
+
+/// A segment as the guest's firmware tables have it.
+fn described((number, windows): (u8, &Windows)) -> boot::acpi::PciSegment {
+    let Windows { memory32, memory64 } = *windows;
+    let window32 = memory32.0 as u32..=memory32.1 as u32;
+    boot::acpi::PciSegment { number, window32, window64: memory64.0..=memory64.1 }
 }
 
 /// Builds the plan's devices one by one. Slots that users chose, or that devices had before, are promised first.
@@ -218,23 +230,29 @@ fn attach_devices(
     Ok(())
 }
 
-/// The machine's one segment: its 32-bit window lies below the ECAM, its 64-bit one after RAM.
-fn segments(area: &DeviceArea) -> Segments {
-    let windows = Windows {
+/// Each segment's part of the 32-bit window, which lies below the ECAM, and of the 64-bit one, after RAM.
+fn windows(area: &DeviceArea, segments: &[plan::Segment]) -> Result<Vec<Windows>, BuildError> {
+    let whole = Windows {
         memory32: (layout::HOLE, layout::HOLE + layout::PCI32_SIZE - 1),
         memory64: (area.pci64_start, area.pci64_end),
     };
-    Segments::new(windows, [])
+    let weights: Vec<_> = segments.iter().map(|segment| (segment.memory32, segment.memory64)).collect();
+    let windows = whole.split(&weights);
+    let is_empty = |(first, last): (u64, u64)| first > last;
+    match windows.iter().position(|part| is_empty(part.memory32) || is_empty(part.memory64)) {
+        Some(segment) => Err(BuildError::Segments { segment, count: windows.len() }),
+        None => Ok(windows),
+    }
 }
 
 fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> BuildError {
     BuildError::Tables(Box::new(error))
 }
 
-/// The generic event device's register: on the last page of the platform area.
-fn ged_address(area: &DeviceArea) -> u64 {
+/// A page of the platform area for a device's registers, counted from its end.
+fn platform_page(area: &DeviceArea, number: u64) -> u64 {
     const PAGE: u64 = 4096;
-    area.platform + layout::PLATFORM_SIZE - PAGE
+    area.platform + layout::PLATFORM_SIZE - (number + 1) * PAGE
 }
 
 fn create_vcpus(

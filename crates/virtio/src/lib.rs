@@ -14,9 +14,9 @@ mod worker;
 mod workers;
 
 pub use activation::{Activation, Signals, SignalsState};
-pub use function::built;
+pub use function::{BAR_ALIGN, built};
 pub use queue::{ActiveQueue, Chain, Fault};
-pub use transport::{MAX_QUEUES, VirtioPci};
+pub use transport::{BAR_SIZE, MAX_QUEUES, VirtioPci};
 pub use worker::{Context, Handler, Watch, Worker};
 pub use workers::Workers;
 

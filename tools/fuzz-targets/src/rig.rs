@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use config::{ImageType, MacAddr, plan};
 use device::{Access, Device, Events, NoSink, Saved, Slot};
 use memory::{Bytes as _, GuestAddress, GuestRam, test_ram};
-use pci::{Address, BuildContext, Built, FakeSource, Place, REGION_CONFIG};
+use pci::{Address, BarKind, BuildContext, Built, FakeSource, Place, REGION_CONFIG};
 use stream::Stream;
 use tempfile::{NamedTempFile, TempDir};
 use virtio_devices::{blk, console, net, rng, watchdog};
@@ -115,7 +115,9 @@ impl Rig {
         let half = usize::try_from(RAM_LEN / 2).unwrap();
         let ram = test_ram(&[(0, half), (RAM_LEN / 2, half)]);
         let events = Events::new(Arc::new(NoSink)).unwrap();
-        let context = BuildContext { id, ram: &ram.dma(), events: &events, descriptors: &[], stream: None };
+        let boot_bar = BarKind::Memory32;
+        let context =
+            BuildContext { id, ram: &ram.dma(), events: &events, descriptors: &[], stream: None, boot_bar };
         let (built, host) = build(&context);
         let address = Address { segment: 0, slot: 1 };
         let place = Place { address, bars: &[BAR], msi: &FakeSource::default() };

@@ -9,8 +9,8 @@ mod parts;
 mod topology;
 
 pub use parts::{
-    Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng, Smbios,
-    Stream, Watchdog, Zone,
+    Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng, Segment,
+    Smbios, Stream, Watchdog, Zone,
 };
 pub use sandbox::{Access, Grant};
 pub use topology::Topology;
@@ -40,8 +40,8 @@ pub struct Plan {
     pub devices: Vec<Device>,
     /// Strings of the SMBIOS tables.
     pub smbios: Smbios,
-    /// PCI segments, 1 to 96.
-    pub pci_segments: u16,
+    /// PCI segments, 1 to 96, by number.
+    pub pci_segments: Vec<Segment>,
     config: VmConfig,
     unbuilt: Vec<String>,
     warnings: Vec<String>,
@@ -149,7 +149,7 @@ impl Plan {
             serial: config.serial.plan(),
             devices: devices::plan(&config),
             smbios: platform.smbios(),
-            pci_segments: platform.num_pci_segments,
+            pci_segments: build::segments(&config),
             unbuilt: unbuilt::list(&config),
             config,
             warnings,

@@ -124,10 +124,19 @@ pub enum Payload {
     },
 }
 
+/// A PCI segment's shares of the addresses that all segments' BARs may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Of those below 4 GiB, from 1.
+    pub memory32: u32,
+    /// Of those for 64-bit BARs, from 1.
+    pub memory64: u32,
+}
+
 /// Where a device stands on PCI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Below [`crate::Plan::pci_segments`].
+    /// One of [`crate::Plan::pci_segments`].
     pub segment: u16,
     /// Slot, up to 31; the first free one when absent.
     pub device: Option<u8>,

@@ -15,7 +15,7 @@ fn the_smallest_machine() {
     assert_eq!(plan.memory.zones[0].pages, Pages::Normal { thp: true });
     let kernel = PathBuf::from("/k");
     assert_eq!(plan.payload, Payload::Kernel { kernel, cmdline: None, initramfs: None });
-    assert_eq!((plan.serial.clone(), plan.pci_segments), (Stream::Null, 1));
+    assert_eq!((plan.serial.clone(), plan.pci_segments.len()), (Stream::Null, 1));
     let console = DeviceKind::Console(Console { stream: Stream::Tty });
     let rng = DeviceKind::Rng(Rng { src: "/dev/urandom".into() });
     let place = Place { segment: 0, device: None, iommu: false };
@@ -115,6 +115,17 @@ fn the_iommu_comes_with_who_wants_it() {
 }
 
 #[test]
+fn segments_share_the_address_space_by_weight() {
+    let plan = plan(
+        r#""platform":{"num_pci_segments":3},"pci_segments":[{"pci_segment":1,"mmio32_aperture_weight":2,"mmio64_aperture_weight":3}]"#,
+    );
+    let shares: Vec<_> =
+        plan.pci_segments.iter().map(|segment| (segment.memory32, segment.memory64)).collect();
+    assert_eq!(shares, [(1, 1), (2, 3), (1, 1)]);
+    assert_eq!(plan.unbuilt(), [""; 0]);
+}
+
+#[test]
 fn what_is_asked_for_and_not_built() {
     let rows = [
         (r#""cpus":{"boot_vcpus":1,"max_vcpus":2}"#, "cpus.max_vcpus"),
@@ -134,7 +145,6 @@ fn what_is_asked_for_and_not_built() {
         (r#""iommu":true"#, "iommu"),
         (r#""debug_console":{"mode":"Tty"}"#, "debug_console"),
         (r#""pvmemcontrol":{}"#, "pvmemcontrol"),
-        (r#""platform":{"num_pci_segments":2}"#, "platform.num_pci_segments"),
         (
             r#""payload":{"kernel":"/k","fw_cfg_config":{"cmdline":false,"initramfs":false}}"#,
             "payload.fw_cfg_config",

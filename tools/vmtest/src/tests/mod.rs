@@ -9,6 +9,7 @@ mod devices;
 mod events;
 mod fuzzing;
 mod host_side;
+mod hotplug;
 mod lifecycle;
 mod net;
 mod sandbox;
@@ -22,6 +23,7 @@ pub(crate) fn all() -> Vec<Test> {
         block::TESTS,
         net::TESTS,
         devices::TESTS,
+        hotplug::TESTS,
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,

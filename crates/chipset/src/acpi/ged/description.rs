@@ -1,11 +1,12 @@
 //! What the guest's ACPI code is told of the generic event device.
 
+use acpi_tables::Aml;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule,
     FieldUpdateRule, If, Interrupt, Local, Method, MethodCall, Notify, ONE, OpRegion, OpRegionSpace, Path,
     ResourceTemplate, Store, ZERO,
 };
-use device::aml::{device, hid, name};
+use device::aml::{Raw, device, encode, hid, name};
 
 use super::{Cause, Ged};
 
@@ -18,10 +19,11 @@ fn power_button() -> Vec<u8> {
     device("_SB_.PWRB", vec![&hid("PNP0C0C"), &name("_UID", &ZERO)])
 }
 
+/// For a button (ACPI 6.4 §5.6.6): it was pressed.
+const PRESSED: u8 = 0x80;
+
 /// The register that says what happened, and the method that reads and dispatches it. A read clears it.
 fn controller(base: u64) -> Vec<u8> {
-    const POWER_BUTTON: u8 = Cause::PowerButton as u8;
-    const PRESSED: u8 = 0x80;
     let memory = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, base, base, None::<u64>);
     let resources = ResourceTemplate::new(vec![&memory]);
     let region = OpRegion::new(Path::new("GDST"), OpRegionSpace::SystemMemory, &base, &ONE);
@@ -32,14 +34,12 @@ fn controller(base: u64) -> Vec<u8> {
         FieldUpdateRule::WriteAsZeroes,
         vec![FieldEntry::Named(*b"GDAT", 8)],
     );
-    let (events, event) = (Local(0), Local(1));
-    let (register, button) = (Path::new("GDAT"), Path::new("\\_SB_.PWRB"));
+    let (events, register, button) = (Local(0), Path::new("GDAT"), Path::new("\\_SB_.PWRB"));
     let read = Store::new(&events, &register);
-    let select = And::new(&event, &events, &POWER_BUTTON);
-    let set = Equal::new(&event, &POWER_BUTTON);
-    let notify = Notify::new(&button, &PRESSED);
-    let dispatch = If::new(&set, vec![&notify]);
-    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &select, &dispatch]);
+    let slots = MethodCall::new(Path::new("\\_SB_.PHPR.PSCN"), Vec::new());
+    let pressed = Notify::new(&button, &PRESSED);
+    let (slots, pressed) = (on(Cause::Pci, &slots), on(Cause::PowerButton, &pressed));
+    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &slots, &pressed]);
     device(
         "_SB_.GEC_",
         vec![
@@ -51,6 +51,14 @@ fn controller(base: u64) -> Vec<u8> {
             &scan,
         ],
     )
+}
+
+/// Does `act` if the cause is among those read.
+fn on(cause: Cause, act: &dyn Aml) -> Raw {
+    let (events, event, bit) = (Local(0), Local(1), cause as u8);
+    let select = And::new(&event, &events, &bit);
+    let is_set = Equal::new(&event, &bit);
+    Raw([encode(&select), encode(&If::new(&is_set, vec![act]))].concat())
 }
 
 fn event_device() -> Vec<u8> {
