@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 
 use api::{ApiError, Code};
-use machine::{BuildError, DeviceError};
+use machine::{BuildError, DeviceError, ResizeError};
 use rustix::io::Errno;
 
 /// A failed build as clients are told of it.
@@ -37,6 +37,15 @@ pub(crate) fn add_failed(error: DeviceError, is_confined: bool) -> ApiError {
     } else {
         error
     }
+}
+
+/// The number of vCPUs cannot be changed.
+pub(crate) fn resize_failed(error: &ResizeError) -> ApiError {
+    let code = match error {
+        ResizeError::Pending(_) => Code::Pending,
+        ResizeError::Vcpu(_) | ResizeError::Hypervisor(_) | ResizeError::Threads(_) => Code::Internal,
+    };
+    ApiError::from_error(code, error)
 }
 
 /// The consoles of a configuration cannot be opened.

@@ -2,15 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
-use chipset::acpi::{Ged, Notifier, PciHotplug, PciSlots, PmTimer, SleepControl};
+use chipset::acpi::{CpuController, CpuSlots, Ged, Notifier, PciHotplug, PciSlots, PmTimer, SleepControl};
 use chipset::cmos::Cmos;
 use chipset::debug::{BootLog, TextPort};
 use chipset::i8042::I8042;
 use chipset::serial::Serial;
-use device::{Device, InterruptLine, Slot};
+use config::plan;
+use device::{Device, Events, InterruptLine, Slot};
 use hv::IrqChip;
 use irqchip::{IoApic, Pins};
-use memory::layout;
+use memory::layout::{self, DeviceArea};
 use pci::{ConfigLatch, ConfigPorts, HostBridge};
 use stream::Stream;
 
@@ -22,6 +23,7 @@ pub(crate) struct Board {
     pub(crate) pins: Pins,
     pub(crate) notifier: Notifier,
     pub(crate) pci_slots: PciSlots,
+    pub(crate) cpu_slots: CpuSlots,
 }
 
 /// What the board is built around.
@@ -29,12 +31,14 @@ pub(crate) struct Fixed<'a> {
     pub(crate) irqchip: Arc<dyn IrqChip>,
     /// Bytes of RAM.
     pub(crate) ram: u64,
-    /// Where the generic event device's register lies.
-    pub(crate) ged: u64,
-    /// Where the registers of PCI hot-plug lie.
-    pub(crate) pci_hotplug: u64,
+    /// The CPUs there can be.
+    pub(crate) cpus: &'a plan::Cpus,
     /// How many PCI segments there are.
     pub(crate) segments: usize,
+    /// Where what is not at an address of its own lies.
+    pub(crate) area: &'a DeviceArea,
+    /// Who hears of what the guest does.
+    pub(crate) events: &'a Events,
     /// The ports to configuration space.
     pub(crate) ports: &'a Arc<ConfigPorts>,
 }
@@ -54,13 +58,18 @@ pub(crate) fn attach(
         let serial = Serial::build(stream, line).map_err(|e| DeviceError::build("__serial", e))?;
         put("__serial", slot(serial))?;
     }
-    let ged = Ged::new(fixed.ged, pins.line(Ged::PIN));
+    let ged = Ged::new(platform_page(fixed.area, 1), pins.line(Ged::PIN));
     let notifier = ged.notifier();
-    let pci_hotplug = PciHotplug::new(fixed.pci_hotplug, fixed.segments, notifier.clone());
+    let apic_ids = (0..fixed.cpus.max).map(|vcpu| fixed.cpus.topology.apic_id(vcpu)).collect();
+    let (page, present) = (platform_page(fixed.area, 2), fixed.cpus.boot);
+    let cpus = CpuController::new(page, apic_ids, present, fixed.events.clone());
+    let cpu_slots = cpus.slots();
+    let pci_hotplug = PciHotplug::new(platform_page(fixed.area, 3), fixed.segments, notifier.clone());
     let pci_slots = pci_hotplug.slots();
     let (low, high) = (fixed.ram.min(layout::HOLE), fixed.ram.saturating_sub(layout::HOLE));
     put("__sleep_control", slot(SleepControl))?;
     put("__ged", slot(ged))?;
+    put("__cpus", slot(cpus))?;
     put("__pci_hotplug", slot(pci_hotplug))?;
     put("__pm_timer", slot(PmTimer::new(chipset::stopwatch())))?;
     put("__i8042", slot(I8042))?;
@@ -70,7 +79,13 @@ pub(crate) fn attach(
     put("__firmware_port", slot(TextPort::firmware(stdout)))?;
     put("__host_bridge", slot(HostBridge::new()))?;
     put("__config_ports", slot(ConfigLatch::new(fixed.ports.clone())))?;
-    Ok(Board { pins, notifier, pci_slots })
+    Ok(Board { pins, notifier, pci_slots, cpu_slots })
+}
+
+/// A page of the platform area, counted from its end, from 1.
+fn platform_page(area: &DeviceArea, nth: u64) -> u64 {
+    const PAGE: u64 = 4096;
+    area.platform + layout::PLATFORM_SIZE - nth * PAGE
 }
 
 fn slot(device: impl Device + 'static) -> Slot {

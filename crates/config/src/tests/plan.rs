@@ -128,7 +128,6 @@ fn segments_share_the_address_space_by_weight() {
 #[test]
 fn what_is_asked_for_and_not_built() {
     let rows = [
-        (r#""cpus":{"boot_vcpus":1,"max_vcpus":2}"#, "cpus.max_vcpus"),
         (r#""cpus":{"boot_vcpus":1,"max_vcpus":1,"kvm_hyperv":true}"#, "cpus.kvm_hyperv"),
         (r#""memory":{"size":4096,"hotplug_size":4096}"#, "memory.hotplug_size"),
         (r#""disks":[{"path":"/a","image_type":"Qcow2"}]"#, "disks[0].image_type"),

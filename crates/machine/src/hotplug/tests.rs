@@ -31,7 +31,7 @@ fn a_device_goes_when_the_guest_ejects_it_and_can_come_again() {
     assert_eq!(machine.take_ejected(), []);
     assert_eq!(eject(&machine, 2), Effect::Ejected);
     let gone = PciDeviceInfo { id: "d".into(), bdf: "0000:00:02.0".into() };
-    assert_eq!(machine.take_ejected(), [gone.clone()]);
+    assert_eq!(machine.take_ejected(), std::slice::from_ref(&gone));
     assert_eq!((machine.removals(), machine.next_overdue()), (Vec::new(), None));
     let disk = plan.devices.iter().find(|device| device.id == "d").unwrap();
     assert_eq!(machine.add(disk, &[]).unwrap(), gone);

@@ -34,12 +34,12 @@ fn controller(base: u64) -> Vec<u8> {
         FieldUpdateRule::WriteAsZeroes,
         vec![FieldEntry::Named(*b"GDAT", 8)],
     );
-    let (events, register, button) = (Local(0), Path::new("GDAT"), Path::new("\\_SB_.PWRB"));
-    let read = Store::new(&events, &register);
-    let slots = MethodCall::new(Path::new("\\_SB_.PHPR.PSCN"), Vec::new());
-    let pressed = Notify::new(&button, &PRESSED);
-    let (slots, pressed) = (on(Cause::Pci, &slots), on(Cause::PowerButton, &pressed));
-    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &slots, &pressed]);
+    let (register, button) = (Path::new("GDAT"), Path::new("\\_SB_.PWRB"));
+    let read = Store::new(&EVENTS, &register);
+    let cpus = on(Cause::Cpu, &MethodCall::new(Path::new("\\_SB_.CPUS.CSCN"), vec![]));
+    let slots = on(Cause::Pci, &MethodCall::new(Path::new("\\_SB_.PHPR.PSCN"), vec![]));
+    let pressed = on(Cause::PowerButton, &Notify::new(&button, &PRESSED));
+    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &cpus, &slots, &pressed]);
     device(
         "_SB_.GEC_",
         vec![
@@ -53,12 +53,15 @@ fn controller(base: u64) -> Vec<u8> {
     )
 }
 
-/// Does `act` if the cause is among those read.
-fn on(cause: Cause, act: &dyn Aml) -> Raw {
-    let (events, event, bit) = (Local(0), Local(1), cause as u8);
-    let select = And::new(&event, &events, &bit);
-    let is_set = Equal::new(&event, &bit);
-    Raw([encode(&select), encode(&If::new(&is_set, vec![act]))].concat())
+/// What the scan has read.
+const EVENTS: Local = Local(0);
+
+/// Does something if a cause is among the events.
+fn on(cause: Cause, action: &dyn Aml) -> Raw {
+    let (event, cause) = (Local(1), cause as u8);
+    let select = And::new(&event, &EVENTS, &cause);
+    let is_set = Equal::new(&event, &cause);
+    Raw([encode(&select), encode(&If::new(&is_set, vec![action]))].concat())
 }
 
 fn event_device() -> Vec<u8> {
