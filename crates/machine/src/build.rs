@@ -16,6 +16,7 @@ use sandbox::{Profile, groups};
 use crate::board::Board;
 use crate::io::MachineIo;
 use crate::nodes::{Given, Nodes};
+use crate::own_memory::MemoryPlaces;
 use crate::ram::MappedRam;
 use crate::tree::{StateError, Tree};
 use crate::vcpus::Vcpus;
@@ -53,14 +54,17 @@ pub fn build(
     if plan.cpus.boot > limit {
         return Err(BuildError::TooManyVcpus { wanted: plan.cpus.boot, limit });
     }
-    let build = |ram: &GuestRam| Parts::build(plan, hypervisor, consoles, descriptors, events, ram);
+    let build = |memory: &Memory<'_>| Parts::build(plan, hypervisor, consoles, descriptors, events, memory);
     match start {
         Start::Boot => {
             let ram = GuestRam::allocate(&plan.memory.zones)?;
-            let (parts, loaded) = while_loading(&ram, &plan.payload, || build(&ram))?;
+            let memory = Memory { ram: &ram, places: &MemoryPlaces::new() };
+            let (parts, loaded) = while_loading(&ram, &plan.payload, || build(&memory))?;
             parts.boot(plan, &ram, &loaded, events)
         }
-        Start::Restore { tree, ram } => build(&ram)?.restore(plan, tree, events),
+        Start::Restore { tree, ram } => {
+            build(&Memory { ram: &ram, places: &tree.memory })?.restore(plan, tree, events)
+        }
     }
 }
 
@@ -85,6 +89,13 @@ fn while_loading<T>(
     })
 }
 
+/// What the guest finds in its address space besides registers.
+struct Memory<'a> {
+    ram: &'a GuestRam,
+    /// Where devices had memory of their own before.
+    places: &'a MemoryPlaces,
+}
+
 /// A machine whose CPUs have no threads yet and no state but that of power-on.
 struct Parts {
     vm: Arc<dyn Vm>,
@@ -105,7 +116,7 @@ impl Parts {
         consoles: Consoles,
         descriptors: &Descriptors,
         events: &Events,
-        ram: &GuestRam,
+        Memory { ram, places }: &Memory<'_>,
     ) -> Result<Self, BuildError> {
         let supported = hypervisor.supported_cpuid()?;
         let phys_bits = cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits);
@@ -113,15 +124,16 @@ impl Parts {
         let area = layout::device_area(largest, phys_bits)
             .ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
         let vm = hypervisor.create_vm()?;
-        let mapped = MappedRam::new(vm.clone(), ram.clone())?;
+        let mapped = MappedRam::new(vm.clone(), (*ram).clone())?;
         let vcpus = create_vcpus(&plan.cpus, vm.as_ref(), &supported, phys_bits)?;
         let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
         let spaces = Arc::new(AddressSpaces::new(doorbells));
         let ports = Arc::new(ConfigPorts::default());
-        let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.irqchip(), ram.dma(), events.clone());
+        let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.clone(), ram.dma(), events.clone());
         let fixed =
             board::Fixed { irqchip: vm.irqchip(), ram: ram.total(), ged: ged_address(&area), ports: &ports };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
+        nodes.promise_memory(plan, places)?;
         attach_devices(&mut nodes, plan, &consoles, descriptors)?;
         Ok(Self { vm, ram: mapped, area, vcpus, board, nodes, spaces, ports, consoles })
     }
@@ -215,6 +227,7 @@ fn attach_devices(
         let descriptors = descriptors.get(&device.id).map_or(&[][..], Vec::as_slice);
         nodes.attach(device, Given { descriptors, stream: consoles.console.as_ref() })?;
     }
+    nodes.forget_promises();
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod error;
 mod io;
 mod nodes;
 mod output_files;
+mod own_memory;
 mod ram;
 mod readings;
 mod tree;
@@ -109,7 +110,8 @@ impl Machine {
     /// [`StateError`] names what has none.
     pub fn save(&self) -> Result<Tree, StateError> {
         let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
-        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()?, clock })
+        let memory = self.nodes.memory_places();
+        Ok(Tree { nodes: self.nodes.save()?, memory, vcpus: self.vcpus.save()?, clock })
     }
 
     /// Builds a device and puts it into a slot, which comes out: the same for a device of the first plan and one that comes later.

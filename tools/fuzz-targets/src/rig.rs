@@ -26,6 +26,8 @@ const DISK_LEN: usize = 64 << 10;
 /// What a disk is full of in the beginning.
 const DISK_BYTE: u8 = 0x11;
 const BAR: u64 = 0xc000_0000;
+/// Where a device's own memory is said to lie.
+const MEMORY: u64 = 1 << 40;
 
 /// The host's side of a device.
 pub(crate) enum Host {
@@ -118,7 +120,8 @@ impl Rig {
         let context = BuildContext { id, ram: &ram.dma(), events: &events, descriptors: &[], stream: None };
         let (built, host) = build(&context);
         let address = Address { segment: 0, slot: 1 };
-        let place = Place { address, bars: &[BAR], msi: &FakeSource::default() };
+        let memory = built.function.memory().map(|_| MEMORY);
+        let place = Place { address, bars: &[BAR], memory, msi: &FakeSource::default() };
         let slot = built.function.settle(&place).unwrap();
         let fresh = slot.lock().unwrap().to_saved().unwrap();
         Self { slot, ram, host, fresh, is_spent: false }
