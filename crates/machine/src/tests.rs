@@ -273,3 +273,5 @@ fn a_restored_machine_uses_the_ram_it_is_given() {
     let restored = rig.build(&plan, Start::Restore { tree: &tree, ram }).unwrap();
     assert_eq!(restored.ram_size(), 64 << 20);
 }
+
+mod own_memory;

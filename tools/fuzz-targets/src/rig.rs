@@ -9,13 +9,13 @@ use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use config::{ImageType, MacAddr, plan};
+use config::{ImageType, MacAddr, Pmem, plan};
 use device::{Access, Device, Events, NoSink, Saved, Slot};
 use memory::{Bytes as _, GuestAddress, GuestRam, test_ram};
 use pci::{Address, BuildContext, Built, FakeSource, Place, REGION_CONFIG};
 use stream::Stream;
 use tempfile::{NamedTempFile, TempDir};
-use virtio_devices::{blk, console, net, rng, watchdog};
+use virtio_devices::{blk, console, net, pmem, rng, watchdog};
 
 /// Bytes of RAM, from address 0, in two regions that meet at half of it.
 pub(crate) const RAM_LEN: u64 = 0x4_0000;
@@ -79,6 +79,12 @@ pub(crate) const KINDS: &[(&str, Build)] = &[
         (rng::build(&plan::Rng { src: "/dev/zero".into() }, context).unwrap(), Host::Nothing)
     }),
     ("__watchdog", |context| (watchdog::build(&plan::Watchdog, context).unwrap(), Host::Nothing)),
+    ("_pmem0", |context| {
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(Pmem::UNIT).unwrap();
+        let plan = Pmem { file: file.path().into(), size: None, discard_writes: false };
+        (pmem::build(&plan, context).unwrap(), Host::Nothing)
+    }),
 ];
 
 fn disk(context: &BuildContext<'_>, change: impl FnOnce(&mut plan::Disk)) -> (Built, Host) {

@@ -160,6 +160,7 @@ pub enum DeviceKind {
     Disk(Disk),
     Net(Net),
     Rng(Rng),
+    Pmem(crate::Pmem),
     Watchdog(Watchdog),
     Pvpanic(Pvpanic),
     #[cfg(feature = "test-devices")]
