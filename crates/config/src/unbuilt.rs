@@ -41,7 +41,6 @@ fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
         (vm.balloon.is_some(), "balloon"),
         (any(vm.generic_vhost_user.as_ref()), "generic_vhost_user"),
         (any(vm.fs.as_ref()), "fs"),
-        (any(vm.pmem.as_ref()), "pmem"),
         (vm.debug_console.mode != ConsoleMode::Off, "debug_console"),
         (any(vm.devices.as_ref()), "devices"),
         (any(vm.user_devices.as_ref()), "user_devices"),

@@ -18,6 +18,7 @@ mod hotplug;
 mod io;
 mod nodes;
 mod output_files;
+mod own_memory;
 mod ram;
 mod readings;
 mod tree;
@@ -118,7 +119,8 @@ impl Machine {
     /// [`StateError`] names what has none.
     pub fn save(&self) -> Result<Tree, StateError> {
         let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
-        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()?, clock })
+        let memory = self.nodes.memory_places();
+        Ok(Tree { nodes: self.nodes.save()?, memory, vcpus: self.vcpus.save()?, clock })
     }
 
     /// Gives the guest more RAM, a zone of it at `base`.

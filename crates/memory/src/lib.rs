@@ -33,7 +33,7 @@ use mapping::Mapping;
 pub use backing::RamError;
 pub use dma::{DmaRam, DmaView};
 pub use hook::{HookSlice, WriteHook};
-pub use host::HostMemory;
+pub use host::{Contents, HostMemory, map};
 pub use testing::test_ram;
 pub use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,

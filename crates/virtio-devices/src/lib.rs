@@ -6,6 +6,7 @@ pub mod console;
 #[cfg(feature = "test-devices")]
 pub mod echo;
 pub mod net;
+pub mod pmem;
 pub mod rng;
 pub mod watchdog;
 

@@ -25,6 +25,7 @@ use std::time::Instant;
 
 use device::Stateful;
 use meter::CounterSet;
+use pci::OwnMemory;
 
 /// Feature bits of the transport and the queues (§6).
 pub mod feature {
@@ -63,6 +64,14 @@ pub trait VirtioDevice: Stateful + Send {
 
     /// Stores `data` into the device configuration. Bounded like reads.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// Memory of its own that the guest is to see.
+    fn memory(&self) -> Option<OwnMemory> {
+        None
+    }
+
+    /// [`VirtioDevice::memory`] has its place: it starts at the guest address `base`, for as long as there is the device.
+    fn put_memory(&mut self, _base: u64) {}
 
     /// Who serves its queues.
     fn server(&mut self) -> &mut dyn QueueServer;

@@ -169,6 +169,7 @@ pub enum DeviceKind {
     Disk(Disk),
     Net(Net),
     Rng(Rng),
+    Pmem(crate::Pmem),
     Watchdog(Watchdog),
     Pvpanic(Pvpanic),
     #[cfg(feature = "test-devices")]
