@@ -7,6 +7,7 @@ pub mod console;
 pub mod echo;
 pub mod net;
 pub mod rng;
+pub mod vsock;
 pub mod watchdog;
 
 #[cfg(test)]
