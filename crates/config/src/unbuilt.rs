@@ -45,7 +45,6 @@ fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
         (any(vm.devices.as_ref()), "devices"),
         (any(vm.user_devices.as_ref()), "user_devices"),
         (any(vm.vdpa.as_ref()), "vdpa"),
-        (vm.vsock.is_some(), "vsock"),
         (vm.pvmemcontrol.is_some(), "pvmemcontrol"),
         (vm.iommu, "iommu"),
         (any(vm.numa.as_ref()), "numa"),

@@ -37,7 +37,8 @@ pub use host::{Contents, HostMemory, map};
 pub use testing::test_ram;
 pub use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
-    GuestMemoryError, GuestMemoryRegion, Permissions, VolatileSlice,
+    GuestMemoryError, GuestMemoryRegion, Permissions, ReadVolatile, VolatileMemoryError, VolatileSlice,
+    WriteVolatile,
 };
 
 /// All of guest RAM at one moment, by physical address.

@@ -8,6 +8,7 @@ pub mod echo;
 pub mod net;
 pub mod pmem;
 pub mod rng;
+pub mod vsock;
 pub mod watchdog;
 
 #[cfg(test)]

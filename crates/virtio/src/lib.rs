@@ -37,6 +37,8 @@ pub mod feature {
     pub const VERSION_1: u64 = 1 << 32;
     /// Addresses are translated by an IOMMU.
     pub const ACCESS_PLATFORM: u64 = 1 << 33;
+    /// Chains are given back in the order in which they were made available. A device that has one chain at a time fulfils it.
+    pub const IN_ORDER: u64 = 1 << 35;
 }
 
 /// What a device is, fixed when it is built.

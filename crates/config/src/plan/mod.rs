@@ -10,7 +10,7 @@ mod topology;
 
 pub use parts::{
     Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng, Segment,
-    Smbios, Stream, Watchdog, Zone,
+    Smbios, Stream, Vsock, Watchdog, Zone,
 };
 pub use sandbox::{Access, Grant};
 pub use topology::Topology;

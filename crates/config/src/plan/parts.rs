@@ -170,6 +170,7 @@ pub enum DeviceKind {
     Net(Net),
     Rng(Rng),
     Pmem(crate::Pmem),
+    Vsock(Vsock),
     Watchdog(Watchdog),
     Pvpanic(Pvpanic),
     #[cfg(feature = "test-devices")]
@@ -273,6 +274,15 @@ impl Net {
 pub struct Rng {
     /// Where the bytes come from.
     pub src: PathBuf,
+}
+
+/// The virtual socket device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vsock {
+    /// The guest's address, from 3.
+    pub cid: u32,
+    /// Where clients of the host's ask for the guest. Those whom the guest asks for listen at this path with `_PORT` behind it.
+    pub socket: PathBuf,
 }
 
 /// The watchdog. There is nothing to set.

@@ -75,7 +75,7 @@ fn ids_come_from_one_counter_in_device_order() {
     );
     let config = plan.config();
     let id = |pci: &PciCommon| pci.id.clone().unwrap();
-    let expected = ["__console", "_disk0", "mine", "_disk2", "_net3", "__rng", "_pmem6"];
+    let expected = ["__console", "_disk0", "mine", "_disk2", "_net3", "__rng", "_pmem6", "_vsock7"];
     assert_eq!(ids(&plan), expected, "_disk1 is taken");
     assert_eq!(id(&config.generic_vhost_user.as_ref().unwrap()[0].pci), "_generic_vhost_user4");
     assert_eq!(id(&config.fs.as_ref().unwrap()[0].pci), "_fs5");
@@ -134,7 +134,6 @@ fn what_is_asked_for_and_not_built() {
         (r#""disks":[{"path":"/a","rate_limiter_config":{}}]"#, "disks[0].rate_limiter_config"),
         (r#""net":[{"rate_limiter_config":{}}]"#, "net[0].rate_limiter_config"),
         (r#""balloon":{"size":4096}"#, "balloon"),
-        (r#""vsock":{"cid":3,"socket":"/s"}"#, "vsock"),
         (r#""vdpa":[{"path":"/p"}]"#, "vdpa"),
         (r#""devices":[{"path":"/p"}]"#, "devices"),
         (r#""numa":[{"guest_numa_id":0,"cpus":[0]}]"#, "numa"),
@@ -188,8 +187,11 @@ fn adding_checks_the_whole_and_leaves_the_plan_alone() {
         plan
     });
     assert_eq!(added, ["_net3", "_pmem4", "_vdpa5", "_vfio6", "_vsock7"]);
-    assert_eq!(ids(&whole), ["__console", "_disk0", "_disk2", "_net1", "_net3", "__rng", "_pmem4"]);
-    assert_eq!(whole.unbuilt(), ["devices", "vdpa", "vsock"]);
+    assert_eq!(
+        ids(&whole),
+        ["__console", "_disk0", "_disk2", "_net1", "_net3", "__rng", "_pmem4", "_vsock7"]
+    );
+    assert_eq!(whole.unbuilt(), ["devices", "vdpa"]);
     let second = whole.check_more(Extra::Vsock(Vsock { cid: 4, socket: "/t".into() }.into())).unwrap_err();
     assert_eq!(second.iter().next().unwrap().text, "Too many virtio-vsock devices");
     for extra in [
@@ -206,9 +208,9 @@ fn adding_checks_the_whole_and_leaves_the_plan_alone() {
 fn removing() {
     let before = plan(r#""disks":[{"path":"/a"},{"path":"/b"}],"vsock":{"cid":3,"socket":"/s","id":"v"}"#);
     let after = before.check_less("_disk0").unwrap().unwrap();
-    assert_eq!(ids(&after), ["__console", "_disk1", "__rng"]);
+    assert_eq!(ids(&after), ["__console", "_disk1", "__rng", "v"]);
     let (again, _) = after.check_more(disk(r#""path":"/a""#)).unwrap();
-    assert_eq!(ids(&again), ["__console", "_disk1", "_disk2", "__rng"], "numbers are not used twice");
+    assert_eq!(ids(&again), ["__console", "_disk1", "_disk2", "__rng", "v"], "numbers are not used twice");
     assert!(after.check_less("v").unwrap().unwrap().config().vsock.is_none());
     assert!(after.check_less("_disk0").is_none());
     assert!(problems(r#""disks":[{}]"#).iter().count() > 0);
