@@ -143,10 +143,10 @@ fn no_huge_pages(zone: &Zone, size: u64, page: Option<u64>, source: io::Error) -
     RamError::HugePages { zone: zone.id.clone(), size, page, source }
 }
 
-/// Whether `file` lies on a file system of huge pages: the only ones whose blocks are as large as these.
-fn has_huge_pages(file: &File) -> bool {
+/// Bytes of a page, if `file` lies on a file system of huge pages: the only ones whose blocks are as large as these.
+fn huge_page(file: &File) -> Option<u64> {
     const SMALLEST: u64 = 2 << 20;
-    file.metadata().is_ok_and(|metadata| metadata.blksize() >= SMALLEST)
+    file.metadata().ok().map(|metadata| metadata.blksize()).filter(|size| *size >= SMALLEST)
 }
 
 fn huge_flags(page: Option<u64>) -> MemfdFlags {
@@ -164,7 +164,8 @@ fn map(
     let failed = |source| RamError::Map { zone: zone.id.clone(), size: len, source };
     let size = usize::try_from(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
     let mut flags = if zone.shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
-    let huge = file.as_ref().is_some_and(|file| has_huge_pages(file.file()));
+    let page = file.as_ref().and_then(|file| huge_page(file.file()));
+    let huge = page.is_some();
     // Ordinary pages come from memory or swap sooner or later. Huge pages come from a pool: one that is not there when it is touched is
     // a bus error, for us as for the guest.
     if !zone.reserve && !huge {
@@ -178,7 +179,7 @@ fn map(
     let mapping = Arc::new(mapping);
     advise(zone, mapping.start(), size)
         .map_err(|source| RamError::Advise { zone: zone.id.clone(), source })?;
-    let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::of(mapping.clone()))
+    let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::of(mapping.clone(), page))
         .with_mmap_prot((ProtFlags::READ | ProtFlags::WRITE).bits().cast_signed())
         .with_mmap_flags(flags.bits().cast_signed())
         .with_hugetlbfs(huge);

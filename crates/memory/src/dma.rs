@@ -43,6 +43,11 @@ impl DmaView {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// All of RAM, where there is no way round the physical address.
+    pub(crate) fn map(&self) -> &RamMap {
+        &self.0.map
+    }
+
     /// Whether there is RAM at `address`.
     pub fn address_in_range(&self, address: GuestAddress) -> bool {
         self.0.map.address_in_range(address)

@@ -14,6 +14,7 @@
 #![allow(unsafe_code)]
 
 mod backing;
+mod discard;
 mod dma;
 mod hook;
 mod host;
@@ -31,6 +32,7 @@ use config::plan::Zone;
 use mapping::Mapping;
 
 pub use backing::RamError;
+pub use discard::DiscardError;
 pub use dma::{DmaRam, DmaView};
 pub use hook::{HookSlice, WriteHook};
 pub use host::HostMemory;
