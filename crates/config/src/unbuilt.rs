@@ -39,7 +39,6 @@ fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
         (zones().any(|zone| zone.host_numa_node.is_some()), "memory.zones.host_numa_node"),
         (vm.payload.as_ref().is_some_and(|payload| payload.fw_cfg_config.is_some()), "payload.fw_cfg_config"),
         (any(vm.rate_limit_groups.as_ref()), "rate_limit_groups"),
-        (vm.balloon.is_some(), "balloon"),
         (any(vm.generic_vhost_user.as_ref()), "generic_vhost_user"),
         (any(vm.fs.as_ref()), "fs"),
         (any(vm.pmem.as_ref()), "pmem"),

@@ -15,7 +15,7 @@ use memory::{Bytes as _, GuestAddress, GuestRam, test_ram};
 use pci::{Address, BuildContext, Built, FakeSource, Place, REGION_CONFIG};
 use stream::Stream;
 use tempfile::{NamedTempFile, TempDir};
-use virtio_devices::{blk, console, net, rng, watchdog};
+use virtio_devices::{balloon, blk, console, net, rng, watchdog};
 
 /// Bytes of RAM, from address 0, in two regions that meet at half of it.
 pub(crate) const RAM_LEN: u64 = 0x4_0000;
@@ -75,6 +75,10 @@ pub(crate) const KINDS: &[(&str, Build)] = &[
     }),
     ("__rng", |context| {
         (rng::build(&plan::Rng { src: "/dev/zero".into() }, context).unwrap(), Host::Nothing)
+    }),
+    ("__balloon", |context| {
+        let plan = plan::Balloon { size: 0, deflate_on_oom: true, free_page_reporting: true };
+        (balloon::build(&plan, context).unwrap(), Host::Nothing)
     }),
     ("__watchdog", |context| (watchdog::build(&plan::Watchdog, context).unwrap(), Host::Nothing)),
 ];

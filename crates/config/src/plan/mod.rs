@@ -9,8 +9,8 @@ mod parts;
 mod topology;
 
 pub use parts::{
-    Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng, Smbios,
-    Stream, Watchdog, Zone,
+    Balloon, Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng,
+    Smbios, Stream, Watchdog, Zone,
 };
 pub use sandbox::{Access, Grant};
 pub use topology::Topology;

@@ -160,6 +160,7 @@ pub enum DeviceKind {
     Disk(Disk),
     Net(Net),
     Rng(Rng),
+    Balloon(Balloon),
     Watchdog(Watchdog),
     Pvpanic(Pvpanic),
     #[cfg(feature = "test-devices")]
@@ -263,6 +264,17 @@ impl Net {
 pub struct Rng {
     /// Where the bytes come from.
     pub src: PathBuf,
+}
+
+/// The balloon, which takes memory from the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Balloon {
+    /// Bytes that the guest is asked for; less than its RAM.
+    pub size: u64,
+    /// The guest takes memory back when it runs out of it.
+    pub deflate_on_oom: bool,
+    /// The guest says which of its pages are free.
+    pub free_page_reporting: bool,
 }
 
 /// The watchdog. There is nothing to set.

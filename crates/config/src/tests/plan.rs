@@ -123,7 +123,6 @@ fn what_is_asked_for_and_not_built() {
         (r#""disks":[{"path":"/a","image_type":"Qcow2"}]"#, "disks[0].image_type"),
         (r#""disks":[{"path":"/a","rate_limiter_config":{}}]"#, "disks[0].rate_limiter_config"),
         (r#""net":[{"rate_limiter_config":{}}]"#, "net[0].rate_limiter_config"),
-        (r#""balloon":{"size":4096}"#, "balloon"),
         (r#""pmem":[{"file":"/f"}]"#, "pmem"),
         (r#""vsock":{"cid":3,"socket":"/s"}"#, "vsock"),
         (r#""vdpa":[{"path":"/p"}]"#, "vdpa"),

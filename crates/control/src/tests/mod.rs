@@ -105,10 +105,10 @@ fn a_failed_create_leaves_nothing() {
 #[test]
 fn sections_without_a_mechanism_are_named() {
     let (rig, kernel) = (Rig::new(Options::default()), kernel());
-    rig.ok("vm.create", &config(&kernel).replacen('{', r#"{"balloon":{"size":1048576},"#, 1));
+    rig.ok("vm.create", &config(&kernel).replacen('{', r#"{"tpm":{"socket":"/s"},"#, 1));
     let error = rig.call("vm.boot", "").unwrap_err();
     assert_eq!(error.code, Code::NotImplemented);
-    assert!(error.to_string().contains("balloon"), "{error}");
+    assert!(error.to_string().contains("tpm"), "{error}");
 }
 
 #[test]
