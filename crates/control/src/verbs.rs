@@ -13,7 +13,7 @@ use machine::{Consoles, Descriptors, Machine, Start};
 use crate::control::Vm;
 use crate::{Control, blame, sections};
 
-type Done = Result<(), ApiError>;
+pub(crate) type Done = Result<(), ApiError>;
 
 fn internal(error: &dyn Error) -> ApiError {
     ApiError::from_error(Code::Internal, error)
@@ -50,6 +50,7 @@ impl Control {
             Command::VmAddDevice { body, reply } => reply.send(self.add_device(body)),
             Command::VmAddUserDevice { body, reply } => reply.send(self.add(Extra::UserDevice(body))),
             Command::VmRemoveDevice { body, reply } => reply.send(self.remove_device(&body.id)),
+            Command::VmResize { body, reply } => reply.send(self.resize(&body)),
             Command::Unbuilt { verb, reply } => reply.send(Err(Command::not_implemented(verb.name))),
         }
     }
@@ -66,11 +67,11 @@ impl Control {
         }
     }
 
-    fn machine_is_absent(&self) -> bool {
+    pub(crate) fn machine_is_absent(&self) -> bool {
         self.vm.as_ref().is_none_or(|vm| vm.machine.is_none())
     }
 
-    fn tell(&self, event: &'static str) {
+    pub(crate) fn tell(&self, event: &'static str) {
         self.events.record("vm", event, &[]);
     }
 

@@ -19,6 +19,7 @@ use crate::check::{Problem, ProblemKind, Problems, check_from};
 use crate::devices;
 use crate::disk::DiskConfig;
 use crate::net::NetConfig;
+use crate::requests::VmResize;
 use crate::small::PmemConfig;
 use crate::sockets::{FsConfig, GenericVhostUserConfig, UserDeviceConfig, VdpaConfig, VsockConfig};
 use crate::unbuilt;
@@ -116,6 +117,24 @@ impl Plan {
         let mut config = self.config.clone();
         devices::remove(&mut config, id)
             .then(|| check_from(config, self.next_id).map(|less| less.after(self)))
+    }
+
+    /// The plan with other numbers of vCPUs, RAM or balloon, checked as a whole. A balloon's size changes nothing without a balloon.
+    ///
+    /// # Errors
+    /// All problems of the whole.
+    pub fn check_resized(&self, wanted: &VmResize) -> Result<Self, Problems> {
+        let mut config = self.config.clone();
+        if let Some(vcpus) = wanted.desired_vcpus {
+            config.cpus.boot_vcpus = vcpus;
+        }
+        if let Some(ram) = wanted.desired_ram {
+            config.memory.size = ram;
+        }
+        if let (Some(size), Some(balloon)) = (wanted.desired_balloon, config.balloon.as_mut()) {
+            balloon.size = size;
+        }
+        Ok(check_from(config, self.next_id)?.after(self))
     }
 
     /// Notes which slot the device `id` has got, so that it gets the same one whenever the machine is built again.

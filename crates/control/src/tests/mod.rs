@@ -1,6 +1,7 @@
 mod confine;
 mod fake;
 mod host_objects;
+mod resize;
 mod sections;
 
 use std::sync::{Arc, mpsc};
@@ -172,7 +173,11 @@ fn verbs_out_of_season_are_refused_and_change_nothing() {
     rig.ok("vm.delete", "");
     rig.ok("vm.create", &config(&kernel));
     assert_eq!(
-        [code("vm.create", &config(&kernel)), code("vm.pause", ""), code("vm.resize", "{}")],
+        [
+            code("vm.create", &config(&kernel)),
+            code("vm.pause", ""),
+            code("vm.resize-zone", r#"{"id":"z","desired_ram":1}"#)
+        ],
         [409, 405, 501]
     );
     rig.ok("vm.boot", "");
