@@ -33,11 +33,21 @@ impl Control {
         let missing = [
             (wanted.desired_vcpus.is_some(), "changing the vCPUs of a running VM"),
             (wanted.desired_ram.is_some(), "changing the RAM of a running VM"),
-            (wanted.desired_balloon.is_some(), "changing the balloon of a running VM"),
         ];
-        match missing.into_iter().find(|(asked, _)| *asked) {
-            Some((_, what)) => Err(Command::not_implemented(what)),
-            None => Ok(()),
+        if let Some((_, what)) = missing.into_iter().find(|(asked, _)| *asked) {
+            return Err(Command::not_implemented(what));
         }
+        self.resize_balloon(wanted.desired_balloon)
+    }
+
+    /// Asks the guest for memory, or lets it have some back. What comes of it is the guest's business.
+    fn resize_balloon(&mut self, size: Option<u64>) -> Done {
+        let (Some(vm), Some(size)) = (self.vm.as_mut(), size) else { return Ok(()) };
+        let wanted = VmResize { desired_balloon: Some(size), ..VmResize::default() };
+        vm.plan = vm.plan.check_resized(&wanted).map_err(|problems| ApiError::from_problems(&problems))?;
+        if let Some(machine) = &vm.machine {
+            machine.set_balloon(size);
+        }
+        Ok(())
     }
 }

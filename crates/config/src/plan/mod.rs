@@ -119,10 +119,10 @@ impl Plan {
             .then(|| check_from(config, self.next_id).map(|less| less.after(self)))
     }
 
-    /// The plan with other numbers of vCPUs, RAM or balloon, checked as a whole. A balloon's size changes nothing without a balloon.
+    /// The plan with other numbers of vCPUs, RAM or balloon, checked as a whole.
     ///
     /// # Errors
-    /// All problems of the whole.
+    /// All problems of the whole, or that there is no balloon.
     pub fn check_resized(&self, wanted: &VmResize) -> Result<Self, Problems> {
         let mut config = self.config.clone();
         if let Some(vcpus) = wanted.desired_vcpus {
@@ -131,8 +131,8 @@ impl Plan {
         if let Some(ram) = wanted.desired_ram {
             config.memory.size = ram;
         }
-        if let (Some(size), Some(balloon)) = (wanted.desired_balloon, config.balloon.as_mut()) {
-            balloon.size = size;
+        if let Some(size) = wanted.desired_balloon {
+            config.balloon.as_mut().ok_or_else(no_balloon)?.device.size = size;
         }
         Ok(check_from(config, self.next_id)?.after(self))
     }
@@ -184,5 +184,15 @@ fn second_vsock() -> Problems {
         outer: None,
         text: "Too many virtio-vsock devices".into(),
         hint: "remove the vsock device first".into(),
+    })
+}
+
+fn no_balloon() -> Problems {
+    Problems::one(Problem {
+        path: "balloon".into(),
+        kind: ProblemKind::Invalid,
+        outer: None,
+        text: "Missing virtio-balloon, can't proceed as expected".into(),
+        hint: "create the VM with a balloon; its size may be 0".into(),
     })
 }

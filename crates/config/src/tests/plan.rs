@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{plan, problems};
-use crate::plan::{Console, Device, DeviceKind, Pages, Payload, Place, Rng, Stream};
+use crate::plan::{Balloon, Console, Device, DeviceKind, Pages, Payload, Place, Rng, Stream};
 use crate::*;
 
 #[test]
@@ -112,6 +112,21 @@ fn the_iommu_comes_with_who_wants_it() {
     ] {
         assert!(plan(fields).config().iommu, "{fields}");
     }
+}
+
+#[test]
+fn another_size_of_a_balloon_is_checked_and_needs_one() {
+    let size = |bytes| VmResize { desired_balloon: Some(bytes), ..VmResize::default() };
+    let before = plan(r#""memory":{"size":8192},"balloon":{"size":0}"#);
+    let after = before.check_resized(&size(4096)).unwrap();
+    assert_eq!(after.config().balloon.as_ref().unwrap().size, 4096);
+    let is_planned = |device: &Device| matches!(device.kind, DeviceKind::Balloon(Balloon { size: 4096, .. }));
+    assert!(after.devices.iter().any(is_planned));
+    let paths = |refused: Result<Plan, Problems>| {
+        refused.unwrap_err().iter().map(|problem| problem.path.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(paths(before.check_resized(&size(8192))), ["balloon.size"]);
+    assert_eq!(paths(plan("").check_resized(&size(0))), ["balloon"]);
 }
 
 #[test]

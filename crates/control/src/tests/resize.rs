@@ -40,11 +40,37 @@ fn what_does_not_exist_yet_is_named() {
     let (rig, kernel) = (Rig::new(Options::default()), kernel());
     rig.ok("vm.create", &config(&kernel));
     rig.ok("vm.boot", "");
-    for (body, name) in [(r#"{"desired_ram":33554432}"#, "RAM"), (r#"{"desired_balloon":4096}"#, "balloon")] {
-        let error = rig.call("vm.resize", body).unwrap_err();
-        assert_eq!(error.code, Code::NotImplemented);
-        assert!(error.to_string().contains(name), "{error}");
-    }
+    let error = rig.call("vm.resize", r#"{"desired_ram":33554432}"#).unwrap_err();
+    assert_eq!(error.code, Code::NotImplemented);
+    assert!(error.to_string().contains("RAM"), "{error}");
     rig.ok("vm.resize", "{}");
-    assert_eq!(rig.records()[2..], ["vm/resizing", "vm/resizing", "vm/resizing", "vm/resized"]);
+    assert_eq!(rig.records()[2..], ["vm/resizing", "vm/resizing", "vm/resized"]);
+}
+
+#[test]
+fn a_balloon_has_its_size_through_reboots() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &with(&kernel, r#""balloon":{"size":4096}"#));
+    rig.ok("vm.boot", "");
+    let size = || rig.client.reads().vm_info().unwrap().config.balloon.unwrap().size;
+    rig.ok("vm.resize", r#"{"desired_balloon":8388608}"#);
+    assert_eq!(size(), 8 << 20);
+    let too_large = rig.call("vm.resize", r#"{"desired_balloon":17179869184}"#).unwrap_err();
+    assert_eq!(too_large.code, Code::InvalidConfig);
+    for verb in ["vm.pause", "vm.resume", "vm.reboot", "vm.shutdown", "vm.boot"] {
+        rig.ok(verb, "");
+        assert_eq!(size(), 8 << 20, "{verb}");
+    }
+}
+
+#[test]
+fn a_balloon_that_is_not_there_is_missed() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel));
+    for _ in 0..2 {
+        let error = rig.call("vm.resize", r#"{"desired_balloon":4096}"#).unwrap_err();
+        assert_eq!(error.code, Code::InvalidConfig);
+        assert!(error.to_string().contains("Missing virtio-balloon"), "{error}");
+        drop(rig.call("vm.boot", ""));
+    }
 }
