@@ -10,6 +10,7 @@ mod events;
 mod fuzzing;
 mod host_side;
 mod lifecycle;
+mod memory;
 mod net;
 mod sandbox;
 
@@ -22,6 +23,7 @@ pub(crate) fn all() -> Vec<Test> {
         block::TESTS,
         net::TESTS,
         devices::TESTS,
+        memory::TESTS,
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,
