@@ -4,6 +4,7 @@
 use crate::consoles::ConsoleMode;
 use crate::cpus::CoreScheduling;
 use crate::disk::{DiskConfig, ImageType};
+use crate::memory::HotplugMethod;
 use crate::net::NetConfig;
 use crate::vm::VmConfig;
 
@@ -33,9 +34,10 @@ fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
         (cpus.max_vcpus > cpus.boot_vcpus, "cpus.max_vcpus"),
         (cpus.kvm_hyperv, "cpus.kvm_hyperv"),
         (cpus.core_scheduling == CoreScheduling::Vcpu, "cpus.core_scheduling"),
-        (memory.hotplug_size.is_some(), "memory.hotplug_size"),
-        (memory.hotplugged_size.is_some(), "memory.hotplugged_size"),
-        (zones().any(|zone| zone.hotplug_size.is_some()), "memory.zones.hotplug_size"),
+        (
+            memory.hotplug_size.is_some() && memory.hotplug_method == HotplugMethod::Acpi,
+            "memory.hotplug_size",
+        ),
         (zones().any(|zone| zone.host_numa_node.is_some()), "memory.zones.host_numa_node"),
         (vm.payload.as_ref().is_some_and(|payload| payload.fw_cfg_config.is_some()), "payload.fw_cfg_config"),
         (any(vm.rate_limit_groups.as_ref()), "rate_limit_groups"),

@@ -258,6 +258,21 @@ fn what_the_guest_has_given_to_its_balloon_is_not_its_own() {
 }
 
 #[test]
+fn memory_that_is_not_plugged_is_not_the_guest_s() {
+    let rig = Rig::new();
+    let memory = r#"{"size":134217728,"hotplug_method":"VirtioMem","hotplug_size":1073741824}"#;
+    let mut config = rig.plan("").config().clone();
+    config.memory = config::from_json(memory.as_bytes()).unwrap().0;
+    let machine = rig.boot(&config::check(config).unwrap());
+    assert_eq!(machine.ram_size(), 128 << 20);
+    assert_eq!(rig.hypervisor.memory.mapped(), [0, 1 << 32], "the room is there from the start");
+    assert!(machine.device_tree().contains_key("_virtio-pci-mem0"));
+    assert!(machine.request_ram("mem0", 64 << 20));
+    assert!(!machine.request_ram("mem1", 64 << 20));
+    assert_eq!(machine.ram_size(), 128 << 20, "it is for the guest to plug it");
+}
+
+#[test]
 fn clients_see_what_devices_have_found_out() {
     let rig = Rig::new();
     let mut config = rig.plan("").config().clone();

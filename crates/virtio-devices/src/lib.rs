@@ -6,6 +6,7 @@ pub mod blk;
 pub mod console;
 #[cfg(feature = "test-devices")]
 pub mod echo;
+pub mod mem;
 pub mod net;
 pub mod rng;
 pub mod watchdog;

@@ -9,7 +9,7 @@ mod parts;
 mod topology;
 
 pub use parts::{
-    Balloon, Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng,
+    Balloon, Console, Cpus, Device, DeviceKind, Disk, Mem, Memory, Net, Pages, Payload, Place, Pvpanic, Rng,
     Smbios, Stream, Watchdog, Zone,
 };
 pub use sandbox::{Access, Grant};
@@ -166,7 +166,7 @@ impl Plan {
             memory: build::memory(&config.memory),
             payload,
             serial: config.serial.plan(),
-            devices: devices::plan(&config),
+            devices: devices::plan(&config, build::memory_devices(&config.memory)),
             smbios: platform.smbios(),
             pci_segments: platform.num_pci_segments,
             unbuilt: unbuilt::list(&config),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{plan, problems};
-use crate::plan::{Balloon, Console, Device, DeviceKind, Pages, Payload, Place, Rng, Stream};
+use crate::plan::{Balloon, Console, Device, DeviceKind, Mem, Pages, Payload, Place, Rng, Stream};
 use crate::*;
 
 #[test]
@@ -112,6 +112,35 @@ fn the_iommu_comes_with_who_wants_it() {
     ] {
         assert!(plan(fields).config().iommu, "{fields}");
     }
+}
+
+#[test]
+fn memory_that_can_be_plugged_has_a_device_for_each_zone() {
+    let plugging = |plan: &Plan| {
+        let requested = |device: &Device| match device.kind {
+            DeviceKind::Mem(Mem { requested }) => Some((device.id.clone(), requested)),
+            _ => None,
+        };
+        plan.devices.iter().filter_map(requested).collect::<Vec<_>>()
+    };
+    let rooms = |plan: &Plan| plan.memory.zones.iter().map(|zone| zone.room).collect::<Vec<_>>();
+    let whole = plan(
+        r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":268435456,"hotplugged_size":2097152},
+            "balloon":{"size":0}"#,
+    );
+    assert_eq!(plugging(&whole), [("mem0".to_owned(), 2 << 20)]);
+    assert_eq!((rooms(&whole), whole.memory.more), (vec![256 << 20], 0));
+    assert_eq!(whole.memory.largest(), 4096 + (256 << 20));
+    assert_eq!(ids(&whole), ["__console", "__rng", "mem0", "__balloon"]);
+    assert!(whole.unbuilt().is_empty());
+    let zones = plan(
+        r#""memory":{"size":0,"hotplug_method":"VirtioMem","hotplug_size":134217728,"zones":[
+            {"id":"a","size":4096},{"id":"b","size":4096,"hotplug_size":134217728}]}"#,
+    );
+    assert_eq!((plugging(&zones), rooms(&zones)), (vec![("b".to_owned(), 0)], vec![0, 128 << 20]));
+    assert!(zones.warnings()[0].contains("zones have their own"));
+    let through_acpi = plan(r#""memory":{"size":4096,"hotplug_size":134217728}"#);
+    assert_eq!((plugging(&through_acpi), through_acpi.memory.more), (vec![], 128 << 20));
 }
 
 #[test]

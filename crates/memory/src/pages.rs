@@ -1,4 +1,4 @@
-//! Memory that the guest does without for a while: its pages go back to the host, its addresses stay.
+//! Pages behind guest RAM: those that the guest does without go back to the host, and its addresses stay.
 
 use std::io;
 
@@ -10,9 +10,9 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::{DmaView, RamRegion};
 
-/// Why memory was not given back. Nothing of it was touched, unless it is the host that refused.
+/// Why pages did not go to the host or come from it. Nothing was touched, unless it is the host that refused.
 #[derive(Debug, Error)]
-pub enum DiscardError {
+pub enum PagesError {
     /// Some of it is no RAM.
     #[error("There are no {len} bytes of RAM at {start:#x}")]
     Outside {
@@ -21,9 +21,12 @@ pub enum DiscardError {
         /// Bytes.
         len: u64,
     },
-    /// The kernel does not do it for this kind of memory.
+    /// The kernel does not take this kind of memory back.
     #[error("The host does not take memory back")]
-    Host(#[from] io::Error),
+    Discard(#[source] io::Error),
+    /// The host has no more huge pages.
+    #[error("The host has no huge pages left")]
+    Claim(#[source] io::Error),
 }
 
 impl DmaView {
@@ -36,9 +39,36 @@ impl DmaView {
     /// what stands in the file if it is mapped privately, and whoever touches them next takes them from the host anew.
     ///
     /// # Errors
-    /// [`DiscardError`]; a range that is not all RAM is left alone as a whole.
-    pub fn discard(&self, start: GuestAddress, len: u64) -> Result<(), DiscardError> {
-        let outside = || DiscardError::Outside { start: start.0, len };
+    /// [`PagesError`]; a range that is not all RAM is left alone as a whole.
+    pub fn discard(&self, start: GuestAddress, len: u64) -> Result<(), PagesError> {
+        self.each_region(start, len, |region, offset, len| {
+            discard_within(region, offset, len).map_err(PagesError::Discard)
+        })
+    }
+
+    /// Sees to it that there are host pages behind `len` bytes from `start`, if they are huge ones: those come from a pool, and one that
+    /// is missing when it is touched is a bus error. Ordinary pages come when they are touched.
+    ///
+    /// # Errors
+    /// [`PagesError`]; then none of the range has pages.
+    pub fn claim(&self, start: GuestAddress, len: u64) -> Result<(), PagesError> {
+        let claimed = self.each_region(start, len, |region, offset, len| {
+            claim_within(region, offset, len).map_err(PagesError::Claim)
+        });
+        if let Err(PagesError::Claim(_)) = claimed {
+            self.discard(start, len)?;
+        }
+        claimed
+    }
+
+    /// Calls `act` with each region of a range that is all RAM: with the offset and the length in it.
+    fn each_region(
+        &self,
+        start: GuestAddress,
+        len: u64,
+        mut act: impl FnMut(&RamRegion, usize, usize) -> Result<(), PagesError>,
+    ) -> Result<(), PagesError> {
+        let outside = || PagesError::Outside { start: start.0, len };
         let size = usize::try_from(len).map_err(|_| outside())?;
         if !self.map().check_range(start, size) {
             return Err(outside());
@@ -48,7 +78,7 @@ impl DmaView {
             let region = self.map().find_region(at).ok_or_else(outside)?;
             let offset = at.0 - region.start_addr().0;
             let part = left.min(region.len() - offset);
-            discard_within(region, offset as usize, part as usize)?;
+            act(region, offset as usize, part as usize)?;
             at = GuestAddress(at.0.saturating_add(part));
             left -= part;
         }
@@ -80,6 +110,17 @@ fn discard_within(region: &RamRegion, offset: usize, len: usize) -> io::Result<(
     }
     memory.bitmap().mark_dirty(first, len);
     Ok(())
+}
+
+/// `offset + len` lies within the region.
+fn claim_within(region: &RamRegion, offset: usize, len: usize) -> io::Result<()> {
+    let memory = region.get_mmap();
+    if memory.is_hugetlbfs() != Some(true) {
+        return Ok(());
+    }
+    let place = memory.as_ptr().wrapping_add(offset).cast();
+    // SAFETY: the range lies within the region's mapping, which stays as long as the region; the advice changes no contents.
+    Ok(unsafe { rustix::mm::madvise(place, len, Advice::LinuxPopulateWrite) }?)
 }
 
 #[cfg(test)]
@@ -128,7 +169,7 @@ mod tests {
             [(0, 5 * PAGE), (3 * PAGE, 6 * PAGE), (4 * PAGE, PAGE), (PAGE, u64::MAX), (u64::MAX, PAGE)]
         {
             let refused = view.discard(GuestAddress(start), len);
-            assert!(matches!(refused, Err(DiscardError::Outside { .. })), "{start:#x} {len:#x}: {refused:?}");
+            assert!(matches!(refused, Err(PagesError::Outside { .. })), "{start:#x} {len:#x}: {refused:?}");
         }
         assert!((0..4).all(|page| is_marked(&view, page)));
         assert_eq!(view.host_page(GuestAddress(0)), Some(PAGE));
