@@ -1,10 +1,12 @@
 //! ACPI hardware of a machine with the hardware-reduced profile (ACPI 6.4 §4; `spec/devices.md` §2 and §4). vCPUs enter the
 //! registers.
 
+mod cpus;
 mod ged;
 mod pm_timer;
 mod power;
 
+pub use cpus::{CpuController, CpuSlots, madt_entry};
 pub use ged::{Cause, Ged, Notifier};
 pub use pm_timer::PmTimer;
 pub use power::SleepControl;

@@ -31,7 +31,6 @@ fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
     let (cpus, memory, platform) = (&vm.cpus, &vm.memory, vm.platform());
     let zones = || memory.zones.iter().flatten();
     vec![
-        (cpus.max_vcpus > cpus.boot_vcpus, "cpus.max_vcpus"),
         (cpus.kvm_hyperv, "cpus.kvm_hyperv"),
         (cpus.core_scheduling == CoreScheduling::Vcpu, "cpus.core_scheduling"),
         (

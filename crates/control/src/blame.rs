@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 
 use api::{ApiError, Code};
-use machine::BuildError;
+use machine::{BuildError, ResizeError};
 use rustix::io::Errno;
 
 /// A failed build as clients are told of it.
@@ -22,6 +22,15 @@ pub(crate) fn build_failed(error: &BuildError) -> ApiError {
         BuildError::Ram(_) | BuildError::Payload(_) | BuildError::Device(_) => code_of(error),
         BuildError::State(_) => Code::InvalidConfig,
         BuildError::Hypervisor(_) | BuildError::Tables(_) | BuildError::Threads(_) => Code::Internal,
+    };
+    ApiError::from_error(code, error)
+}
+
+/// The number of vCPUs cannot be changed.
+pub(crate) fn resize_failed(error: &ResizeError) -> ApiError {
+    let code = match error {
+        ResizeError::Pending(_) => Code::Pending,
+        ResizeError::Vcpu(_) | ResizeError::Hypervisor(_) | ResizeError::Threads(_) => Code::Internal,
     };
     ApiError::from_error(code, error)
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use config::plan::Zone;
-use hv::{DirtyLog, Mapping, MappingKind, Vm};
+use hv::{CpuState, DirtyLog, Hypervisor, Mapping, MappingKind, RunState, Vcpu, Vm};
 use kvm_ioctls::Kvm;
 use memory::{GuestRam, HostMemory};
 
+use crate::KvmHypervisor;
 use crate::vm::KvmVm;
 
 const SIZE: usize = 1 << 20;
@@ -29,6 +30,45 @@ fn memory() -> Arc<dyn HostMemory> {
 /// Memory of 1 MiB at the `nth` MiB.
 pub(crate) fn mapping(nth: u64, kind: MappingKind) -> Mapping {
     Mapping { guest: nth * SIZE as u64, memory: memory(), kind }
+}
+
+/// What a vCPU has, but for its time stamp counter, which goes on.
+fn still(vcpu: &mut dyn Vcpu) -> CpuState {
+    let mut state = vcpu.state().unwrap();
+    state.msr.remove(&0x10);
+    state
+}
+
+#[test]
+fn a_reset_vcpu_is_as_it_was_created() {
+    const SYSENTER_CS: u32 = 0x174;
+    let Some(vm) = machine() else { return };
+    let leaves = KvmHypervisor(Kvm::new().unwrap()).supported_cpuid().unwrap();
+    let _first = vm.create_vcpu(0, &leaves).unwrap();
+    let mut vcpu = vm.create_vcpu(1, &leaves).unwrap();
+    let fresh = still(vcpu.as_mut());
+    assert_eq!(fresh.run_state, RunState::Uninitialized);
+    vcpu.reset().unwrap();
+    assert_eq!(still(vcpu.as_mut()), fresh, "there was nothing to do");
+
+    let mut used = fresh.clone();
+    used.registers.rip = 0x1234;
+    used.registers.rax = 7;
+    used.system.cr0 |= 1;
+    // The local APIC in its other mode, where its id stands elsewhere.
+    used.system.apic_base |= 1 << 10;
+    used.lapic[0x20..0x24].copy_from_slice(&1u32.to_le_bytes());
+    used.debug.dr7 |= 1;
+    used.xsave[32] ^= 1;
+    used.msr = [(SYSENTER_CS, 0x10)].into();
+    used.run_state = RunState::Halted;
+    used.events.nmi_pending = 1;
+    vcpu.set_state(&used).unwrap();
+    vcpu.inject_nmi().unwrap();
+    let changed = still(vcpu.as_mut());
+    assert_eq!((changed.run_state, changed.msr[&SYSENTER_CS]), (RunState::Halted, 0x10));
+    vcpu.reset().unwrap();
+    assert_eq!(still(vcpu.as_mut()), fresh);
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub(crate) struct KvmVcpu {
     target: kick::Target,
     msrs: Arc<[u32]>,
     events: EventAbilities,
+    /// What it was created with.
+    fresh: Box<CpuState>,
     exits: Arc<Exits>,
     /// What the guest can reach stays mapped as long as it can run.
     _memory: Arc<Slots>,
@@ -46,6 +48,7 @@ impl KvmVcpu {
         })?;
         fd.set_cpuid2(&table).map_err(|e| Error::operation("set a vCPU's CPUID", e))?;
         let run = std::ptr::from_mut(fd.get_kvm_run());
+        let fresh = Box::new(power_on(convert::read_state(&fd, &msrs)?));
         Ok(Self {
             fd,
             run,
@@ -53,6 +56,7 @@ impl KvmVcpu {
             target: kick::Target::default(),
             msrs,
             events,
+            fresh,
             exits: Arc::new(Exits::new(&EXIT_REASONS)),
             _memory: memory,
         })
@@ -104,6 +108,30 @@ impl KvmVcpu {
     }
 }
 
+/// What a reset puts in, of what a new vCPU has.
+fn power_on(mut state: CpuState) -> CpuState {
+    const TSC: u32 = 0x10;
+    state.msr.retain(|number, _| !is_of_the_machine(*number));
+    // A zero from us has KVM synchronise the counter with the other vCPUs', as it did at the creation.
+    state.msr.insert(TSC, 0);
+    state
+}
+
+/// Whether all vCPUs share an MSR: the wall clock of KVM, and what of Hyper-V's is not for each virtual processor (Hypervisor Top-Level
+/// Functional Specification, appendix C).
+fn is_of_the_machine(msr: u32) -> bool {
+    matches!(
+        msr,
+        0x11 | 0x4b56_4d00
+            | 0x4000_0000
+            | 0x4000_0001
+            | 0x4000_0020
+            | 0x4000_0021
+            | 0x4000_00f1..=0x4000_00ff
+            | 0x4000_0100..=0x4000_0118
+    )
+}
+
 fn reason(exit: &Result<KvmExit<'_>, kvm_ioctls::Error>) -> ExitReason {
     match exit {
         Ok(KvmExit::IoIn(..)) => ExitReason::PortRead,
@@ -149,6 +177,19 @@ impl Vcpu for KvmVcpu {
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
         convert::write_state(&self.fd, state, self.events)
+    }
+
+    fn reset(&mut self) -> Result<(), Error> {
+        // The first round ends a guest of the guest, in whose registers it may have written; the second finds the vCPU's own.
+        for _ in 0..2 {
+            // Reading lets KVM act on what waits for the vCPU, so that it does not wait any longer.
+            let now = self.state()?;
+            let mut state = self.fresh.as_ref().clone();
+            // Some MSRs can be read only, and those have not changed.
+            state.msr.retain(|number, value| now.msr.get(number) != Some(value));
+            self.set_state(&state)?;
+        }
+        Ok(())
     }
 
     fn set_boot_registers(&mut self, registers: &Registers, system: &SystemRegisters) -> Result<(), Error> {

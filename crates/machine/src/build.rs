@@ -6,18 +6,18 @@ use std::thread;
 use boot::Loaded;
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
-use hv::cpuid::{self, Leaf, Model};
-use hv::{Hypervisor, Vcpu, Vm};
+use hv::{Hypervisor, Vcpu, Vm, cpuid};
 use memory::GuestRam;
 use memory::layout::{self, DeviceArea};
 use pci::{ConfigPorts, Segments, Windows};
 use sandbox::{Profile, groups};
 
 use crate::board::Board;
+use crate::cpus::CpuMaker;
 use crate::io::MachineIo;
 use crate::nodes::{Given, Nodes};
 use crate::ram::MappedRam;
-use crate::tree::{StateError, Tree};
+use crate::tree::Tree;
 use crate::vcpus::Vcpus;
 use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board};
 
@@ -50,17 +50,21 @@ pub fn build(
         return Err(BuildError::NotBuilt(plan.unbuilt().to_vec()));
     }
     let limit = hypervisor.max_vcpus();
-    if plan.cpus.boot > limit {
-        return Err(BuildError::TooManyVcpus { wanted: plan.cpus.boot, limit });
+    if plan.cpus.max > limit {
+        return Err(BuildError::TooManyVcpus { wanted: plan.cpus.max, limit });
     }
-    let build = |ram: &GuestRam| Parts::build(plan, hypervisor, consoles, descriptors, events, ram);
+    let host = Host { hypervisor, consoles, descriptors, events };
     match start {
         Start::Boot => {
             let ram = GuestRam::allocate(&plan.memory.zones)?;
-            let (parts, loaded) = while_loading(&ram, &plan.payload, || build(&ram))?;
+            let (parts, loaded) =
+                while_loading(&ram, &plan.payload, || Parts::build(plan, host, &ram, plan.cpus.boot))?;
             parts.boot(plan, &ram, &loaded, events)
         }
-        Start::Restore { tree, ram } => build(&ram)?.restore(plan, tree, events),
+        Start::Restore { tree, ram } => {
+            let vcpus = tree.vcpu_slots(plan.cpus.max)?;
+            Parts::build(plan, host, &ram, vcpus)?.restore(tree, events)
+        }
     }
 }
 
@@ -85,11 +89,20 @@ fn while_loading<T>(
     })
 }
 
+/// What a machine is built from, besides its plan.
+struct Host<'a> {
+    hypervisor: &'a dyn Hypervisor,
+    consoles: Consoles,
+    descriptors: &'a Descriptors,
+    events: &'a Events,
+}
+
 /// A machine whose CPUs have no threads yet and no state but that of power-on.
 struct Parts {
     vm: Arc<dyn Vm>,
     ram: MappedRam,
     area: DeviceArea,
+    maker: CpuMaker,
     vcpus: Vec<Box<dyn Vcpu>>,
     board: Board,
     nodes: Nodes,
@@ -99,14 +112,9 @@ struct Parts {
 }
 
 impl Parts {
-    fn build(
-        plan: &Plan,
-        hypervisor: &dyn Hypervisor,
-        consoles: Consoles,
-        descriptors: &Descriptors,
-        events: &Events,
-        ram: &GuestRam,
-    ) -> Result<Self, BuildError> {
+    /// With the first `vcpus` vCPUs.
+    fn build(plan: &Plan, host: Host<'_>, ram: &GuestRam, vcpus: u32) -> Result<Self, BuildError> {
+        let Host { hypervisor, consoles, descriptors, events } = host;
         let supported = hypervisor.supported_cpuid()?;
         let phys_bits = cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits);
         let largest = plan.memory.largest();
@@ -114,16 +122,23 @@ impl Parts {
             .ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
         let vm = hypervisor.create_vm()?;
         let mapped = MappedRam::new(vm.clone(), ram.clone())?;
-        let vcpus = create_vcpus(&plan.cpus, vm.as_ref(), &supported, phys_bits)?;
+        let maker = CpuMaker::new(vm.clone(), &plan.cpus, &supported, phys_bits);
+        let vcpus = (0..vcpus).map(|number| maker.make(number)).collect::<Result<_, _>>()?;
         let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
         let spaces = Arc::new(AddressSpaces::new(doorbells));
         let ports = Arc::new(ConfigPorts::default());
         let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.irqchip(), ram.dma(), events.clone());
-        let fixed =
-            board::Fixed { irqchip: vm.irqchip(), ram: ram.total(), ged: ged_address(&area), ports: &ports };
+        let fixed = board::Fixed {
+            irqchip: vm.irqchip(),
+            ram: ram.total(),
+            cpus: &plan.cpus,
+            area: &area,
+            events,
+            ports: &ports,
+        };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
         attach_devices(&mut nodes, plan, &consoles, descriptors)?;
-        Ok(Self { vm, ram: mapped, area, vcpus, board, nodes, spaces, ports, consoles })
+        Ok(Self { vm, ram: mapped, area, maker, vcpus, board, nodes, spaces, ports, consoles })
     }
 
     /// Writes what firmware would leave behind and lets the first CPU begin at the payload's entry.
@@ -141,31 +156,30 @@ impl Parts {
                 boot::enter(ram, loaded, &first.system_registers()?).map_err(unwritable)?;
             first.set_boot_registers(&registers, &system)?;
         }
-        self.finish(plan, events)
+        self.finish(events)
     }
 
     /// Puts a saved state into everything.
-    fn restore(mut self, plan: &Plan, tree: &Tree, events: &Events) -> Result<Machine, BuildError> {
-        let (expected, found) = (self.vcpus.len(), tree.vcpus.len());
-        if expected != found {
-            return Err(StateError::Vcpus { expected, found }.into());
-        }
-        for (vcpu, state) in self.vcpus.iter_mut().zip(&tree.vcpus) {
-            vcpu.set_state(state)?;
+    fn restore(mut self, tree: &Tree, events: &Events) -> Result<Machine, BuildError> {
+        for (vcpu, number) in self.vcpus.iter_mut().zip(0u32..) {
+            if let Some(state) = tree.vcpus.get(&number) {
+                vcpu.set_state(state)?;
+            }
         }
         // After the CPUs' local APICs: a device may send at once what was on its way.
         self.nodes.restore(&tree.nodes)?;
+        tree.check_vcpus(&self.board.cpu_slots)?;
         // After the CPUs' time stamp counters, which the clock is computed from.
         if let (Some(clock), Some(reading)) = (self.vm.clock(), tree.clock) {
             clock.set(reading)?;
         }
-        let mut machine = self.finish(plan, events)?;
+        let mut machine = self.finish(events)?;
         machine.paused = true;
         Ok(machine)
     }
 
     /// Puts the CPUs on their threads.
-    fn finish(self, plan: &Plan, events: &Events) -> Result<Machine, BuildError> {
+    fn finish(self, events: &Events) -> Result<Machine, BuildError> {
         let io = Arc::new(MachineIo {
             spaces: self.spaces,
             config_ports: self.ports,
@@ -174,11 +188,13 @@ impl Parts {
         });
         let mut vcpus = Vcpus::new(io, events.clone());
         for (number, vcpu) in (0u32..).zip(self.vcpus) {
-            let hosts = plan.cpus.affinity.iter().find(|(vcpu, _)| *vcpu == number);
-            vcpus.add(vcpu, hosts.map(|(_, hosts)| hosts.as_slice())).map_err(BuildError::Threads)?;
+            vcpus.add(vcpu, self.maker.hosts(number)).map_err(BuildError::Threads)?;
         }
+        vcpus.park_unless(|number| self.board.cpu_slots.is_present(number));
         Ok(Machine {
             vcpus,
+            cpu_slots: self.board.cpu_slots,
+            maker: self.maker,
             nodes: self.nodes,
             notifier: self.board.notifier,
             consoles: self.consoles,
@@ -229,30 +245,4 @@ fn segments(area: &DeviceArea) -> Segments {
 
 fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> BuildError {
     BuildError::Tables(Box::new(error))
-}
-
-/// The generic event device's register: on the last page of the platform area.
-fn ged_address(area: &DeviceArea) -> u64 {
-    const PAGE: u64 = 4096;
-    area.platform + layout::PLATFORM_SIZE - PAGE
-}
-
-fn create_vcpus(
-    cpus: &plan::Cpus,
-    vm: &dyn Vm,
-    supported: &[Leaf],
-    phys_bits: u8,
-) -> Result<Vec<Box<dyn Vcpu>>, BuildError> {
-    let topology = cpus.topology;
-    let model = Model { topology, phys_bits, nested: cpus.nested, tsc_khz: None };
-    let leaves = cpuid::build(supported, &model);
-    let create = |number| {
-        let apic_id = topology.apic_id(number);
-        let mut own = leaves.clone();
-        cpuid::personalise(&mut own, topology, apic_id);
-        let mut vcpu = vm.create_vcpu(apic_id, &own)?;
-        vcpu.set_msrs(&boot::boot_msrs())?;
-        Ok(vcpu)
-    };
-    (0..cpus.boot).map(create).collect()
 }

@@ -42,9 +42,9 @@ pub enum BuildError {
         phys_bits: u8,
     },
     /// The host runs fewer vCPUs.
-    #[error("This host runs at most {limit} vCPUs in one VM, not {wanted}: lower cpus.boot_vcpus")]
+    #[error("This host runs at most {limit} vCPUs in one VM, not {wanted}: lower cpus.max_vcpus")]
     TooManyVcpus {
-        /// vCPUs asked for.
+        /// vCPUs that there may be.
         wanted: u32,
         /// The hypervisor's limit.
         limit: u32,
@@ -94,6 +94,25 @@ pub enum PauseError {
     /// A device goes on.
     #[error("The devices cannot be held")]
     Device(#[from] LateDevice),
+}
+
+/// Why the number of vCPUs could not be changed. It is as before then.
+#[derive(Debug, Error)]
+pub enum ResizeError {
+    /// The guest has to let go of some first.
+    #[error(
+        "The guest still has vCPUs that it was asked to let go of: ask for {0} vCPUs again to remind it, or reboot the VM"
+    )]
+    Pending(u32),
+    /// One that was there before does not come back.
+    #[error("A vCPU cannot be taken into use again")]
+    Vcpu(#[from] VcpuError),
+    /// The hypervisor makes no more.
+    #[error("A vCPU cannot be created")]
+    Hypervisor(#[from] hv::Error),
+    /// Threads of the host.
+    #[error("A vCPU's thread cannot be started")]
+    Threads(#[source] std::io::Error),
 }
 
 /// Why RAM could not be changed.

@@ -12,6 +12,7 @@ mod board;
 mod build;
 mod catalogue;
 mod consoles;
+mod cpus;
 mod error;
 mod io;
 mod nodes;
@@ -28,12 +29,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use api::DeviceNode;
-use chipset::acpi::{Cause, Notifier};
+use chipset::acpi::{Cause, CpuSlots, Notifier};
 use config::plan::Zone;
 use config::{VmConfig, plan};
 use memory::GuestAddress;
 use virtio_devices::console::Resizer;
 
+use cpus::CpuMaker;
 use nodes::{Given, Nodes};
 use ram::MappedRam;
 use vcpus::Vcpus;
@@ -41,7 +43,7 @@ use vcpus::Vcpus;
 pub use build::{Start, build};
 pub use catalogue::profiles;
 pub use consoles::Consoles;
-pub use error::{BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError};
+pub use error::{BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError, ResizeError};
 pub use readings::Readings;
 pub use tree::{StateError, Tree};
 pub use vcpus::VcpuError;
@@ -52,6 +54,8 @@ mod tests;
 /// A machine. Its parts are dropped in this order: CPUs first, RAM last.
 pub struct Machine {
     vcpus: Vcpus,
+    cpu_slots: CpuSlots,
+    maker: CpuMaker,
     nodes: Nodes,
     notifier: Notifier,
     consoles: Consoles,
@@ -99,9 +103,11 @@ impl Machine {
         self.paused = false;
     }
 
-    /// Looks after what was late and has come to its end meanwhile: [`device::Event::News`] says when.
+    /// Looks after what was late and has come to its end meanwhile, and after what the guest has let go of: [`device::Event::News`]
+    /// says when.
     pub fn look_after(&mut self) {
         self.nodes.look_after();
+        self.park_ejected();
     }
 
     /// The state of a paused machine, without guest RAM.

@@ -11,6 +11,8 @@ use virtio_devices::blk::Disk;
 
 use super::*;
 
+mod cpus;
+
 /// A kernel in a file.
 fn kernel() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -204,7 +206,7 @@ fn a_state_goes_round_with_everything_in_it() {
     };
     assert!(refuse(&lacking).contains("'d'") && refuse(&strange).contains("'ghost'"));
     assert!(refuse(&broken).contains("'__cmos'"));
-    let no_vcpu = Tree { vcpus: Vec::new(), ..tree };
+    let no_vcpu = Tree { vcpus: Default::default(), ..tree };
     assert!(refuse(&no_vcpu).contains("0 vCPUs"));
 }
 

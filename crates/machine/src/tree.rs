@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chipset::acpi::CpuSlots;
 use device::{Collision, RestoreError, SaveError, Saved};
 use hv::{ClockReading, CpuState};
 use serde::{Deserialize, Serialize};
@@ -17,10 +18,34 @@ pub(crate) type NodeStates = BTreeMap<String, Saved>;
 pub struct Tree {
     /// Devices, by id: those of the board and the PCI functions.
     pub(crate) nodes: NodeStates,
-    /// vCPUs, by number.
-    pub(crate) vcpus: Vec<CpuState>,
+    /// vCPUs in use, by number.
+    pub(crate) vcpus: BTreeMap<u32, CpuState>,
     /// The guest's paravirtual clock, if it has one.
     pub(crate) clock: Option<ClockReading>,
+}
+
+impl Tree {
+    /// How many vCPUs a machine needs, in use or parked, to have each of these at its number. It can have `max`.
+    pub(crate) fn vcpu_slots(&self, max: u32) -> Result<u32, StateError> {
+        let last = self.vcpus.last_key_value().map(|(number, _)| *number);
+        match last {
+            Some(last) if last >= max => Err(self.other_vcpus()),
+            _ => Ok(last.map_or(0, |last| last + 1)),
+        }
+    }
+
+    /// Whether each CPU that the guest has is here.
+    pub(crate) fn check_vcpus(&self, slots: &CpuSlots) -> Result<(), StateError> {
+        if slots.present().all(|number| self.vcpus.contains_key(&number)) {
+            Ok(())
+        } else {
+            Err(self.other_vcpus())
+        }
+    }
+
+    fn other_vcpus(&self) -> StateError {
+        StateError::Vcpus { found: self.vcpus.len() }
+    }
 }
 
 /// Why a state cannot be taken out or put in. Each names the device.
@@ -64,11 +89,11 @@ pub enum StateError {
         #[source]
         source: Collision,
     },
-    /// There are more or fewer vCPUs.
-    #[error("The state has {found} vCPUs, and this machine {expected}")]
+    /// There are other vCPUs.
+    #[error(
+        "The state has {found} vCPUs, which are not those of this machine: restore with the configuration that was saved with it"
+    )]
     Vcpus {
-        /// vCPUs of the machine.
-        expected: usize,
         /// vCPUs of the state.
         found: usize,
     },

@@ -5,13 +5,16 @@
 //!  held ----------------> running -----------------------------------------> held
 //!    \______________________ Exit ______________________________/
 //! ```
+//! A vCPU that the guest has let go of is parked: held, in its power-on state, and not among those that are told to run.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use boot::boot_msrs;
 use device::{Event, Events};
 use hv::{CpuState, Error, Exits, Kicker, Vcpu, VcpuExit, VcpuIo};
 use libc::{SYS_eventfd2, SYS_timerfd_gettime, SYS_timerfd_settime};
@@ -37,18 +40,18 @@ pub enum VcpuError {
     #[error("Thread vcpu{vcpu} does not answer within {} s: a device or the hypervisor holds it; try again, or end the VMM", limit.as_secs())]
     Silent {
         /// Which vCPU.
-        vcpu: usize,
+        vcpu: u32,
         /// How long it was waited for.
         limit: Duration,
     },
     /// Its thread is gone.
     #[error("Thread vcpu{0} has ended: shut the VM down and boot it again")]
-    Ended(usize),
+    Ended(u32),
     /// The hypervisor refused.
     #[error("vCPU {vcpu} refuses")]
     Hypervisor {
         /// Which vCPU.
-        vcpu: usize,
+        vcpu: u32,
         /// The hypervisor's reason.
         #[source]
         source: Error,
@@ -61,6 +64,8 @@ enum Mail {
     Pause(Sender<()>),
     Nmi(Sender<Result<(), Error>>),
     Save(Sender<Result<CpuState, Error>>),
+    /// Hold, and go back to power-on.
+    Reset(Sender<Result<(), Error>>),
     Exit,
 }
 
@@ -69,6 +74,7 @@ struct Thread {
     mail: Sender<Mail>,
     kicker: Box<dyn Kicker>,
     exits: Arc<Exits>,
+    is_parked: bool,
     /// Closed when the thread ends.
     ended: Receiver<()>,
     thread: JoinHandle<()>,
@@ -115,28 +121,59 @@ impl Vcpus {
             drop(vcpu);
         };
         let thread = sandbox::spawn(&PROFILE, format!("vcpu{number}"), body)?;
-        self.threads.push(Thread { mail, kicker, exits, ended, thread });
+        self.threads.push(Thread { mail, kicker, exits, is_parked: false, ended, thread });
         Ok(())
     }
 
-    /// Lets all vCPUs run.
+    /// vCPUs that have a thread, in use or parked.
+    pub(crate) fn count(&self) -> u32 {
+        self.threads.len() as u32
+    }
+
+    /// Parks all vCPUs that are not to `stay`, without waiting for them.
+    pub(crate) fn park_unless(&mut self, stays: impl Fn(u32) -> bool) {
+        for (thread, number) in self.threads.iter_mut().zip(0u32..) {
+            if !thread.is_parked && !stays(number) {
+                thread.is_parked = true;
+                // The answer is of no use: the vCPU is reset again before it is used.
+                thread.post(Mail::Reset(mpsc::channel().0));
+            }
+        }
+    }
+
+    /// Takes a parked vCPU into use again, held and in its power-on state. One that is in use stays as it is.
+    pub(crate) fn take_into_use(&mut self, number: u32) -> Result<(), VcpuError> {
+        let parked = (0u32..).zip(&self.threads).find(|(n, thread)| *n == number && thread.is_parked);
+        self.try_ask(parked, Mail::Reset)?;
+        if let Some(thread) = self.threads.get_mut(number as usize) {
+            thread.is_parked = false;
+        }
+        Ok(())
+    }
+
+    fn in_use(&self) -> impl Iterator<Item = (u32, &Thread)> {
+        (0u32..).zip(&self.threads).filter(|(_, thread)| !thread.is_parked)
+    }
+
+    /// Lets all vCPUs in use run.
     pub(crate) fn run(&self) {
-        self.threads.iter().for_each(|thread| thread.post(Mail::Run));
+        self.in_use().for_each(|(_, thread)| thread.post(Mail::Run));
     }
 
     /// Holds all vCPUs and returns when none runs any more. After an error some are held.
     pub(crate) fn pause(&self) -> Result<(), VcpuError> {
-        self.ask(Mail::Pause).map(drop)
+        // One that was parked a moment ago may run still.
+        self.ask((0u32..).zip(&self.threads), Mail::Pause).map(drop)
     }
 
-    /// Sends every vCPU a non-maskable interrupt.
+    /// Sends every vCPU in use a non-maskable interrupt.
     pub(crate) fn nmi(&self) -> Result<(), VcpuError> {
-        self.try_ask(Mail::Nmi).map(drop)
+        self.try_ask(self.in_use(), Mail::Nmi).map(drop)
     }
 
-    /// The state of every vCPU, by number. They are held.
-    pub(crate) fn save(&self) -> Result<Vec<CpuState>, VcpuError> {
-        self.try_ask(Mail::Save)
+    /// The state of every vCPU in use, by number. They are held.
+    pub(crate) fn save(&self) -> Result<BTreeMap<u32, CpuState>, VcpuError> {
+        self.try_ask(self.in_use(), Mail::Save)
     }
 
     /// Where the exits of each vCPU are counted, by number.
@@ -144,34 +181,40 @@ impl Vcpus {
         self.threads.iter().map(|thread| thread.exits.clone()).collect()
     }
 
-    /// Asks all at once, then collects the answers in order.
-    fn ask<T>(&self, question: impl Fn(Sender<T>) -> Mail) -> Result<Vec<T>, VcpuError> {
-        let asked: Vec<Receiver<T>> = self
-            .threads
-            .iter()
-            .map(|thread| {
+    /// Asks all of them at once, then collects the answers.
+    fn ask<'a, T>(
+        &self,
+        threads: impl IntoIterator<Item = (u32, &'a Thread)>,
+        question: impl Fn(Sender<T>) -> Mail,
+    ) -> Result<Vec<(u32, T)>, VcpuError> {
+        let asked: Vec<(u32, Receiver<T>)> = threads
+            .into_iter()
+            .map(|(vcpu, thread)| {
                 let (answer, answers) = mpsc::channel();
                 thread.post(question(answer));
-                answers
+                (vcpu, answers)
             })
             .collect();
         let deadline = Instant::now() + self.patience;
-        let answer = |(vcpu, answers): (usize, Receiver<T>)| {
+        let answer = |(vcpu, answers): (u32, Receiver<T>)| {
             let left = deadline.saturating_duration_since(Instant::now());
-            answers.recv_timeout(left).map_err(|e| match e {
+            answers.recv_timeout(left).map(|answer| (vcpu, answer)).map_err(|e| match e {
                 RecvTimeoutError::Timeout => VcpuError::Silent { vcpu, limit: self.patience },
                 RecvTimeoutError::Disconnected => VcpuError::Ended(vcpu),
             })
         };
-        asked.into_iter().enumerate().map(answer).collect()
+        asked.into_iter().map(answer).collect()
     }
 
     /// As [`Vcpus::ask`], for what the hypervisor may refuse.
-    fn try_ask<T>(&self, question: impl Fn(Sender<Result<T, Error>>) -> Mail) -> Result<Vec<T>, VcpuError> {
-        let answers = self.ask(question)?.into_iter().enumerate();
-        answers
-            .map(|(vcpu, answer)| answer.map_err(|source| VcpuError::Hypervisor { vcpu, source }))
-            .collect()
+    fn try_ask<'a, T>(
+        &self,
+        threads: impl IntoIterator<Item = (u32, &'a Thread)>,
+        question: impl Fn(Sender<Result<T, Error>>) -> Mail,
+    ) -> Result<BTreeMap<u32, T>, VcpuError> {
+        let refused = |vcpu| move |source| VcpuError::Hypervisor { vcpu, source };
+        let answers = self.ask(threads, question)?.into_iter();
+        answers.map(|(vcpu, answer)| Ok((vcpu, answer.map_err(refused(vcpu))?))).collect()
     }
 }
 
@@ -214,6 +257,10 @@ fn serve(vcpu: &mut dyn Vcpu, inbox: &Receiver<Mail>, io: &dyn VcpuIo, events: &
             }
             Some(Mail::Nmi(done)) => drop(done.send(vcpu.inject_nmi())),
             Some(Mail::Save(done)) => drop(done.send(vcpu.state())),
+            Some(Mail::Reset(done)) => {
+                running = false;
+                drop(done.send(vcpu.reset().and_then(|()| vcpu.set_msrs(&boot_msrs()))));
+            }
             Some(Mail::Exit) => return,
             None => match vcpu.run(io) {
                 Ok(VcpuExit::Stopped) => {}

@@ -2,7 +2,7 @@
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use chipset::acpi::{PmTimer, SleepControl};
+use chipset::acpi::{PmTimer, SleepControl, madt_entry};
 use chipset::serial::Serial;
 use device::aml::encode;
 use memory::layout;
@@ -37,7 +37,6 @@ pub(super) fn madt(cpus: &[Cpu]) -> Vec<u8> {
     const LOCAL_APIC: u32 = 0xfee0_0000;
     const IO_APIC: u8 = 1;
     const OVERRIDE: u8 = 2;
-    const X2APIC: u8 = 9;
     const ENABLED: u32 = 1;
     const ONLINE_CAPABLE: u32 = 2;
     let mut body = Vec::with_capacity(40 + 16 * cpus.len());
@@ -45,10 +44,7 @@ pub(super) fn madt(cpus: &[Cpu]) -> Vec<u8> {
     body.extend([0; 4]);
     for (uid, cpu) in (0u32..).zip(cpus) {
         let flags = if cpu.enabled { ENABLED } else { ONLINE_CAPABLE };
-        body.extend([X2APIC, 16, 0, 0]);
-        for field in [cpu.apic_id, flags, uid] {
-            body.extend(field.to_le_bytes());
-        }
+        body.extend(madt_entry(cpu.apic_id, flags, uid));
     }
     body.extend([IO_APIC, 12, 0, 0]);
     body.extend((layout::IOAPIC as u32).to_le_bytes());

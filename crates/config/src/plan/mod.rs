@@ -126,6 +126,7 @@ impl Plan {
     pub fn check_resized(&self, wanted: &VmResize) -> Result<Self, Problems> {
         let mut config = self.config.clone();
         if let Some(vcpus) = wanted.desired_vcpus {
+            check_vcpus(vcpus, config.cpus.max_vcpus)?;
             config.cpus.boot_vcpus = vcpus;
         }
         if let Some(ram) = wanted.desired_ram {
@@ -175,6 +176,19 @@ impl Plan {
             next_id,
         }
     }
+}
+
+/// What the reference says of a resize, in front of what the whole says of its result.
+fn check_vcpus(wanted: u32, max: u32) -> Result<(), Problems> {
+    let (text, hint) = match wanted {
+        0 => ("Requested zero vCPUs", "ask for 1 or more".into()),
+        _ if wanted > max => {
+            ("Requested vCPUs exceed maximum", format!("ask for at most {max}, cpus.max_vcpus"))
+        }
+        _ => return Ok(()),
+    };
+    let (path, kind) = ("desired_vcpus".into(), ProblemKind::Invalid);
+    Err(Problems::one(Problem { path, kind, outer: None, text: text.into(), hint }))
 }
 
 fn second_vsock() -> Problems {

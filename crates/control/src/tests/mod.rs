@@ -43,6 +43,7 @@ fn a_vm_s_whole_life() {
         "__cmos",
         "__config_ports",
         "__console",
+        "__cpus",
         "__firmware_port",
         "__ged",
         "__host_bridge",

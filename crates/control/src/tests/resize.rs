@@ -74,3 +74,54 @@ fn a_balloon_that_is_not_there_is_missed() {
         drop(rig.call("vm.boot", ""));
     }
 }
+
+#[test]
+fn vcpus_of_a_running_vm_follow() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &with(&kernel, r#""cpus":{"boot_vcpus":1,"max_vcpus":4}"#));
+    rig.ok("vm.boot", "");
+    let shown = || rig.client.reads().vm_info().unwrap().config.cpus.boot_vcpus;
+    let counted = || rig.client.reads().vm_meters().unwrap().vcpu_exits.len();
+    let refusal = |body: &str| rig.call("vm.resize", body).unwrap_err();
+    rig.ok("vm.resize", r#"{"desired_vcpus":3}"#);
+    assert_eq!((shown(), counted()), (3, 3));
+    rig.ok("vm.resize", r#"{"desired_vcpus":3}"#);
+    for (body, text) in
+        [(r#"{"desired_vcpus":0}"#, "Requested zero vCPUs"), (r#"{"desired_vcpus":5}"#, "exceed maximum")]
+    {
+        let error = refusal(body);
+        assert_eq!(error.code, Code::InvalidConfig);
+        assert!(error.to_string().contains(text), "{error}");
+    }
+    assert_eq!(refusal(r#"{"desired_vcpus":4,"desired_ram":33554432}"#).code, Code::NotImplemented);
+    assert_eq!(shown(), 3, "all of it or nothing");
+
+    // This guest never answers: what was asked for is shown, may be asked for again, and comes with the next boot.
+    rig.ok("vm.resize", r#"{"desired_vcpus":2}"#);
+    rig.ok("vm.resize", r#"{"desired_vcpus":2}"#);
+    assert_eq!(refusal(r#"{"desired_vcpus":4}"#).code, Code::Pending);
+    assert_eq!(shown(), 2);
+    rig.ok("vm.reboot", "");
+    assert_eq!((shown(), counted()), (2, 2));
+    rig.ok("vm.pause", "");
+    rig.ok("vm.resize", r#"{"desired_vcpus":4}"#);
+    rig.ok("vm.resume", "");
+    assert_eq!((shown(), counted()), (4, 4));
+    let asked = rig.records().iter().filter(|record| *record == "vm/resizing").count();
+    let done = rig.records().iter().filter(|record| *record == "vm/resized").count();
+    assert_eq!((asked, done), (9, 5));
+}
+
+#[test]
+fn what_needs_the_vcpus_is_named() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    let path = image.path().display();
+    let disk = format!(r#""disks":[{{"path":"{path}","image_type":"Raw","num_queues":2}}]"#);
+    rig.ok("vm.create", &with(&kernel, &format!(r#""cpus":{{"boot_vcpus":2,"max_vcpus":2}},{disk}"#)));
+    rig.ok("vm.boot", "");
+    let error = rig.call("vm.resize", r#"{"desired_vcpus":1}"#).unwrap_err();
+    assert_eq!(error.code, Code::InvalidConfig);
+    assert!(error.to_string().contains("Queue count (2)"), "{error}");
+}

@@ -4,6 +4,7 @@ mod block;
 mod boot;
 mod clients;
 mod console;
+mod cpus;
 mod dbus;
 mod devices;
 mod events;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Test> {
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,
+        cpus::TESTS,
         host_side::TESTS,
         events::TESTS,
         clients::TESTS,
