@@ -1,5 +1,7 @@
 //! How much RAM the guest has, and what devices do about it.
 
+use config::Plan;
+use config::plan::DeviceKind;
 use memory::GuestRam;
 use virtio_devices::balloon::Balloon;
 use virtio_devices::mem::Mem;
@@ -42,10 +44,14 @@ impl Machine {
         self.balloons().map(set).count() > 0
     }
 
-    /// Asks the guest to have `size` bytes plugged in a zone. False if the zone has no room for more.
-    pub fn request_ram(&self, zone: &str, size: u64) -> bool {
-        let device = self.handles::<Mem>().find(|(id, _)| *id == zone);
-        device.inspect(|(_, device)| device.request(size)).is_some()
+    /// Asks the guest to have plugged what `plan` says, in each zone.
+    pub fn request_ram(&self, plan: &Plan) {
+        for (id, device) in self.handles::<Mem>() {
+            let mut kinds = plan.devices.iter().filter(|device| device.id == id).map(|device| &device.kind);
+            if let Some(DeviceKind::Mem(mem)) = kinds.next() {
+                device.request(mem.requested);
+            }
+        }
     }
 
     fn balloons(&self) -> impl Iterator<Item = &Balloon> {

@@ -265,12 +265,24 @@ fn memory_that_is_not_plugged_is_not_the_guest_s() {
     let memory = r#"{"size":134217728,"hotplug_method":"VirtioMem","hotplug_size":1073741824}"#;
     let mut config = rig.plan("").config().clone();
     config.memory = config::from_json(memory.as_bytes()).unwrap().0;
-    let machine = rig.boot(&config::check(config).unwrap());
+    let plan = config::check(config).unwrap();
+    let machine = rig.boot(&plan);
     assert_eq!(machine.ram_size(), 128 << 20);
     assert_eq!(rig.hypervisor.memory.mapped(), [0, 1 << 32], "the room is there from the start");
-    assert!(machine.device_tree().contains_key("_virtio-pci-mem0"));
-    assert!(machine.request_ram("mem0", 64 << 20));
-    assert!(!machine.request_ram("mem1", 64 << 20));
+    let bar = match &machine.device_tree()["_virtio-pci-mem0"].resources[..] {
+        [api::Resource::PciBar(bar)] => bar.base,
+        other => panic!("{other:?}"),
+    };
+    assert!(bar >= (1 << 32) + (1 << 30), "windows lie behind the room: {bar:#x}");
+    let requested = || {
+        let mut size = [0; 8];
+        machine.nodes.spaces().read(device::Space::Mmio, bar + 0x4000 + 48, &mut size[..4]);
+        u64::from_le_bytes(size)
+    };
+    let wanted = config::VmResize { desired_ram: Some(192 << 20), ..config::VmResize::default() };
+    assert_eq!(requested(), 0);
+    machine.request_ram(&plan.check_resized_running(&wanted).unwrap());
+    assert_eq!(requested(), 64 << 20);
     assert_eq!(machine.ram_size(), 128 << 20, "it is for the guest to plug it");
 }
 

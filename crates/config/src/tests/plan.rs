@@ -144,6 +144,53 @@ fn memory_that_can_be_plugged_has_a_device_for_each_zone() {
 }
 
 #[test]
+fn ram_of_a_running_machine_is_plugged_within_its_room() {
+    const ROOM: u64 = 128 << 20;
+    let ram = |bytes| VmResize { desired_ram: Some(bytes), ..VmResize::default() };
+    let memory = r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":134217728}"#;
+    let plugged = |plan: &Plan| plan.config().memory.hotplugged_size;
+    let before = plan(memory);
+    let grown = before.check_resized_running(&ram(4096 + ROOM)).unwrap();
+    assert_eq!((plugged(&before), plugged(&grown), grown.config().memory.size), (None, Some(ROOM), 4096));
+    assert_eq!(plugged(&grown.check_resized_running(&ram(4096)).unwrap()), Some(0));
+    assert_eq!(before.check_resized(&ram(8192)).unwrap().config().memory.size, 8192);
+    let text = |refused: Result<Plan, Problems>| {
+        let problems = refused.unwrap_err();
+        let first = problems.iter().next().unwrap();
+        format!("{}: {}", first.path, first.text)
+    };
+    assert!(
+        text(before.check_resized_running(&ram(4095))).starts_with("desired_ram: Invalid resize request")
+    );
+    assert!(text(before.check_resized_running(&ram(4097))).starts_with("memory.hotplugged_size"));
+    let beyond = before.check_resized_running(&ram(4096 + ROOM + (2 << 20)));
+    assert!(text(beyond).starts_with("memory.hotplugged_size"));
+    let missing = "desired_ram: No virtio-mem resizing handler found";
+    assert_eq!(text(plan("").check_resized_running(&ram(1 << 30))), missing);
+}
+
+#[test]
+fn ram_of_a_zone_is_plugged_within_its_room() {
+    let memory = r#""memory":{"size":0,"hotplug_method":"VirtioMem","zones":[
+        {"id":"a","size":4096},{"id":"b","size":4096,"hotplug_size":134217728}]}"#;
+    let zone = |id: &str, desired_ram| VmResizeZone { id: id.into(), desired_ram };
+    let sizes = |plan: &Plan| {
+        let zones = plan.config().memory.zones.iter().flatten();
+        zones.map(|zone| (zone.size, zone.hotplugged_size)).collect::<Vec<_>>()
+    };
+    let before = plan(memory);
+    let grown = before.check_zone_resized_running(&zone("b", 4096 + (64 << 20))).unwrap();
+    assert_eq!(sizes(&grown), [(4096, None), (4096, Some(64 << 20))]);
+    assert_eq!(sizes(&before.check_zone_resized(&zone("a", 8192)).unwrap()), [(8192, None), (4096, None)]);
+    let path = |refused: Result<Plan, Problems>| refused.unwrap_err().iter().next().unwrap().path.clone();
+    assert_eq!(path(before.check_zone_resized_running(&zone("a", 8192))), "desired_ram");
+    assert_eq!(path(before.check_zone_resized_running(&zone("b", 0))), "desired_ram");
+    assert_eq!(path(before.check_zone_resized(&zone("c", 8192))), "id");
+    let whole = VmResize { desired_ram: Some(1 << 30), ..VmResize::default() };
+    assert_eq!(path(before.check_resized_running(&whole)), "desired_ram");
+}
+
+#[test]
 fn another_size_of_a_balloon_is_checked_and_needs_one() {
     let size = |bytes| VmResize { desired_balloon: Some(bytes), ..VmResize::default() };
     let before = plan(r#""memory":{"size":8192},"balloon":{"size":0}"#);
@@ -154,7 +201,7 @@ fn another_size_of_a_balloon_is_checked_and_needs_one() {
     let paths = |refused: Result<Plan, Problems>| {
         refused.unwrap_err().iter().map(|problem| problem.path.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(paths(before.check_resized(&size(8192))), ["balloon.size"]);
+    assert_eq!(paths(before.check_resized_running(&size(8192))), ["balloon.size"]);
     assert_eq!(paths(plan("").check_resized(&size(0))), ["balloon"]);
 }
 

@@ -177,7 +177,7 @@ fn verbs_out_of_season_are_refused_and_change_nothing() {
         [
             code("vm.create", &config(&kernel)),
             code("vm.pause", ""),
-            code("vm.resize-zone", r#"{"id":"z","desired_ram":1}"#)
+            code("vm.receive-migration", r#"{"receiver_url":"unix:/s"}"#)
         ],
         [409, 405, 501]
     );

@@ -7,6 +7,7 @@ use vmtest::wait;
 
 vmtest::tests![
     memory: balloon, balloon_of_shared_memory, balloon_of_huge_pages, balloon_deflates_on_oom, free_page_reporting,
+    virtio_mem, virtio_mem_zone_of_shared_memory,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -29,6 +30,11 @@ fn kib(table: &str, name: &str) -> u64 {
 /// A row of the guest's `/proc/meminfo`, in bytes.
 fn guest_memory(vm: &Vm, row: &str) -> u64 {
     kib(&vm.ok("cat /proc/meminfo"), row) << 10
+}
+
+/// Lets the guest write to so many MiB of its memory.
+fn fill_memory(vm: &Vm, mib: u64) {
+    vm.ok(&format!("mount -o remount,size=90% /tmp && head -c {} /dev/zero >/tmp/full", mib * MIB));
 }
 
 /// Lets the guest write to so many MiB of its memory, and free them again.
@@ -110,8 +116,9 @@ fn balloon_deflates_on_oom(context: &Context) {
     let vm = with_balloon(context, &json!({}), balloon).boot();
     wait_for_balloon(&vm, 144 * MIB);
     // It holds all of its input in memory of its own.
-    let hog = vm.ok("head -c 120M /dev/zero | tail -c 120M | wc -c");
-    assert_eq!(hog, (120 * MIB).to_string());
+    let all = 120 * MIB;
+    let hog = vm.ok(&format!("head -c {all} /dev/zero | tail -c {all} | wc -c"));
+    assert_eq!(hog, all.to_string());
     let left = vm.api().info()["memory_actual_size"].as_u64().unwrap();
     assert!(left > RAM - 144 * MIB, "{left}");
 }
@@ -119,11 +126,77 @@ fn balloon_deflates_on_oom(context: &Context) {
 fn free_page_reporting(context: &Context) {
     let balloon = json!({"size": 0, "free_page_reporting": true});
     let vm = with_balloon(context, &json!({}), balloon).boot();
-    vm.ok("mount -o remount,size=90% /tmp && head -c 160M /dev/zero >/tmp/full");
+    fill_memory(&vm, 160);
     let full = resident(&vm);
     assert!(full > 160 * MIB, "{full}");
     vm.ok("rm /tmp/full");
     wait::until_true(wait::COMMAND, "memory back", || resident(&vm) < full - 96 * MIB);
     assert_eq!(vm.api().info()["memory_actual_size"], RAM);
     use_memory(&vm, 160);
+}
+
+/// Room for more RAM.
+const ROOM: u64 = 256 * MIB;
+
+/// Waits until the guest has plugged this much beyond its RAM at boot, and uses it.
+fn wait_for_plugged(vm: &Vm, total: u64, plugged: u64) {
+    wait::until_true(wait::COMMAND, &format!("{plugged} bytes plugged"), || {
+        vm.api().info()["memory_actual_size"] == RAM + plugged
+    });
+    wait::until_true(wait::COMMAND, "the guest's own count", || {
+        // Page descriptors of the new memory are taken from it, a part in 64.
+        let now = guest_memory(vm, "MemTotal");
+        now <= total + plugged && now + plugged / 32 >= total + plugged
+    });
+}
+
+/// New memory is movable, so that it can be unplugged again.
+fn with_room(context: &Context, memory: Value) -> Vm {
+    Builder::new(context).with("memory", memory).cmdline("memhp_default_state=online_movable").boot()
+}
+
+fn virtio_mem(context: &Context) {
+    let memory = json!({"size": RAM, "hotplug_method": "VirtioMem", "hotplug_size": ROOM});
+    let vm = with_room(context, memory);
+    let total = guest_memory(&vm, "MemTotal");
+    let resize = |ram: u64| vm.api().put_json("vm.resize", &json!({"desired_ram": ram}));
+    resize(RAM + ROOM).expect(204);
+    wait_for_plugged(&vm, total, ROOM);
+    use_memory(&vm, 320);
+    let full = resident(&vm);
+    assert!(full > 320 * MIB, "{full}");
+    resize(RAM + ROOM / 2).expect(204);
+    wait_for_plugged(&vm, total, ROOM / 2);
+    resize(RAM).expect(204);
+    wait_for_plugged(&vm, total, 0);
+    wait::until_true(wait::COMMAND, "memory back", || resident(&vm) < full - 64 * MIB);
+    resize(RAM + ROOM / 2).expect(204);
+    wait_for_plugged(&vm, total, ROOM / 2);
+    assert_eq!(vm.api().info()["config"]["memory"]["hotplugged_size"], ROOM / 2);
+    for wrong in [RAM - 2 * MIB, RAM + MIB, RAM + ROOM + 2 * MIB] {
+        resize(wrong).expect(400);
+    }
+    // The next machine begins with what this one was to have.
+    vm.api().put("vm.reboot").expect(204);
+    vm.wait_ready();
+    wait_for_plugged(&vm, total, ROOM / 2);
+    use_memory(&vm, 280);
+}
+
+fn virtio_mem_zone_of_shared_memory(context: &Context) {
+    let zone = json!({"id": "more", "size": RAM / 2, "shared": true, "hotplug_size": ROOM});
+    let zones = json!([{"id": "less", "size": RAM / 2}, zone]);
+    let vm = with_room(context, json!({"size": 0, "hotplug_method": "VirtioMem", "zones": zones}));
+    let total = guest_memory(&vm, "MemTotal");
+    let resize =
+        |id: &str, ram: u64| vm.api().put_json("vm.resize-zone", &json!({"id": id, "desired_ram": ram}));
+    resize("more", RAM / 2 + ROOM).expect(204);
+    wait_for_plugged(&vm, total, ROOM);
+    use_memory(&vm, 320);
+    let full = resident(&vm);
+    resize("more", RAM / 2).expect(204);
+    wait_for_plugged(&vm, total, 0);
+    wait::until_true(wait::COMMAND, "memory back", || resident(&vm) < full - 64 * MIB);
+    resize("less", RAM).expect(400);
+    assert!(vm.api().info()["device_tree"]["more"].is_object());
 }
