@@ -129,7 +129,7 @@ impl Parts {
         let supported = hypervisor.supported_cpuid()?;
         let phys_bits = cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits);
         let largest = plan.memory.largest();
-        let area = layout::device_area(largest, phys_bits)
+        let area = layout::device_area(layout::end(largest).max(ram.end()), phys_bits)
             .ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
         let windows = windows(&area, &plan.pci_segments)?;
         let vm = hypervisor.create_vm()?;

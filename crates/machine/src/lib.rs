@@ -20,6 +20,7 @@ mod nodes;
 mod output_files;
 mod own_memory;
 mod ram;
+mod ram_size;
 mod readings;
 mod tree;
 mod vcpus;
@@ -162,11 +163,6 @@ impl Machine {
         self.vcpus.nmi()
     }
 
-    /// Bytes of RAM.
-    pub fn ram_size(&self) -> u64 {
-        self.ram.total()
-    }
-
     /// Open consoles, to be kept when the machine goes.
     pub fn consoles(&self) -> &Consoles {
         &self.consoles
@@ -189,6 +185,10 @@ impl Machine {
 
     /// What the machine counts, for threads that read it later.
     pub fn readings(&self) -> Readings {
-        Readings { devices: self.nodes.counters(), vcpus: self.vcpus.exits() }
+        Readings {
+            devices: self.nodes.counters(),
+            vcpus: self.vcpus.exits(),
+            ram_size: self.watch_ram_size(),
+        }
     }
 }

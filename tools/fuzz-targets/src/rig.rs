@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use config::{ImageType, MacAddr, Pmem, plan};
 use device::{Access, Device, Events, NoSink, Saved, Slot};
-use memory::{Bytes as _, GuestAddress, GuestRam, test_ram};
+use memory::{Bytes as _, GuestAddress, GuestRam, test_ram_with_room};
 use pci::{Address, BarKind, BuildContext, Built, FakeSource, Place, REGION_CONFIG};
 use stream::Stream;
 use tempfile::{NamedTempFile, TempDir};
-use virtio_devices::{blk, console, net, pmem, rng, watchdog};
+use virtio_devices::{balloon, blk, console, mem, net, pmem, rng, watchdog};
 
 /// Bytes of RAM, from address 0, in two regions that meet at half of it.
 pub(crate) const RAM_LEN: u64 = 0x4_0000;
+/// Where memory can be plugged.
+const ROOM: (u64, u64) = (1 << 32, 128 << 20);
 /// What takes longer hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a disk.
@@ -37,6 +39,8 @@ pub(crate) enum Host {
     Net(UnixDatagram),
     /// The other end of the stream, and the directory its socket lies in.
     Console(UnixStream, #[allow(dead_code, reason = "removes the socket when dropped")] TempDir),
+    /// The guest may give it any of its memory, which is empty then.
+    TakesMemory,
     Nothing,
 }
 
@@ -85,6 +89,11 @@ pub(crate) const KINDS: &[(&str, Build)] = &[
         let plan = Pmem { file: file.path().into(), size: None, discard_writes: false };
         (pmem::build(&plan, context).unwrap(), Host::Nothing)
     }),
+    ("__balloon", |context| {
+        let plan = plan::Balloon { size: 0, deflate_on_oom: true, free_page_reporting: true };
+        (balloon::build(&plan, context).unwrap(), Host::TakesMemory)
+    }),
+    ("mem0", |context| (mem::build(&plan::Mem { requested: ROOM.1 }, context).unwrap(), Host::Nothing)),
 ];
 
 fn disk(context: &BuildContext<'_>, change: impl FnOnce(&mut plan::Disk)) -> (Built, Host) {
@@ -121,7 +130,7 @@ pub(crate) fn with_rig(choice: u8, test: impl FnOnce(&mut Rig)) {
 impl Rig {
     fn build((id, build): (&str, Build)) -> Self {
         let half = usize::try_from(RAM_LEN / 2).unwrap();
-        let ram = test_ram(&[(0, half), (RAM_LEN / 2, half)]);
+        let ram = test_ram_with_room(&[(0, half), (RAM_LEN / 2, half)], "mem0", ROOM);
         let events = Events::new(Arc::new(NoSink)).unwrap();
         let boot_bar = BarKind::Memory32;
         let context =
@@ -163,7 +172,7 @@ impl Rig {
             Host::Console(client, _) => {
                 while std::io::Read::read(client, &mut [0; 4096]).is_ok_and(|count| count > 0) {}
             }
-            Host::Nothing => {}
+            Host::TakesMemory | Host::Nothing => {}
         }
     }
 
