@@ -2,6 +2,7 @@
 
 mod block;
 mod boot;
+mod changes;
 mod clients;
 mod console;
 mod cpus;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Vec<Test> {
         net::TESTS,
         devices::TESTS,
         hotplug::TESTS,
+        changes::TESTS,
         memory::TESTS,
         console::TESTS,
         dbus::TESTS,
