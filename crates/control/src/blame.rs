@@ -12,9 +12,10 @@ use rustix::io::Errno;
 pub(crate) fn build_failed(error: &BuildError) -> ApiError {
     let code = match error {
         BuildError::NotBuilt(_) => Code::NotImplemented,
-        BuildError::AddressSpace { .. } | BuildError::TooManyVcpus { .. } | BuildError::Identity(_) => {
-            Code::InvalidConfig
-        }
+        BuildError::AddressSpace { .. }
+        | BuildError::TooManyVcpus { .. }
+        | BuildError::Crowded { .. }
+        | BuildError::Identity(_) => Code::InvalidConfig,
         // Less would have been there.
         BuildError::Ram(_) if matches!(errno_of(error), Some(Errno::NOMEM | Errno::NOSPC)) => {
             Code::InvalidConfig

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use boot::Loaded;
+use boot::acpi::AcpiError;
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
 use hv::{Hypervisor, Vcpu, Vm, cpuid};
@@ -149,7 +150,10 @@ impl Parts {
         loaded: &Loaded,
         events: &Events,
     ) -> Result<Machine, BuildError> {
-        boot::acpi::write(ram, &self.tables(plan)).map_err(unwritable)?;
+        boot::acpi::write(ram, &self.tables(plan)).map_err(|e| match e {
+            AcpiError::TooLarge(_) => BuildError::Crowded { vcpus: plan.cpus.max, source: e },
+            AcpiError::Window(_) | AcpiError::Ram(_) => unwritable(e),
+        })?;
         boot::smbios::write(ram, &plan.smbios)?;
         if let Some(first) = self.vcpus.first_mut() {
             let (registers, system) =
