@@ -2,7 +2,6 @@
 //! comes.
 
 use crate::consoles::ConsoleMode;
-use crate::cpus::CoreScheduling;
 use crate::disk::{DiskConfig, ImageType};
 use crate::net::NetConfig;
 use crate::vm::VmConfig;
@@ -31,7 +30,6 @@ fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
     let zones = || memory.zones.iter().flatten();
     vec![
         (cpus.kvm_hyperv, "cpus.kvm_hyperv"),
-        (cpus.core_scheduling == CoreScheduling::Vcpu, "cpus.core_scheduling"),
         (memory.hotplug_size.is_some(), "memory.hotplug_size"),
         (memory.hotplugged_size.is_some(), "memory.hotplugged_size"),
         (zones().any(|zone| zone.hotplug_size.is_some()), "memory.zones.hotplug_size"),

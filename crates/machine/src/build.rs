@@ -190,7 +190,7 @@ impl Parts {
             pins: self.board.pins,
             events: events.clone(),
         });
-        let mut vcpus = Vcpus::new(io, events.clone());
+        let mut vcpus = Vcpus::new(io, events.clone(), self.maker.core_scheduling());
         for (number, vcpu) in (0u32..).zip(self.vcpus) {
             vcpus.add(vcpu, self.maker.hosts(number)).map_err(BuildError::Threads)?;
         }
