@@ -26,10 +26,9 @@ fn any<T>(list: Option<&Vec<T>>) -> bool {
 }
 
 fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
-    let (cpus, memory, platform) = (&vm.cpus, &vm.memory, vm.platform());
+    let (memory, platform) = (&vm.memory, vm.platform());
     let zones = || memory.zones.iter().flatten();
     vec![
-        (cpus.kvm_hyperv, "cpus.kvm_hyperv"),
         (memory.hotplug_size.is_some(), "memory.hotplug_size"),
         (memory.hotplugged_size.is_some(), "memory.hotplugged_size"),
         (zones().any(|zone| zone.hotplug_size.is_some()), "memory.zones.hotplug_size"),

@@ -218,6 +218,7 @@ impl Parts {
                 window32: layout::HOLE as u32..=(layout::HOLE + layout::PCI32_SIZE - 1) as u32,
                 window64: self.area.pci64_start..=self.area.pci64_end,
             }],
+            pm1_ports: plan.cpus.kvm_hyperv && plan.cpus.nested,
             devices: self.nodes.aml(),
         }
     }

@@ -23,7 +23,13 @@ pub(crate) struct CpuMaker {
 impl CpuMaker {
     /// Of a host that shows the leaves `supported`; the guest sees `phys_bits` of addresses.
     pub(crate) fn new(vm: Arc<dyn Vm>, cpus: &plan::Cpus, supported: &[Leaf], phys_bits: u8) -> Self {
-        let model = Model { topology: cpus.topology, phys_bits, nested: cpus.nested, tsc_khz: None };
+        let model = Model {
+            topology: cpus.topology,
+            phys_bits,
+            nested: cpus.nested,
+            hyperv: cpus.kvm_hyperv,
+            tsc_khz: None,
+        };
         Self { vm, leaves: cpuid::build(supported, &model), cpus: cpus.clone() }
     }
 

@@ -22,6 +22,7 @@ fn tables(cpus: u32, segments: u8) -> Tables {
                 window64: window64(number.into()),
             })
             .collect(),
+        pm1_ports: false,
         devices: b"devices' own".to_vec(),
     }
 }
@@ -117,6 +118,19 @@ fn the_fadt_names_ports_that_devices_have() {
     let timer = PmTimer::new(Box::new(|| Duration::ZERO));
     assert_eq!(named(208), ports(&timer));
     assert_eq!((u32_at(facp, 76) as u64, facp[91].into()), ports(&timer), "the same in the old fields");
+}
+
+#[test]
+fn the_fadt_names_free_ports_if_asked_to() {
+    let without = written(&tables(1, 1));
+    let with = written(&Tables { pm1_ports: true, ..tables(1, 1) });
+    let ports = |memory: &[u8]| {
+        let facp = table(memory, "FACP");
+        let lengths = (facp[88], facp[89]);
+        (u32_at(facp, 56), u32_at(facp, 64), lengths, u64_at(facp, 152), u64_at(facp, 176))
+    };
+    assert_eq!(ports(&without), (0, 0, (0, 0), 0, 0));
+    assert_eq!(ports(&with), (0x60c, 0x610, (4, 2), 0x60c, 0x610));
 }
 
 #[test]
