@@ -37,7 +37,7 @@ pub struct Cpus {
 pub struct Memory {
     /// In the order of the configuration; a single `mem0` if it has none.
     pub zones: Vec<Zone>,
-    /// RAM that may be added while the machine runs.
+    /// RAM that may be added while the machine runs, beyond what zones have room for.
     pub more: u64,
 }
 
@@ -49,7 +49,8 @@ impl Memory {
 
     /// The most RAM there can ever be.
     pub fn largest(&self) -> u64 {
-        self.total().saturating_add(self.more)
+        let rooms = self.zones.iter().map(|zone| zone.room);
+        rooms.fold(self.total().saturating_add(self.more), u64::saturating_add)
     }
 }
 
@@ -60,6 +61,8 @@ pub struct Zone {
     pub id: String,
     /// RAM at boot: a multiple of 4 KiB, and of the huge page size if one is given.
     pub size: u64,
+    /// RAM that may be plugged while the machine runs: a multiple of 128 MiB.
+    pub room: u64,
     /// Mapped `MAP_SHARED`: other processes can map it, and a backing file sees the guest's writes.
     pub shared: bool,
     /// What pages back it.
@@ -82,6 +85,7 @@ impl Zone {
         Self {
             id: id.into(),
             size,
+            room: 0,
             shared: false,
             pages: Pages::Normal { thp: true },
             file: None,
@@ -127,10 +131,19 @@ pub enum Payload {
     },
 }
 
+/// A PCI segment's shares of the addresses that all segments' BARs may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Of those below 4 GiB, from 1.
+    pub memory32: u32,
+    /// Of those for 64-bit BARs, from 1.
+    pub memory64: u32,
+}
+
 /// Where a device stands on PCI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Below [`crate::Plan::pci_segments`].
+    /// One of [`crate::Plan::pci_segments`].
     pub segment: u16,
     /// Slot, up to 31; the first free one when absent.
     pub device: Option<u8>,
@@ -163,6 +176,10 @@ pub enum DeviceKind {
     Disk(Disk),
     Net(Net),
     Rng(Rng),
+    Pmem(crate::Pmem),
+    Vsock(Vsock),
+    Mem(Mem),
+    Balloon(Balloon),
     Watchdog(Watchdog),
     Pvpanic(Pvpanic),
     #[cfg(feature = "test-devices")]
@@ -266,6 +283,33 @@ impl Net {
 pub struct Rng {
     /// Where the bytes come from.
     pub src: PathBuf,
+}
+
+/// The virtual socket device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vsock {
+    /// The guest's address, from 3.
+    pub cid: u32,
+    /// Where clients of the host's ask for the guest. Those whom the guest asks for listen at this path with `_PORT` behind it.
+    pub socket: PathBuf,
+}
+
+/// The device that plugs RAM into the zone whose id it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mem {
+    /// Bytes that the guest is asked to plug: a multiple of 2 MiB, at most the zone's room.
+    pub requested: u64,
+}
+
+/// The balloon, which takes memory from the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Balloon {
+    /// Bytes that the guest is asked for; less than its RAM.
+    pub size: u64,
+    /// The guest takes memory back when it runs out of it.
+    pub deflate_on_oom: bool,
+    /// The guest says which of its pages are free.
+    pub free_page_reporting: bool,
 }
 
 /// The watchdog. There is nothing to set.

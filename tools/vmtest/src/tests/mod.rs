@@ -10,7 +10,9 @@ mod devices;
 mod events;
 mod fuzzing;
 mod host_side;
+mod hotplug;
 mod lifecycle;
+mod memory;
 mod net;
 mod sandbox;
 
@@ -23,6 +25,8 @@ pub(crate) fn all() -> Vec<Test> {
         block::TESTS,
         net::TESTS,
         devices::TESTS,
+        hotplug::TESTS,
+        memory::TESTS,
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,
