@@ -2,7 +2,6 @@
 //! comes.
 
 use crate::consoles::ConsoleMode;
-use crate::cpus::CoreScheduling;
 use crate::disk::{DiskConfig, ImageType};
 use crate::memory::HotplugMethod;
 use crate::net::NetConfig;
@@ -28,11 +27,9 @@ fn any<T>(list: Option<&Vec<T>>) -> bool {
 }
 
 fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
-    let (cpus, memory, platform) = (&vm.cpus, &vm.memory, vm.platform());
+    let (memory, platform) = (&vm.memory, vm.platform());
     let zones = || memory.zones.iter().flatten();
     vec![
-        (cpus.kvm_hyperv, "cpus.kvm_hyperv"),
-        (cpus.core_scheduling == CoreScheduling::Vcpu, "cpus.core_scheduling"),
         (
             memory.hotplug_size.is_some() && memory.hotplug_method == HotplugMethod::Acpi,
             "memory.hotplug_size",

@@ -15,6 +15,7 @@ pub(crate) fn build_failed(error: &BuildError) -> ApiError {
         BuildError::AddressSpace { .. }
         | BuildError::Segments { .. }
         | BuildError::TooManyVcpus { .. }
+        | BuildError::Crowded { .. }
         | BuildError::Identity(_) => Code::InvalidConfig,
         // Less would have been there.
         BuildError::Ram(_) if matches!(errno_of(error), Some(Errno::NOMEM | Errno::NOSPC)) => {

@@ -69,6 +69,15 @@ pub enum BuildError {
     /// The kernel or firmware.
     #[error("The payload cannot be loaded")]
     Payload(#[from] boot::LoadError),
+    /// Firmware tables have no room for all the vCPUs that there may be.
+    #[error("The firmware tables cannot describe {vcpus} vCPUs: lower cpus.max_vcpus")]
+    Crowded {
+        /// vCPUs that there may be.
+        vcpus: u32,
+        /// How much room there is.
+        #[source]
+        source: boot::acpi::AcpiError,
+    },
     /// Firmware tables.
     #[error("The firmware tables cannot be written")]
     Tables(#[source] Box<dyn std::error::Error + Send + Sync>),

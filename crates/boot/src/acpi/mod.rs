@@ -27,6 +27,8 @@ pub struct Tables {
     pub cpus: Vec<Cpu>,
     /// PCI segments.
     pub segments: Vec<PciSegment>,
+    /// Whether ports of ACPI's fixed hardware are named, where nothing answers: Hyper-V in a guest of Hyper-V wants to be told.
+    pub pm1_ports: bool,
     /// What the machine's devices bring, in AML.
     pub devices: Vec<u8>,
 }
@@ -86,8 +88,11 @@ fn build(tables: &Tables) -> Result<Vec<u8>, AcpiError> {
         address
     };
     let dsdt = add(&dsdt::build(tables)?);
-    let listed =
-        [add(&fixed::facp(dsdt)), add(&fixed::madt(&tables.cpus)), add(&fixed::mcfg(&tables.segments))];
+    let listed = [
+        add(&fixed::facp(dsdt, tables.pm1_ports)),
+        add(&fixed::madt(&tables.cpus)),
+        add(&fixed::mcfg(&tables.segments)),
+    ];
     let addresses: Vec<_> = listed.iter().flat_map(|address| address.to_le_bytes()).collect();
     let xsdt = add(&table(*b"XSDT", 1, *b"CHXSDT  ", &addresses));
     let rsdp = encode(&Rsdp::new(OEM, xsdt));
