@@ -3,10 +3,12 @@
 
 mod cpus;
 mod ged;
+mod pci_hotplug;
 mod pm_timer;
 mod power;
 
 pub use cpus::{CpuController, CpuSlots, madt_entry};
 pub use ged::{Cause, Ged, Notifier};
+pub use pci_hotplug::{PciHotplug, PciSlots};
 pub use pm_timer::PmTimer;
 pub use power::SleepControl;

@@ -249,25 +249,29 @@ pub(crate) fn check(at: &mut Scope<'_, '_>) {
     }
 }
 
-/// Slots of a segment, less the first one's host bridge.
-const SLOTS: usize = 31;
+/// Slots of a segment. The first one's host bridge has one.
+const SLOTS: usize = 32;
 
-/// Whether every device that will be built has a slot of its own in the first segment, where `others` need one besides.
+/// Whether every device that will be built has a slot of its own in its segment; in the first one, `others` need one besides.
 pub(crate) fn check_slots(others: usize, at: &mut Scope<'_, '_>) {
-    let room = SLOTS.saturating_sub(others);
     let mut taken = HashMap::new();
-    let built = items(at.vm).filter(|item| item.device.kind().is_some() && item.pci.pci_segment == 0);
-    for (count, item) in built.enumerate() {
-        let path = item.path();
+    let mut counts = HashMap::from([(0, 1 + others)]);
+    for item in items(at.vm).filter(|item| item.device.kind().is_some()) {
+        let (path, segment) = (item.path(), item.pci.pci_segment);
         if let Some(slot) = item.pci.pci_device_id
-            && let Some(other) = taken.insert(slot, path.clone())
+            && let Some(other) = taken.insert((segment, slot), path.clone())
         {
             let text = format!("Slot {slot} is that of {other}, too");
             at.within(path.clone()).invalid("pci_device_id", text, "choose another, or leave it out");
         }
-        if count == room {
-            let text = format!("A PCI segment has room for {SLOTS} devices");
-            at.within(path).invalid("", text, "leave devices out: this is the first without a slot");
+        let count = counts.entry(segment).or_insert(0);
+        *count += 1;
+        if *count == SLOTS + 1 {
+            let room = if segment == 0 { SLOTS - 1 } else { SLOTS };
+            let text = format!("PCI segment {segment} has room for {room} devices");
+            let hint =
+                "leave devices out, or place some in another pci_segment: this is the first without a slot";
+            at.within(path).invalid("", text, hint);
         }
     }
 }

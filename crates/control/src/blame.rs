@@ -5,25 +5,38 @@ use std::error::Error;
 use std::io;
 
 use api::{ApiError, Code};
-use machine::{BuildError, ResizeError};
+use machine::{BuildError, DeviceError, ResizeError};
 use rustix::io::Errno;
 
 /// A failed build as clients are told of it.
 pub(crate) fn build_failed(error: &BuildError) -> ApiError {
     let code = match error {
         BuildError::NotBuilt(_) => Code::NotImplemented,
-        BuildError::AddressSpace { .. } | BuildError::TooManyVcpus { .. } | BuildError::Identity(_) => {
-            Code::InvalidConfig
-        }
+        BuildError::AddressSpace { .. }
+        | BuildError::Segments { .. }
+        | BuildError::TooManyVcpus { .. }
+        | BuildError::Identity(_) => Code::InvalidConfig,
         // Less would have been there.
         BuildError::Ram(_) if matches!(errno_of(error), Some(Errno::NOMEM | Errno::NOSPC)) => {
             Code::InvalidConfig
         }
+        BuildError::Device(DeviceError::Exists { .. }) => Code::Duplicate,
         BuildError::Ram(_) | BuildError::Payload(_) | BuildError::Device(_) => code_of(error),
         BuildError::State(_) => Code::InvalidConfig,
         BuildError::Hypervisor(_) | BuildError::Tables(_) | BuildError::Threads(_) => Code::Internal,
     };
     ApiError::from_error(code, error)
+}
+
+/// A device that does not come to a machine, which may be confined to the files that were named before.
+pub(crate) fn add_failed(error: DeviceError, is_confined: bool) -> ApiError {
+    let is_denied = is_confined && errno_of(&error) == Some(Errno::ACCESS);
+    let error = build_failed(&error.into());
+    if is_denied {
+        error.within("The VM is confined by Landlock: name what later devices use in landlock_rules")
+    } else {
+        error
+    }
 }
 
 /// The number of vCPUs cannot be changed.

@@ -163,27 +163,31 @@ impl Control {
 
     fn shut_down(&mut self) -> Done {
         self.stop_machine();
-        self.publish();
         Ok(())
     }
 
-    /// Drops the machine, if there is one, and closes its consoles.
+    /// Drops the machine, if there is one, and closes its consoles. Whoever hears of it finds it in `vm.info`.
     pub(crate) fn stop_machine(&mut self) {
-        let Some(vm) = self.vm.as_mut() else { return };
         self.kept.clear();
-        if vm.machine.take().is_some() {
-            vm.consoles = None;
+        if self.drop_machine() {
+            self.close_consoles();
+            self.publish();
             self.tell("shutdown");
+        }
+    }
+
+    /// The next machine opens them anew.
+    fn close_consoles(&mut self) {
+        if let Some(vm) = self.vm.as_mut() {
+            vm.consoles = None;
         }
     }
 
     /// Also what a guest's reset comes to.
     pub(crate) fn reboot(&mut self) -> Done {
         self.tell("rebooting");
-        if let Some(vm) = self.vm.as_mut() {
-            vm.machine = None;
-            vm.consoles = None;
-        }
+        self.drop_machine();
+        self.close_consoles();
         let rebuilt = self.build_machine();
         self.publish();
         rebuilt?;
@@ -194,9 +198,9 @@ impl Control {
     fn delete(&mut self) -> Done {
         self.stop_machine();
         if self.vm.take().is_some() {
+            self.publish();
             self.tell("deleted");
         }
-        self.publish();
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use chipset::acpi::{CpuController, CpuSlots, Ged, Notifier, PmTimer, SleepControl};
+use chipset::acpi::{CpuController, CpuSlots, Ged, Notifier, PciHotplug, PciSlots, PmTimer, SleepControl};
 use chipset::cmos::Cmos;
 use chipset::debug::{BootLog, TextPort};
 use chipset::i8042::I8042;
@@ -22,6 +22,7 @@ use crate::nodes::Nodes;
 pub(crate) struct Board {
     pub(crate) pins: Pins,
     pub(crate) notifier: Notifier,
+    pub(crate) pci_slots: PciSlots,
     pub(crate) cpu_slots: CpuSlots,
 }
 
@@ -32,6 +33,8 @@ pub(crate) struct Fixed<'a> {
     pub(crate) ram: u64,
     /// The CPUs there can be.
     pub(crate) cpus: &'a plan::Cpus,
+    /// How many PCI segments there are.
+    pub(crate) segments: usize,
     /// Where what is not at an address of its own lies.
     pub(crate) area: &'a DeviceArea,
     /// Who hears of what the guest does.
@@ -61,10 +64,13 @@ pub(crate) fn attach(
     let (page, present) = (platform_page(fixed.area, 2), fixed.cpus.boot);
     let cpus = CpuController::new(page, apic_ids, present, fixed.events.clone());
     let cpu_slots = cpus.slots();
+    let pci_hotplug = PciHotplug::new(platform_page(fixed.area, 3), fixed.segments, notifier.clone());
+    let pci_slots = pci_hotplug.slots();
     let (low, high) = (fixed.ram.min(layout::HOLE), fixed.ram.saturating_sub(layout::HOLE));
     put("__sleep_control", slot(SleepControl))?;
     put("__ged", slot(ged))?;
     put("__cpus", slot(cpus))?;
+    put("__pci_hotplug", slot(pci_hotplug))?;
     put("__pm_timer", slot(PmTimer::new(chipset::stopwatch())))?;
     put("__i8042", slot(I8042))?;
     put("__cmos", slot(Cmos::new(chipset::wall_clock(), low, high)))?;
@@ -73,7 +79,7 @@ pub(crate) fn attach(
     put("__firmware_port", slot(TextPort::firmware(stdout)))?;
     put("__host_bridge", slot(HostBridge::new()))?;
     put("__config_ports", slot(ConfigLatch::new(fixed.ports.clone())))?;
-    Ok(Board { pins, notifier, cpu_slots })
+    Ok(Board { pins, notifier, pci_slots, cpu_slots })
 }
 
 /// A page of the platform area, counted from its end, from 1.

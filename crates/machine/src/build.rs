@@ -16,6 +16,7 @@ use crate::board::Board;
 use crate::cpus::CpuMaker;
 use crate::io::MachineIo;
 use crate::nodes::{Given, Nodes};
+use crate::own_memory::MemoryPlaces;
 use crate::ram::MappedRam;
 use crate::tree::Tree;
 use crate::vcpus::Vcpus;
@@ -57,13 +58,15 @@ pub fn build(
     match start {
         Start::Boot => {
             let ram = GuestRam::allocate(&plan.memory.zones)?;
+            let memory = Memory { ram: &ram, places: &MemoryPlaces::new() };
             let (parts, loaded) =
-                while_loading(&ram, &plan.payload, || Parts::build(plan, host, &ram, plan.cpus.boot))?;
+                while_loading(&ram, &plan.payload, || Parts::build(plan, host, &memory, plan.cpus.boot))?;
             parts.boot(plan, &ram, &loaded, events)
         }
         Start::Restore { tree, ram } => {
             let vcpus = tree.vcpu_slots(plan.cpus.max)?;
-            Parts::build(plan, host, &ram, vcpus)?.restore(tree, events)
+            let memory = Memory { ram: &ram, places: &tree.memory };
+            Parts::build(plan, host, &memory, vcpus)?.restore(tree, events)
         }
     }
 }
@@ -97,11 +100,18 @@ struct Host<'a> {
     events: &'a Events,
 }
 
+/// What the guest finds in its address space besides registers.
+struct Memory<'a> {
+    ram: &'a GuestRam,
+    /// Where devices had memory of their own before.
+    places: &'a MemoryPlaces,
+}
+
 /// A machine whose CPUs have no threads yet and no state but that of power-on.
 struct Parts {
     vm: Arc<dyn Vm>,
     ram: MappedRam,
-    area: DeviceArea,
+    windows: Vec<Windows>,
     maker: CpuMaker,
     vcpus: Vec<Box<dyn Vcpu>>,
     board: Board,
@@ -113,13 +123,15 @@ struct Parts {
 
 impl Parts {
     /// With the first `vcpus` vCPUs.
-    fn build(plan: &Plan, host: Host<'_>, ram: &GuestRam, vcpus: u32) -> Result<Self, BuildError> {
+    fn build(plan: &Plan, host: Host<'_>, memory: &Memory<'_>, vcpus: u32) -> Result<Self, BuildError> {
         let Host { hypervisor, consoles, descriptors, events } = host;
+        let Memory { ram, places } = *memory;
         let supported = hypervisor.supported_cpuid()?;
         let phys_bits = cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits);
         let largest = plan.memory.largest();
         let area = layout::device_area(layout::end(largest).max(ram.end()), phys_bits)
             .ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
+        let windows = windows(&area, &plan.pci_segments)?;
         let vm = hypervisor.create_vm()?;
         let mapped = MappedRam::new(vm.clone(), ram.clone())?;
         let maker = CpuMaker::new(vm.clone(), &plan.cpus, &supported, phys_bits);
@@ -127,18 +139,21 @@ impl Parts {
         let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
         let spaces = Arc::new(AddressSpaces::new(doorbells));
         let ports = Arc::new(ConfigPorts::default());
-        let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.irqchip(), ram.dma(), events.clone());
+        let segments = Segments::new(windows.iter().copied());
+        let mut nodes = Nodes::new(spaces.clone(), segments, vm.clone(), ram.dma(), events.clone());
         let fixed = board::Fixed {
             irqchip: vm.irqchip(),
             ram: ram.total(),
             cpus: &plan.cpus,
+            segments: windows.len(),
             area: &area,
             events,
             ports: &ports,
         };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
+        nodes.promise_memory(plan, places)?;
         attach_devices(&mut nodes, plan, &consoles, descriptors)?;
-        Ok(Self { vm, ram: mapped, area, maker, vcpus, board, nodes, spaces, ports, consoles })
+        Ok(Self { vm, ram: mapped, windows, maker, vcpus, board, nodes, spaces, ports, consoles })
     }
 
     /// Writes what firmware would leave behind and lets the first CPU begin at the payload's entry.
@@ -192,6 +207,7 @@ impl Parts {
         }
         vcpus.park_unless(|number| self.board.cpu_slots.is_present(number));
         Ok(Machine {
+            pci_slots: self.board.pci_slots,
             vcpus,
             cpu_slots: self.board.cpu_slots,
             maker: self.maker,
@@ -209,14 +225,17 @@ impl Parts {
         let cpu = |vcpu| boot::acpi::Cpu { apic_id: topology.apic_id(vcpu), enabled: vcpu < plan.cpus.boot };
         boot::acpi::Tables {
             cpus: (0..plan.cpus.max).map(cpu).collect(),
-            segments: vec![boot::acpi::PciSegment {
-                number: 0,
-                window32: layout::HOLE as u32..=(layout::HOLE + layout::PCI32_SIZE - 1) as u32,
-                window64: self.area.pci64_start..=self.area.pci64_end,
-            }],
+            segments: (0u8..).zip(&self.windows).map(described).collect(),
             devices: self.nodes.aml(),
         }
     }
+}
+
+/// A segment as the guest's firmware tables have it.
+fn described((number, windows): (u8, &Windows)) -> boot::acpi::PciSegment {
+    let Windows { memory32, memory64 } = *windows;
+    let window32 = memory32.0 as u32..=memory32.1 as u32;
+    boot::acpi::PciSegment { number, window32, window64: memory64.0..=memory64.1 }
 }
 
 /// Builds the plan's devices one by one. Slots that users chose, or that devices had before, are promised first.
@@ -231,16 +250,23 @@ fn attach_devices(
         let descriptors = descriptors.get(&device.id).map_or(&[][..], Vec::as_slice);
         nodes.attach(device, Given { descriptors, stream: consoles.console.as_ref() })?;
     }
+    nodes.forget_promises();
     Ok(())
 }
 
-/// The machine's one segment: its 32-bit window lies below the ECAM, its 64-bit one after RAM.
-fn segments(area: &DeviceArea) -> Segments {
-    let windows = Windows {
+/// Each segment's part of the 32-bit window, which lies below the ECAM, and of the 64-bit one, after RAM.
+fn windows(area: &DeviceArea, segments: &[plan::Segment]) -> Result<Vec<Windows>, BuildError> {
+    let whole = Windows {
         memory32: (layout::HOLE, layout::HOLE + layout::PCI32_SIZE - 1),
         memory64: (area.pci64_start, area.pci64_end),
     };
-    Segments::new(windows, [])
+    let weights: Vec<_> = segments.iter().map(|segment| (segment.memory32, segment.memory64)).collect();
+    let windows = whole.split(&weights);
+    let is_empty = |(first, last): (u64, u64)| first > last;
+    match windows.iter().position(|part| is_empty(part.memory32) || is_empty(part.memory64)) {
+        Some(segment) => Err(BuildError::Segments { segment, count: windows.len() }),
+        None => Ok(windows),
+    }
 }
 
 fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> BuildError {

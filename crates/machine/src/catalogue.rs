@@ -29,6 +29,8 @@ devices! {
     Disk by virtio_devices::blk;
     Net by virtio_devices::net;
     Rng by virtio_devices::rng;
+    Pmem by virtio_devices::pmem;
+    Vsock by virtio_devices::vsock;
     Mem by virtio_devices::mem;
     Balloon by virtio_devices::balloon;
     Watchdog by virtio_devices::watchdog;

@@ -41,6 +41,17 @@ pub enum BuildError {
         /// Address bits the guest sees.
         phys_bits: u8,
     },
+    /// The address space cannot be dealt out.
+    #[error(
+        "There are no addresses for the BARs of PCI segment {segment} of {count}: use fewer segments (platform.num_pci_segments), lower \
+         weights (pci_segments), or more cpus.max_phys_bits"
+    )]
+    Segments {
+        /// The first without.
+        segment: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// The host runs fewer vCPUs.
     #[error("This host runs at most {limit} vCPUs in one VM, not {wanted}: lower cpus.max_vcpus")]
     TooManyVcpus {
@@ -132,6 +143,12 @@ pub enum PlugError {
 /// Why a device could not be built or placed.
 #[derive(Debug, Error)]
 pub enum DeviceError {
+    /// Its id is that of another, perhaps one that the guest has not let go of yet.
+    #[error("Device '{id}' is still there: choose another id, or wait for its event device-removed")]
+    Exists {
+        /// The device's id.
+        id: String,
+    },
     /// Its back end.
     #[error("Cannot build device '{id}'")]
     Build {
@@ -149,6 +166,15 @@ pub enum DeviceError {
         /// What is taken.
         #[source]
         source: pci::PlaceError,
+    },
+    /// The memory that it brings.
+    #[error("Cannot give the guest the memory of device '{id}'")]
+    Memory {
+        /// The device's id.
+        id: String,
+        /// The hypervisor's reason.
+        #[source]
+        source: hv::Error,
     },
     /// Its addresses.
     #[error("Cannot attach device '{id}'")]

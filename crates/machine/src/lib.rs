@@ -14,9 +14,11 @@ mod catalogue;
 mod consoles;
 mod cpus;
 mod error;
+mod hotplug;
 mod io;
 mod nodes;
 mod output_files;
+mod own_memory;
 mod ram;
 mod ram_size;
 mod readings;
@@ -29,14 +31,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use api::DeviceNode;
-use chipset::acpi::{Cause, CpuSlots, Notifier};
+use chipset::acpi::{Cause, CpuSlots, Notifier, PciSlots};
+use config::VmConfig;
 use config::plan::Zone;
-use config::{VmConfig, plan};
 use memory::GuestAddress;
 use virtio_devices::console::Resizer;
 
 use cpus::CpuMaker;
-use nodes::{Given, Nodes};
+use nodes::Nodes;
 use ram::MappedRam;
 use vcpus::Vcpus;
 
@@ -44,6 +46,7 @@ pub use build::{Start, build};
 pub use catalogue::profiles;
 pub use consoles::Consoles;
 pub use error::{BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError, ResizeError};
+pub use hotplug::RemoveError;
 pub use readings::Readings;
 pub use tree::{StateError, Tree};
 pub use vcpus::VcpuError;
@@ -58,6 +61,7 @@ pub struct Machine {
     maker: CpuMaker,
     nodes: Nodes,
     notifier: Notifier,
+    pci_slots: PciSlots,
     consoles: Consoles,
     paused: bool,
     vm: Arc<dyn hv::Vm>,
@@ -116,21 +120,8 @@ impl Machine {
     /// [`StateError`] names what has none.
     pub fn save(&self) -> Result<Tree, StateError> {
         let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
-        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()?, clock })
-    }
-
-    /// Builds a device and puts it into a slot, which comes out: the same for a device of the first plan and one that comes later.
-    /// `descriptors` are what a client opened for it.
-    ///
-    /// # Errors
-    /// [`DeviceError`] names the device and what is in the way; nothing is left behind.
-    pub fn attach(&mut self, device: &plan::Device, descriptors: &[OwnedFd]) -> Result<u8, DeviceError> {
-        self.nodes.attach(device, Given { descriptors, stream: self.consoles.console.as_ref() })
-    }
-
-    /// Takes a device away. Its threads have ended and its back end is closed when this returns. False if there is none.
-    pub fn detach(&mut self, id: &str) -> bool {
-        self.nodes.detach(id)
+        let memory = self.nodes.memory_places();
+        Ok(Tree { nodes: self.nodes.save()?, memory, vcpus: self.vcpus.save()?, clock })
     }
 
     /// Gives the guest more RAM, a zone of it at `base`.

@@ -20,7 +20,7 @@ fn kernel() -> tempfile::NamedTempFile {
     file
 }
 
-struct Rig {
+pub(crate) struct Rig {
     hypervisor: FakeHypervisor,
     events: Events,
     kernel: tempfile::NamedTempFile,
@@ -28,7 +28,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(1 << 20).unwrap();
         let events = Events::new(Arc::new(NoSink)).unwrap();
@@ -36,7 +36,7 @@ impl Rig {
     }
 
     /// A plan with a disk on the image, a watchdog and pvpanic, and more.
-    fn plan(&self, more: &str) -> Plan {
+    pub(crate) fn plan(&self, more: &str) -> Plan {
         let text = format!(
             r#"{{"payload":{{"kernel":{:?}}},"memory":{{"size":134217728}},"console":{{"mode":"Null"}},
             "serial":{{"mode":"Null"}},"watchdog":true,"pvpanic":true,
@@ -52,7 +52,7 @@ impl Rig {
         build(plan, start, &self.hypervisor, consoles, &Descriptors::new(), &self.events)
     }
 
-    fn boot(&self, plan: &Plan) -> Machine {
+    pub(crate) fn boot(&self, plan: &Plan) -> Machine {
         self.build(plan, Start::Boot).unwrap()
     }
 }
@@ -88,6 +88,11 @@ fn devices_get_slots_in_order_and_keep_them_when_the_machine_is_built_again() {
     assert!(slots(&machine).contains(&slot("e", 6)));
 }
 
+/// Takes a device away as if the guest had let go of it.
+fn detach(machine: &mut Machine, id: &str) -> bool {
+    machine.nodes.address(id).and_then(|address| machine.nodes.detach_at(address)).is_some()
+}
+
 #[test]
 fn a_device_that_is_detached_leaves_nothing_behind() {
     let rig = Rig::new();
@@ -95,17 +100,14 @@ fn a_device_that_is_detached_leaves_nothing_behind() {
     let mut machine = rig.boot(&plan);
     machine.start();
     assert_eq!(machine.handles::<Arc<Disk>>().map(|(id, _)| id).collect::<Vec<_>>(), ["d"]);
-    assert!(machine.detach("d"));
-    assert!(!machine.detach("d"));
+    assert!(detach(&mut machine, "d"));
+    assert!(!detach(&mut machine, "d"));
     assert!(machine.device_tree().keys().all(|id| !id.contains("d0") && id != "d"));
     assert_eq!(machine.handles::<Arc<Disk>>().count(), 0);
     // Slot and image are free: the same device can come back, to a machine that runs.
     let disk = plan.devices.iter().find(|device| device.id == "d").unwrap();
-    assert_eq!(machine.attach(disk, &[]).unwrap(), 2);
-    assert!(
-        matches!(machine.attach(disk, &[]), Err(DeviceError::Build { .. })),
-        "its own lock is in the way"
-    );
+    assert_eq!(machine.add(disk, &[]).unwrap().bdf, "0000:00:02.0");
+    assert!(matches!(machine.add(disk, &[]), Err(DeviceError::Exists { .. })), "it is there");
     machine.pause().unwrap();
     assert!(machine.save().unwrap().nodes.contains_key("d"));
 }
@@ -332,3 +334,5 @@ fn a_restored_machine_uses_the_ram_it_is_given() {
     let restored = rig.build(&plan, Start::Restore { tree: &tree, ram }).unwrap();
     assert_eq!(restored.ram_size(), 64 << 20);
 }
+
+mod own_memory;

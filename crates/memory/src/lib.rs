@@ -34,12 +34,13 @@ use mapping::Mapping;
 pub use backing::RamError;
 pub use dma::{DmaRam, DmaView};
 pub use hook::{HookSlice, WriteHook};
-pub use host::HostMemory;
+pub use host::{Contents, HostMemory, map};
 pub use pages::PagesError;
 pub use testing::{test_ram, test_ram_with_room};
 pub use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
-    GuestMemoryError, GuestMemoryRegion, Permissions, VolatileSlice,
+    GuestMemoryError, GuestMemoryRegion, Permissions, ReadVolatile, VolatileMemoryError, VolatileSlice,
+    WriteVolatile,
 };
 
 /// All of guest RAM at one moment, by physical address.

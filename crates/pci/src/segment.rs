@@ -47,14 +47,48 @@ pub struct Windows {
     pub memory64: (u64, u64),
 }
 
+impl Windows {
+    /// Deals out both windows by weight (`spec/devices2.md` §1): each segment gets its weight in units, upwards, and the last one what is
+    /// left. A window without a whole unit for each weight is empty for all but the last.
+    pub fn split(self, weights: &[(u32, u32)]) -> Vec<Self> {
+        const ALIGN32: u64 = 4 << 10;
+        const ALIGN64: u64 = 4 << 30;
+        let parts32 = deal(self.memory32, weights.iter().map(|(weight, _)| *weight), ALIGN32);
+        let parts64 = deal(self.memory64, weights.iter().map(|(_, weight)| *weight), ALIGN64);
+        let windows = parts32.into_iter().zip(parts64);
+        windows.map(|(memory32, memory64)| Self { memory32, memory64 }).collect()
+    }
+}
+
+fn deal(
+    (first, last): (u64, u64),
+    weights: impl Iterator<Item = u32> + Clone,
+    align: u64,
+) -> Vec<(u64, u64)> {
+    let sum: u64 = weights.clone().map(u64::from).sum();
+    let len = last.saturating_sub(first).saturating_add(1);
+    let unit = len / align.saturating_mul(sum.max(1)) * align;
+    let mut next = first;
+    let mut parts: Vec<_> = weights
+        .map(|weight| {
+            let start = next;
+            next += u64::from(weight) * unit;
+            (start, next - 1)
+        })
+        .collect();
+    if let Some(end) = parts.last_mut() {
+        end.1 = last;
+    }
+    parts
+}
+
 /// All segments of a machine, by number. Cloning shares them.
 #[derive(Clone)]
 pub struct Segments(Arc<[Segment]>);
 
 impl Segments {
-    /// Segment 0, and one for each of `others`.
-    pub fn new(first: Windows, others: impl IntoIterator<Item = Windows>) -> Self {
-        let windows = std::iter::once(first).chain(others);
+    /// One for each of `windows`.
+    pub fn new(windows: impl IntoIterator<Item = Windows>) -> Self {
         Self((0..=u16::MAX).zip(windows).map(|(number, windows)| Segment::new(number, windows)).collect())
     }
 
@@ -155,6 +189,28 @@ impl Segment {
         Ok(BarLease { base: held.range.start(), size, kind, held: vec![held] })
     }
 
+    /// Leases `size` bytes of the 64-bit window to memory that a function brings, as high as possible, aligned to `align` (a power of two).
+    ///
+    /// # Errors
+    /// [`PlaceError::NoAddresses`].
+    pub fn lease_memory(&self, size: u64, align: u64) -> Result<MemoryLease, PlaceError> {
+        self.lease_memory_by(size, align, AllocPolicy::LastMatch)
+    }
+
+    /// The same from `base` on: where a guest knows it already.
+    ///
+    /// # Errors
+    /// [`PlaceError::NoAddresses`] if not all of it is free.
+    pub fn lease_memory_at(&self, base: u64, size: u64) -> Result<MemoryLease, PlaceError> {
+        self.lease_memory_by(size, 1, AllocPolicy::ExactMatch(base))
+    }
+
+    fn lease_memory_by(&self, size: u64, align: u64, policy: AllocPolicy) -> Result<MemoryLease, PlaceError> {
+        let kind = BarKind::Memory64;
+        let held = self.hold(kind, size, align, policy);
+        held.map(MemoryLease).ok_or(PlaceError::NoAddresses { segment: self.number, size, kind })
+    }
+
     fn hold(&self, window: BarKind, size: u64, align: u64, policy: AllocPolicy) -> Option<Held> {
         let mut free = self.lock();
         if let AllocPolicy::ExactMatch(first) = policy {
@@ -221,6 +277,21 @@ impl BarLease {
     /// How wide the BAR's register is.
     pub fn kind(&self) -> BarKind {
         self.kind
+    }
+}
+
+/// Addresses leased to memory that a function brings. The guest cannot move it.
+pub struct MemoryLease(Held);
+
+impl MemoryLease {
+    /// The first address.
+    pub fn base(&self) -> u64 {
+        self.0.range.start()
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.0.range.len()
     }
 }
 

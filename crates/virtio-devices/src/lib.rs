@@ -8,7 +8,9 @@ pub mod console;
 pub mod echo;
 pub mod mem;
 pub mod net;
+pub mod pmem;
 pub mod rng;
+pub mod vsock;
 pub mod watchdog;
 
 #[cfg(test)]

@@ -303,6 +303,7 @@ mod tests {
             ("console-both", 2),
             ("rng", 3),
             ("watchdog", 3),
+            ("pmem", 5),
         ] {
             let data = std::fs::read(format!("{dir}/{name}")).unwrap();
             let answers = answers(&data);

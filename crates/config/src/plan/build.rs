@@ -1,11 +1,12 @@
 //! From a checked wire form to the parts of a plan. Nothing here can fail: the check has been before.
 
-use super::{Cpus, Device, DeviceKind, Mem, Memory, Pages, Place, Topology, Zone};
+use super::{Cpus, Device, DeviceKind, Mem, Memory, Pages, Place, Segment, Topology, Zone};
 use crate::consoles::ConsoleMode;
 use crate::cpus::CpusConfig;
 use crate::devices;
 use crate::mac::MacAddr;
 use crate::memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig};
+use crate::small::PciSegmentConfig;
 use crate::vm::VmConfig;
 
 pub(super) fn cpus(config: &CpusConfig) -> Cpus {
@@ -129,4 +130,15 @@ pub(super) fn normalise(config: &mut VmConfig, next_id: u32) -> u32 {
     let segments = config.platform().iommu_segments.as_ref().is_some_and(|segments| !segments.is_empty());
     config.iommu = config.iommu || segments || devices::want_iommu(config);
     devices::name(config, next_id)
+}
+
+/// Each segment's shares: 1 where no section says otherwise.
+pub(super) fn segments(config: &VmConfig) -> Vec<Segment> {
+    let section = |number| config.pci_segments.iter().flatten().find(|section| section.pci_segment == number);
+    let shares = |number| {
+        let PciSegmentConfig { mmio32_aperture_weight: memory32, mmio64_aperture_weight: memory64, .. } =
+            section(number).copied().unwrap_or_default();
+        Segment { memory32, memory64 }
+    };
+    (0..config.platform().num_pci_segments).map(shares).collect()
 }

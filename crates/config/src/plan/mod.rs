@@ -11,7 +11,7 @@ mod topology;
 
 pub use parts::{
     Balloon, Console, Cpus, Device, DeviceKind, Disk, Mem, Memory, Net, Pages, Payload, Place, Pvpanic, Rng,
-    Smbios, Stream, Watchdog, Zone,
+    Segment, Smbios, Stream, Vsock, Watchdog, Zone,
 };
 pub use sandbox::{Access, Grant};
 pub use topology::Topology;
@@ -41,8 +41,8 @@ pub struct Plan {
     pub devices: Vec<Device>,
     /// Strings of the SMBIOS tables.
     pub smbios: Smbios,
-    /// PCI segments, 1 to 96.
-    pub pci_segments: u16,
+    /// PCI segments, 1 to 96, by number.
+    pub pci_segments: Vec<Segment>,
     config: VmConfig,
     unbuilt: Vec<String>,
     warnings: Vec<String>,
@@ -150,7 +150,7 @@ impl Plan {
             serial: config.serial.plan(),
             devices: devices::plan(&config, build::memory_devices(&config.memory)),
             smbios: platform.smbios(),
-            pci_segments: platform.num_pci_segments,
+            pci_segments: build::segments(&config),
             unbuilt: unbuilt::list(&config),
             config,
             warnings,

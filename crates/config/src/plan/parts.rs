@@ -128,10 +128,19 @@ pub enum Payload {
     },
 }
 
+/// A PCI segment's shares of the addresses that all segments' BARs may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Of those below 4 GiB, from 1.
+    pub memory32: u32,
+    /// Of those for 64-bit BARs, from 1.
+    pub memory64: u32,
+}
+
 /// Where a device stands on PCI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Below [`crate::Plan::pci_segments`].
+    /// One of [`crate::Plan::pci_segments`].
     pub segment: u16,
     /// Slot, up to 31; the first free one when absent.
     pub device: Option<u8>,
@@ -164,6 +173,8 @@ pub enum DeviceKind {
     Disk(Disk),
     Net(Net),
     Rng(Rng),
+    Pmem(crate::Pmem),
+    Vsock(Vsock),
     Mem(Mem),
     Balloon(Balloon),
     Watchdog(Watchdog),
@@ -269,6 +280,15 @@ impl Net {
 pub struct Rng {
     /// Where the bytes come from.
     pub src: PathBuf,
+}
+
+/// The virtual socket device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vsock {
+    /// The guest's address, from 3.
+    pub cid: u32,
+    /// Where clients of the host's ask for the guest. Those whom the guest asks for listen at this path with `_PORT` behind it.
+    pub socket: PathBuf,
 }
 
 /// The device that plugs RAM into the zone whose id it has.

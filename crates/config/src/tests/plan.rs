@@ -15,7 +15,7 @@ fn the_smallest_machine() {
     assert_eq!(plan.memory.zones[0].pages, Pages::Normal { thp: true });
     let kernel = PathBuf::from("/k");
     assert_eq!(plan.payload, Payload::Kernel { kernel, cmdline: None, initramfs: None });
-    assert_eq!((plan.serial.clone(), plan.pci_segments), (Stream::Null, 1));
+    assert_eq!((plan.serial.clone(), plan.pci_segments.len()), (Stream::Null, 1));
     let console = DeviceKind::Console(Console { stream: Stream::Tty });
     let rng = DeviceKind::Rng(Rng { src: "/dev/urandom".into() });
     let place = Place { segment: 0, device: None, iommu: false };
@@ -75,7 +75,7 @@ fn ids_come_from_one_counter_in_device_order() {
     );
     let config = plan.config();
     let id = |pci: &PciCommon| pci.id.clone().unwrap();
-    let expected = ["__console", "_disk0", "mine", "_disk2", "_net3", "__rng"];
+    let expected = ["__console", "_disk0", "mine", "_disk2", "_net3", "__rng", "_pmem6", "_vsock7"];
     assert_eq!(ids(&plan), expected, "_disk1 is taken");
     assert_eq!(id(&config.generic_vhost_user.as_ref().unwrap()[0].pci), "_generic_vhost_user4");
     assert_eq!(id(&config.fs.as_ref().unwrap()[0].pci), "_fs5");
@@ -112,6 +112,17 @@ fn the_iommu_comes_with_who_wants_it() {
     ] {
         assert!(plan(fields).config().iommu, "{fields}");
     }
+}
+
+#[test]
+fn segments_share_the_address_space_by_weight() {
+    let plan = plan(
+        r#""platform":{"num_pci_segments":3},"pci_segments":[{"pci_segment":1,"mmio32_aperture_weight":2,"mmio64_aperture_weight":3}]"#,
+    );
+    let shares: Vec<_> =
+        plan.pci_segments.iter().map(|segment| (segment.memory32, segment.memory64)).collect();
+    assert_eq!(shares, [(1, 1), (2, 3), (1, 1)]);
+    assert_eq!(plan.unbuilt(), [""; 0]);
 }
 
 #[test]
@@ -213,8 +224,6 @@ fn what_is_asked_for_and_not_built() {
         (r#""disks":[{"path":"/a","image_type":"Qcow2"}]"#, "disks[0].image_type"),
         (r#""disks":[{"path":"/a","rate_limiter_config":{}}]"#, "disks[0].rate_limiter_config"),
         (r#""net":[{"rate_limiter_config":{}}]"#, "net[0].rate_limiter_config"),
-        (r#""pmem":[{"file":"/f"}]"#, "pmem"),
-        (r#""vsock":{"cid":3,"socket":"/s"}"#, "vsock"),
         (r#""vdpa":[{"path":"/p"}]"#, "vdpa"),
         (r#""devices":[{"path":"/p"}]"#, "devices"),
         (r#""numa":[{"guest_numa_id":0,"cpus":[0]}]"#, "numa"),
@@ -223,7 +232,6 @@ fn what_is_asked_for_and_not_built() {
         (r#""iommu":true"#, "iommu"),
         (r#""debug_console":{"mode":"Tty"}"#, "debug_console"),
         (r#""pvmemcontrol":{}"#, "pvmemcontrol"),
-        (r#""platform":{"num_pci_segments":2}"#, "platform.num_pci_segments"),
         (
             r#""payload":{"kernel":"/k","fw_cfg_config":{"cmdline":false,"initramfs":false}}"#,
             "payload.fw_cfg_config",
@@ -269,8 +277,11 @@ fn adding_checks_the_whole_and_leaves_the_plan_alone() {
         plan
     });
     assert_eq!(added, ["_net3", "_pmem4", "_vdpa5", "_vfio6", "_vsock7"]);
-    assert_eq!(ids(&whole), ["__console", "_disk0", "_disk2", "_net1", "_net3", "__rng"]);
-    assert_eq!(whole.unbuilt(), ["pmem", "devices", "vdpa", "vsock"]);
+    assert_eq!(
+        ids(&whole),
+        ["__console", "_disk0", "_disk2", "_net1", "_net3", "__rng", "_pmem4", "_vsock7"]
+    );
+    assert_eq!(whole.unbuilt(), ["devices", "vdpa"]);
     let second = whole.check_more(Extra::Vsock(Vsock { cid: 4, socket: "/t".into() }.into())).unwrap_err();
     assert_eq!(second.iter().next().unwrap().text, "Too many virtio-vsock devices");
     for extra in [
@@ -287,9 +298,9 @@ fn adding_checks_the_whole_and_leaves_the_plan_alone() {
 fn removing() {
     let before = plan(r#""disks":[{"path":"/a"},{"path":"/b"}],"vsock":{"cid":3,"socket":"/s","id":"v"}"#);
     let after = before.check_less("_disk0").unwrap().unwrap();
-    assert_eq!(ids(&after), ["__console", "_disk1", "__rng"]);
+    assert_eq!(ids(&after), ["__console", "_disk1", "__rng", "v"]);
     let (again, _) = after.check_more(disk(r#""path":"/a""#)).unwrap();
-    assert_eq!(ids(&again), ["__console", "_disk1", "_disk2", "__rng"], "numbers are not used twice");
+    assert_eq!(ids(&again), ["__console", "_disk1", "_disk2", "__rng", "v"], "numbers are not used twice");
     assert!(after.check_less("v").unwrap().unwrap().config().vsock.is_none());
     assert!(after.check_less("_disk0").is_none());
     assert!(problems(r#""disks":[{}]"#).iter().count() > 0);

@@ -71,7 +71,7 @@ fn every_device_has_a_slot_of_its_own() {
     // With the console and the entropy source.
     let nets = |count: usize| format!(r#""net":[{}]"#, vec!["{}"; count].join(","));
     plan(&nets(29));
-    assert_first_problems(&[(&nets(30), "rng", "A PCI segment has room for 31 devices")]);
+    assert_first_problems(&[(&nets(30), "rng", "PCI segment 0 has room for 31 devices")]);
     plan(&format!(r#"{},"console":{{"mode":"Off"}}"#, nets(30)));
 }
 
@@ -309,6 +309,21 @@ fn devices_of_other_processes() {
             "Invalid ivshmem backend file size: 0",
         ),
     ]);
+}
+
+#[test]
+fn pmem() {
+    const SIZE: &str = "Trying to use a size that is not multiple of 2MiB";
+    assert_elements(
+        "pmem",
+        "",
+        &[
+            (r#""file":"/p","size":0"#, "size", SIZE),
+            (r#""file":"/p","size":1048576"#, "size", SIZE),
+            (r#""file":"/p","size":2097153"#, "size", SIZE),
+        ],
+    );
+    plan(r#""pmem":[{"file":"/p"},{"file":"/p","size":6291456}]"#);
 }
 
 #[test]

@@ -4,7 +4,7 @@ const FIRST: Windows = Windows { memory32: (0xc000_0000, 0xc0ff_ffff), memory64:
 const SECOND: Windows = Windows { memory32: (0xc100_0000, 0xc1ff_ffff), memory64: (1 << 33, (1 << 34) - 1) };
 
 fn segments() -> Segments {
-    Segments::new(FIRST, [SECOND])
+    Segments::new([FIRST, SECOND])
 }
 
 fn segment() -> Segment {
@@ -53,7 +53,7 @@ fn each_segment_has_slots_and_windows_of_its_own() {
 #[test]
 fn impossible_windows_are_empty() {
     let empty = Windows { memory32: (1, 0), memory64: (0, u64::MAX) };
-    let segments = Segments::new(empty, []);
+    let segments = Segments::new([empty]);
     for kind in [BarKind::Memory32, BarKind::Memory64] {
         let none = PlaceError::NoAddresses { segment: 0, size: 0x1000, kind };
         assert_eq!(segments.get(0).unwrap().lease_bar(kind, 0x1000, 0x1000).err(), Some(none));
@@ -110,7 +110,7 @@ fn a_larger_bar_over_the_place_of_one_that_is_not_decoded_has_all_of_it() {
 #[test]
 fn a_bar_across_the_edge_of_a_window_leases_what_lies_inside() {
     let windows = Windows { memory32: (0xc010_0000, 0xc01f_ffff), ..FIRST };
-    let segments = Segments::new(windows, []);
+    let segments = Segments::new([windows]);
     let segment = segments.get(0).unwrap();
     let mut bar = segment.lease_bar(BarKind::Memory64, 0x40_0000, 0x40_0000).unwrap();
     segments.follow([(&mut bar, Some(0xc000_0000))]);
@@ -138,4 +138,60 @@ fn what_a_moved_bar_occupies_is_not_leased_and_what_it_left_is() {
     drop(bar);
     drop(other);
     assert!(segment.lease_bar(BarKind::Memory32, 2 * SIZE, SIZE).is_ok());
+}
+
+#[test]
+fn windows_are_dealt_out_by_weight() {
+    let whole = Windows { memory32: (0xc000_0000, 0xc000_9fff), memory64: (4 << 30, (44 << 30) - 1) };
+    let [first, second, last] = whole.split(&[(1, 1), (2, 3), (1, 1)])[..] else { panic!() };
+    assert_eq!((first.memory32, first.memory64), ((0xc000_0000, 0xc000_1fff), (4 << 30, (12 << 30) - 1)));
+    assert_eq!(second.memory32, (0xc000_2000, 0xc000_5fff));
+    assert_eq!(second.memory64, (12 << 30, (36 << 30) - 1));
+    assert_eq!((last.memory32, last.memory64), ((0xc000_6000, 0xc000_9fff), (36 << 30, (44 << 30) - 1)));
+    assert_eq!(whole.split(&[(7, 9)]), [whole]);
+}
+
+#[test]
+fn too_many_shares_leave_empty_windows() {
+    let whole = Windows { memory32: (0xc000_0000, 0xc000_9fff), memory64: (4 << 30, (8 << 30) - 1) };
+    let parts = whole.split(&[(u32::MAX, u32::MAX), (u32::MAX, 1)]);
+    assert!(parts[0].memory32.0 > parts[0].memory32.1 && parts[0].memory64.0 > parts[0].memory64.1);
+    assert_eq!(parts[1], whole);
+}
+
+#[test]
+fn memory_is_leased_where_it_fits_or_where_it_was() {
+    const TOP: u64 = 1 << 33;
+    const UNIT: u64 = 2 << 20;
+    let segment = segment();
+    let bar = segment.lease_bar(BarKind::Memory64, 0x8_0000, 0x8_0000).unwrap();
+    let first = segment.lease_memory(3 * UNIT, UNIT).unwrap();
+    assert_eq!((first.base(), first.size()), (TOP - 4 * UNIT, 3 * UNIT));
+    let base = first.base();
+    for taken in [base, base - UNIT, base + UNIT, bar.base() - 0x1000] {
+        assert!(segment.lease_memory_at(taken, 2 * UNIT).is_err(), "{taken:#x}");
+    }
+    drop(first);
+    assert_eq!(segment.lease_memory_at(base + 0x1000, UNIT).unwrap().base(), base + 0x1000);
+    for impossible in [(0, UNIT), (TOP - UNIT, 2 * UNIT), (u64::MAX, UNIT), (base, 0)] {
+        assert!(segment.lease_memory_at(impossible.0, impossible.1).is_err(), "{impossible:x?}");
+    }
+    let none = PlaceError::NoAddresses { segment: 0, size: TOP, kind: BarKind::Memory64 };
+    assert_eq!(segment.lease_memory(TOP, UNIT).err(), Some(none));
+    assert_eq!(segment.lease_memory(UNIT, UNIT).unwrap().base(), TOP - 2 * UNIT);
+}
+
+/// BARs that the guest moves onto memory do not take its addresses.
+#[test]
+fn memory_keeps_its_addresses_when_bars_move() {
+    let segments = segments();
+    let segment = segments.get(0).unwrap();
+    let memory = segment.lease_memory(2 << 20, 2 << 20).unwrap();
+    let mut bar = segment.lease_bar(BarKind::Memory64, 0x8_0000, 0x8_0000).unwrap();
+    segments.follow([(&mut bar, Some(memory.base()))]);
+    assert_eq!(bar.base(), memory.base());
+    assert!(segment.lease_memory_at(memory.base(), 0x1000).is_err());
+    let base = memory.base();
+    drop(memory);
+    assert_eq!(segment.lease_memory_at(base, 2 << 20).unwrap().base(), base);
 }

@@ -194,8 +194,14 @@ fn what_is_plugged_outlives_resets_and_snapshots() {
 fn a_zone_without_room_is_named() {
     let ram = memory::test_ram(&[(0, 0x1000)]);
     let events = device::Events::new(Arc::new(device::NoSink)).unwrap();
-    let context =
-        BuildContext { id: "mem0", ram: &ram.dma(), events: &events, descriptors: &[], stream: None };
+    let context = BuildContext {
+        id: "mem0",
+        ram: &ram.dma(),
+        events: &events,
+        descriptors: &[],
+        stream: None,
+        boot_bar: BarKind::Memory64,
+    };
     let error = build(&plan::Mem { requested: 0 }, &context).err().unwrap();
     assert!(matches!(&error, Error::Room { id } if id == "mem0"), "{error}");
 }

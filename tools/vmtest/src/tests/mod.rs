@@ -10,6 +10,7 @@ mod devices;
 mod events;
 mod fuzzing;
 mod host_side;
+mod hotplug;
 mod lifecycle;
 mod memory;
 mod net;
@@ -24,6 +25,7 @@ pub(crate) fn all() -> Vec<Test> {
         block::TESTS,
         net::TESTS,
         devices::TESTS,
+        hotplug::TESTS,
         memory::TESTS,
         console::TESTS,
         dbus::TESTS,

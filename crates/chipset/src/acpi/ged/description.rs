@@ -19,9 +19,11 @@ fn power_button() -> Vec<u8> {
     device("_SB_.PWRB", vec![&hid("PNP0C0C"), &name("_UID", &ZERO)])
 }
 
+/// For a button (ACPI 6.4 §5.6.6): it was pressed.
+const PRESSED: u8 = 0x80;
+
 /// The register that says what happened, and the method that reads and dispatches it. A read clears it.
 fn controller(base: u64) -> Vec<u8> {
-    const PRESSED: u8 = 0x80;
     let memory = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, base, base, None::<u64>);
     let resources = ResourceTemplate::new(vec![&memory]);
     let region = OpRegion::new(Path::new("GDST"), OpRegionSpace::SystemMemory, &base, &ONE);
@@ -35,8 +37,9 @@ fn controller(base: u64) -> Vec<u8> {
     let (register, button) = (Path::new("GDAT"), Path::new("\\_SB_.PWRB"));
     let read = Store::new(&EVENTS, &register);
     let cpus = on(Cause::Cpu, &MethodCall::new(Path::new("\\_SB_.CPUS.CSCN"), vec![]));
+    let slots = on(Cause::Pci, &MethodCall::new(Path::new("\\_SB_.PHPR.PSCN"), vec![]));
     let pressed = on(Cause::PowerButton, &Notify::new(&button, &PRESSED));
-    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &cpus, &pressed]);
+    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &cpus, &slots, &pressed]);
     device(
         "_SB_.GEC_",
         vec![
