@@ -233,12 +233,12 @@ commands! {
         VmAddVsock(VsockConfig) -> Option<PciDeviceInfo> = "vm.add-vsock" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The vsock device could not be added to the VM";
         /// Ask the guest to let go of a device.
         VmRemoveDevice(VmRemoveDevice) -> () = "vm.remove-device" PUT, when PRESENT, may [NotImplemented, NoSuchDevice], else "The device could not be removed from the VM";
+        /// Change a disk's size.
+        VmResizeDisk(VmResizeDisk) -> () = "vm.resize-disk" PUT, when BOOTED, may [InvalidConfig, NoSuchDevice], else "The disk could not be resized";
     }
     unbuilt {
         /// Change the number of vCPUs, the RAM size or the balloon.
         VmResize(VmResize) -> () = "vm.resize" PUT, when PRESENT, may [InvalidConfig, Pending], else "The VM could not be resized";
-        /// Change a disk's size.
-        VmResizeDisk(VmResizeDisk) -> () = "vm.resize-disk" PUT, when BOOTED, may [InvalidConfig, NoSuchDevice], else "The disk could not be resized";
         /// Change a memory zone's size.
         VmResizeZone(VmResizeZone) -> () = "vm.resize-zone" PUT, when PRESENT, may [InvalidConfig, NoSuchDevice], else "The memory zone could not be resized";
         /// Write the paused VM to files.

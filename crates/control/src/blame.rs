@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 
 use api::{ApiError, Code};
-use machine::BuildError;
+use machine::{BuildError, ResizeDiskError};
 use rustix::io::Errno;
 
 /// A failed build as clients are told of it.
@@ -22,6 +22,16 @@ pub(crate) fn build_failed(error: &BuildError) -> ApiError {
         BuildError::Ram(_) | BuildError::Payload(_) | BuildError::Device(_) => code_of(error),
         BuildError::State(_) => Code::InvalidConfig,
         BuildError::Hypervisor(_) | BuildError::Tables(_) | BuildError::Threads(_) => Code::Internal,
+    };
+    ApiError::from_error(code, error)
+}
+
+/// A disk that keeps its size.
+pub(crate) fn resize_failed(error: &ResizeDiskError) -> ApiError {
+    let code = match error {
+        ResizeDiskError::NoDisk(_) => Code::NoSuchDevice,
+        ResizeDiskError::Image(_) => code_of(error),
+        ResizeDiskError::Late(_) => Code::Internal,
     };
     ApiError::from_error(code, error)
 }

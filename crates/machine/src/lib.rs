@@ -32,6 +32,7 @@ use chipset::acpi::{Cause, Notifier};
 use config::plan::Zone;
 use config::{VmConfig, plan};
 use memory::GuestAddress;
+use virtio_devices::blk::Disk;
 use virtio_devices::console::Resizer;
 
 use nodes::{Given, Nodes};
@@ -41,7 +42,7 @@ use vcpus::Vcpus;
 pub use build::{Start, build};
 pub use catalogue::profiles;
 pub use consoles::Consoles;
-pub use error::{BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError};
+pub use error::{BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError, ResizeDiskError};
 pub use readings::Readings;
 pub use tree::{StateError, Tree};
 pub use vcpus::VcpuError;
@@ -152,6 +153,17 @@ impl Machine {
     /// Tells the guest that its console's terminal may have another size.
     pub fn console_resized(&self) {
         self.handles::<Resizer>().for_each(|(_, resizer)| resizer.refresh());
+    }
+
+    /// Gives the disk `id` another size and tells the guest. Requests that are under way end before; those that come later and reach beyond
+    /// the new end fail.
+    ///
+    /// # Errors
+    /// [`ResizeDiskError`]; the disk keeps its size.
+    pub fn resize_disk(&self, id: &str, bytes: u64) -> Result<(), ResizeDiskError> {
+        let disk = self.handles::<Arc<Disk>>().find(|(of, _)| *of == id);
+        let (_, disk) = disk.ok_or_else(|| ResizeDiskError::NoDisk(id.into()))?;
+        Ok(self.nodes.hold(id, !self.paused, || disk.resize(bytes))??)
     }
 
     /// What devices have handed out for later, by type, with the devices' ids.

@@ -219,6 +219,20 @@ impl Nodes {
         self.each(Instant::now() + self.patience, Device::resume);
     }
 
+    /// Does something while the device `id` holds still. Then it goes on, if `resume`: not while the whole machine is paused.
+    pub(crate) fn hold<T>(&self, id: &str, resume: bool, act: impl FnOnce() -> T) -> Result<T, LateDevice> {
+        let deadline = Instant::now() + self.patience;
+        let late = || LateDevice { id: id.into(), limit: self.patience };
+        let node = self.nodes.iter().find(|node| node.id == id);
+        let mut device = node.and_then(|node| enter(node, deadline)).ok_or_else(late)?;
+        device.pause();
+        let done = device.is_paused(deadline).then(act);
+        if resume {
+            device.resume();
+        }
+        done.ok_or_else(late)
+    }
+
     /// Looks after devices that were late to hold still.
     pub(crate) fn look_after(&self) {
         let now = Instant::now();
