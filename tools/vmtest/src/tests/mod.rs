@@ -11,6 +11,7 @@ mod fuzzing;
 mod host_side;
 mod lifecycle;
 mod net;
+mod pmem;
 mod sandbox;
 
 use vmtest::runner::Test;
@@ -21,6 +22,7 @@ pub(crate) fn all() -> Vec<Test> {
         boot::TESTS,
         block::TESTS,
         net::TESTS,
+        pmem::TESTS,
         devices::TESTS,
         console::TESTS,
         dbus::TESTS,
