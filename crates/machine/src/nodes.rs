@@ -1,5 +1,7 @@
 //! Everything the guest can see, by name: the board's devices and the PCI functions. Save, restore, pause and `vm.info` walk it.
 
+mod describe;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -7,19 +9,19 @@ use std::sync::{Arc, MutexGuard, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use api::{DeviceNode, MmioAddressRange, PciBarResource, PciBarWidth, Resource};
+use api::DeviceNode;
 use config::plan::{self, Place};
 use config::{Plan, VmConfig};
 use device::{AddressSpaces, Device, Events, Slot};
 use memory::DmaRam;
 use meter::CounterSet;
 use pci::{
-    BarKind, BarLease, BarNeed, BuildContext, Built, Handle, Learned, MemoryLease, OwnMemory, Segment,
-    Segments, SlotLease,
+    BarLease, BarNeed, BuildContext, Built, Handle, Learned, MemoryLease, OwnMemory, Segment, Segments,
+    SlotLease,
 };
 use stream::Stream;
 
-use crate::own_memory::{MappedMemory, MemoryPlace, MemoryPlaces};
+use crate::own_memory::{MappedMemory, MemoryPlaces};
 use crate::tree::{NodeStates, StateError};
 use crate::{DeviceError, LateDevice, catalogue};
 
@@ -326,7 +328,7 @@ impl Nodes {
 
     /// `vm.info`'s device tree.
     pub(crate) fn describe(&self) -> BTreeMap<String, DeviceNode> {
-        let nodes = self.nodes.iter().flat_map(describe);
+        let nodes = self.nodes.iter().flat_map(describe::describe);
         nodes.map(|node| (node.id.clone(), node)).collect()
     }
 }
@@ -357,37 +359,6 @@ impl Drop for Nodes {
             self.spaces.detach(slot, deadline);
         }
     }
-}
-
-fn describe(node: &Node) -> Vec<DeviceNode> {
-    let mut device = DeviceNode { id: node.id.clone(), ..DeviceNode::default() };
-    let Some(function) = &node.function else { return vec![device] };
-    let range = |memory: &MappedMemory| {
-        let MemoryPlace { base, size } = memory.place();
-        Resource::MmioAddressRange(MmioAddressRange { base, size })
-    };
-    device.resources = function.memory.iter().map(range).collect();
-    let bar = |(need, lease): &(BarNeed, BarLease)| {
-        let width = if need.kind == BarKind::Memory64 { PciBarWidth::Mmio64 } else { PciBarWidth::Mmio32 };
-        let BarNeed { index, size, .. } = *need;
-        Resource::PciBar(PciBarResource { base: lease.base(), index, prefetchable: false, size, width })
-    };
-    let bars = function.bars.iter().map(bar);
-    let bdf = Some(function.lease.address().to_string());
-    if !function.is_virtio {
-        device.resources.extend(bars);
-        return vec![DeviceNode { pci_bdf: bdf, ..device }];
-    }
-    // A virtio device sits behind its transport, which is a node of its own.
-    let transport = DeviceNode {
-        id: format!("_virtio-pci-{}", node.id),
-        resources: bars.collect(),
-        children: vec![node.id.clone()],
-        pci_bdf: bdf,
-        ..DeviceNode::default()
-    };
-    device.parent = Some(transport.id.clone());
-    vec![device, transport]
 }
 
 /// The device, once no vCPU is inside; waits for that until `deadline`. A vCPU that does not leave is stuck in what the device does for it,
