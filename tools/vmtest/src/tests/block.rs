@@ -167,29 +167,31 @@ fn metrics(context: &Context) {
     }
 }
 
-/// While the guest reads and writes. What lies beyond the end of a disk that has become smaller is not there any more.
+/// While the guest writes to the disk's end. What lies beyond the end of a disk that has become smaller is not there any more.
 fn resized_under_load(context: &Context) {
     let disk = context.path("disk");
     host::make_full_disk(&disk, 16);
     let vm = Builder::new(context).disk_with(&disk, json!({"id": "d"})).boot();
+    let len = || std::fs::metadata(&disk).unwrap().len();
     let resize = |mib: u64| {
         let body = json!({"id": "d", "desired_size": mib * MIB});
         vm.api().put_json("vm.resize-disk", &body).expect(204);
+        assert_eq!(len(), mib * MIB);
         let sectors = (mib * MIB / 512).to_string();
-        wait::until_true(wait::COMMAND, "the guest to see the size", || {
-            vm.ok("cat /sys/block/vda/size") == sectors
-        });
-        assert_eq!(std::fs::metadata(&disk).unwrap().len(), mib * MIB);
+        let is_seen = || vm.ok("cat /sys/block/vda/size") == sectors;
+        wait::until_true(wait::COMMAND, "the guest to see the size", is_seen);
     };
-    vm.ok("(while :; do dd if=/dev/urandom of=/dev/vda bs=64k count=64 conv=fsync; cat /dev/vda; done) >/dev/null 2>&1 & echo $! >/tmp/load");
+    let write = "dd if=/dev/urandom of=/dev/vda bs=256k seek=48 oflag=direct";
+    vm.ok(&format!("(while :; do {write}; done) >/dev/null 2>&1 & echo $! >/tmp/load"));
     resize(40);
-    vm.ok("dd if=/dev/urandom of=/dev/vda bs=1M seek=32 count=8 conv=fsync");
+    vm.ok("dd if=/dev/vda of=/dev/null bs=1M skip=32 count=8 iflag=direct");
     resize(24);
+    vm.ok("kill $(cat /tmp/load); while pidof dd; do usleep 1000; done");
+    assert_eq!(len(), 24 * MIB, "no request was late");
     assert_ne!(vm.run("dd if=/dev/urandom of=/dev/vda bs=1M seek=30 count=1 conv=fsync").status, 0);
     resize(32);
-    vm.ok("kill $(cat /tmp/load); while kill -0 $(cat /tmp/load); do usleep 1000; done; sync");
-    vm.ok("echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M skip=24 | cmp -n 8388608 - /dev/zero");
-    let inside = vm.ok("sha256sum </dev/vda");
+    vm.ok("dd if=/dev/vda bs=1M skip=24 | cmp -n 8388608 - /dev/zero");
+    let inside = vm.ok("echo 3 >/proc/sys/vm/drop_caches; sha256sum </dev/vda");
     assert_eq!(inside.split(' ').next(), Some(host::sha256(&disk).as_str()));
     // Refused sizes change nothing, and a reboot neither.
     let refused = json!({"id": "d", "desired_size": 1000});
