@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 
 use api::{ApiError, Code};
-use machine::{BuildError, DeviceError, ResizeError};
+use machine::{BuildError, DeviceError, ResizeDiskError, ResizeError};
 use rustix::io::Errno;
 
 /// A failed build as clients are told of it.
@@ -38,6 +38,16 @@ pub(crate) fn add_failed(error: DeviceError, is_confined: bool) -> ApiError {
     } else {
         error
     }
+}
+
+/// A disk that keeps its size.
+pub(crate) fn resize_disk_failed(error: &ResizeDiskError) -> ApiError {
+    let code = match error {
+        ResizeDiskError::NoDisk(_) => Code::NoSuchDevice,
+        ResizeDiskError::Image(_) => code_of(error),
+        ResizeDiskError::Late(_) => Code::Internal,
+    };
+    ApiError::from_error(code, error)
 }
 
 /// The number of vCPUs cannot be changed.

@@ -97,7 +97,7 @@ pub enum BuildError {
 
 /// A device that does not hold still.
 #[derive(Debug, Error)]
-#[error("Device '{id}' has not finished what is under way within {} s: look after its back end, then pause again", limit.as_secs())]
+#[error("Device '{id}' has not finished what is under way within {} s: look after its back end, then try again", limit.as_secs())]
 pub struct LateDevice {
     /// The device's id.
     pub id: String,
@@ -133,6 +133,20 @@ pub enum ResizeError {
     /// Threads of the host.
     #[error("A vCPU's thread cannot be started")]
     Threads(#[source] std::io::Error),
+}
+
+/// Why a disk keeps its size.
+#[derive(Debug, Error)]
+pub enum ResizeDiskError {
+    /// There is none of this id whose size could be changed.
+    #[error("There is no disk '{0}' to resize: see the ids in vm.info")]
+    NoDisk(String),
+    /// Its image.
+    #[error("Disk resize error")]
+    Image(#[from] block::ResizeError),
+    /// Its requests do not end.
+    #[error("The disk cannot be held")]
+    Late(#[from] LateDevice),
 }
 
 /// Why RAM could not be changed.

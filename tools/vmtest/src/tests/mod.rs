@@ -15,6 +15,7 @@ mod hotplug;
 mod lifecycle;
 mod memory;
 mod net;
+mod pmem;
 mod sandbox;
 
 use vmtest::runner::Test;
@@ -25,6 +26,7 @@ pub(crate) fn all() -> Vec<Test> {
         boot::TESTS,
         block::TESTS,
         net::TESTS,
+        pmem::TESTS,
         devices::TESTS,
         hotplug::TESTS,
         changes::TESTS,
