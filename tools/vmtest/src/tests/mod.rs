@@ -12,6 +12,7 @@ mod host_side;
 mod lifecycle;
 mod net;
 mod sandbox;
+mod vsock;
 
 use vmtest::runner::Test;
 
@@ -21,6 +22,7 @@ pub(crate) fn all() -> Vec<Test> {
         boot::TESTS,
         block::TESTS,
         net::TESTS,
+        vsock::TESTS,
         devices::TESTS,
         console::TESTS,
         dbus::TESTS,
