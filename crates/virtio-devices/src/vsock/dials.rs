@@ -28,6 +28,10 @@ impl Dials {
         self.0.iter().map(|dial| dial.ports)
     }
 
+    pub(super) fn has(&self, ports: Ports) -> bool {
+        self.ports().any(|other| other == ports)
+    }
+
     /// Waits until `deadline`.
     pub(super) fn add(&mut self, ports: Ports, request: Header, deadline: Instant) {
         self.0.push(Dial { ports, request, deadline });

@@ -167,7 +167,8 @@ impl Muxer {
         loop {
             let local = self.next_port;
             self.next_port = (local + 1) & (FIRST_LOCAL_PORT - 1) | FIRST_LOCAL_PORT;
-            if self.table.find(Ports { local, guest }).is_none() {
+            let ports = Ports { local, guest };
+            if self.table.find(ports).is_none() && !self.dials.has(ports) {
                 return local;
             }
         }

@@ -114,7 +114,7 @@ fn nobody_there() {
 #[test]
 fn the_guest_waits_for_a_busy_program() {
     let mut guest = Guest::new(EVER);
-    let (listener, first) = busy(&guest);
+    let (listener, first) = busy(&guest, 80);
     let talk = conversation(80, 5000);
     guest.say(talk, Op::Request, &[]);
     // One that changes its mind is not put through.
@@ -130,16 +130,27 @@ fn the_guest_waits_for_a_busy_program() {
     assert_eq!(read(&mut program, 7), b"at last");
     // Not for ever.
     let mut guest = Guest::new(NONE);
-    let (_listener, _first) = busy(&guest);
+    let (_listener, _first) = busy(&guest, 80);
     guest.say(talk, Op::Request, &[]);
     guest.expect(Op::Reset);
 }
 
-/// A program on port 80 that has one client waiting and room for no other.
-fn busy(guest: &Guest) -> (UnixListener, UnixStream) {
-    let listener = guest.listen(80);
+#[test]
+fn ports_are_free_that_nobody_has_or_waits_for() {
+    let mut guest = Guest::new(EVER);
+    let listener = guest.listen(FIRST);
+    let _program = guest.connect(&listener, conversation(FIRST, 52));
+    let _busy = busy(&guest, FIRST + 1);
+    guest.say(conversation(FIRST + 1, 52), Op::Request, &[]);
+    let (_client, talk) = guest.accept(52);
+    assert_eq!(talk.host, FIRST + 2);
+}
+
+/// A program that has one client waiting and room for no other.
+fn busy(guest: &Guest, port: u32) -> (UnixListener, UnixStream) {
+    let listener = guest.listen(port);
     rustix::net::listen(&listener, 0).unwrap();
-    let client = client(Path::new(&format!("{}_80", guest.path.display())));
+    let client = client(Path::new(&format!("{}_{port}", guest.path.display())));
     (listener, client)
 }
 
