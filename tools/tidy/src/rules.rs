@@ -60,6 +60,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     // Tools stand above everything.
     ("xtask", 7),
     ("vmbench", 7),
+    ("vmguest", 7),
     ("vmtest", 7),
     ("tidy", 7),
     ("fuzz-targets", 7),

@@ -17,6 +17,7 @@ mod memory;
 mod net;
 mod pmem;
 mod sandbox;
+mod vsock;
 
 use vmtest::runner::Test;
 
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Test> {
         block::TESTS,
         net::TESTS,
         pmem::TESTS,
+        vsock::TESTS,
         devices::TESTS,
         hotplug::TESTS,
         changes::TESTS,
