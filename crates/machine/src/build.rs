@@ -214,6 +214,7 @@ impl Parts {
         boot::acpi::Tables {
             cpus: (0..plan.cpus.max).map(cpu).collect(),
             segments: (0u8..).zip(&self.windows).map(described).collect(),
+            nodes: Vec::new(),
             devices: self.nodes.aml(),
         }
     }
@@ -223,7 +224,7 @@ impl Parts {
 fn described((number, windows): (u8, &Windows)) -> boot::acpi::PciSegment {
     let Windows { memory32, memory64 } = *windows;
     let window32 = memory32.0 as u32..=memory32.1 as u32;
-    boot::acpi::PciSegment { number, window32, window64: memory64.0..=memory64.1 }
+    boot::acpi::PciSegment { number, node: 0, window32, window64: memory64.0..=memory64.1 }
 }
 
 /// Builds the plan's devices one by one. Slots that users chose, or that devices had before, are promised first.
