@@ -73,6 +73,17 @@ pub enum Removal {
 pub enum Resource {
     /// Addresses of a BAR.
     PciBar(PciBarResource),
+    /// Addresses of memory that it brings, such as the file of a persistent memory device.
+    MmioAddressRange(MmioAddressRange),
+}
+
+/// Addresses that stay where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MmioAddressRange {
+    /// The first one.
+    pub base: u64,
+    /// Bytes.
+    pub size: u64,
 }
 
 /// A BAR and where it was put when the device came.

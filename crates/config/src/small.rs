@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::Scope;
 use crate::devices::{Name, Section};
 use crate::flag::{self, FlagError};
-use crate::pci::Placed;
+use crate::pci::{PciCommon, Placed};
 use crate::plan::{self, Access, DeviceKind, Grant};
 
 /// The entropy device.
@@ -138,6 +138,11 @@ impl Section for Balloon {
     fn name(&self) -> Name {
         Name::Fixed("__balloon")
     }
+
+    fn kind(&self) -> Option<DeviceKind> {
+        let Self { size, deflate_on_oom, free_page_reporting } = *self;
+        Some(DeviceKind::Balloon(plan::Balloon { size, deflate_on_oom, free_page_reporting }))
+    }
 }
 
 /// A persistent memory device.
@@ -147,14 +152,24 @@ pub type PmemConfig = Placed<Pmem>;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pmem {
-    /// Backing file, or a directory to make one in.
+    /// Backing file, or a directory to make one in. Who makes the file shorter while the VM runs ends the VM.
     pub file: PathBuf,
-    /// Bytes, a multiple of 2 MiB; the file's size when absent.
+    /// Bytes, a multiple of 2 MiB, not more than the file has; the file's size when absent. A directory needs it.
     #[serde(default, deserialize_with = "keyval::byte_size_opt", skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
     /// The guest's writes do not reach the file.
     #[serde(default)]
     pub discard_writes: bool,
+}
+
+impl Pmem {
+    /// Bytes that the guest maps at once; what every size is a multiple of.
+    pub const UNIT: u64 = 2 << 20;
+
+    /// Whether a device of `size` bytes can be.
+    pub fn is_size(size: u64) -> bool {
+        size > 0 && size.is_multiple_of(Self::UNIT)
+    }
 }
 
 impl PmemConfig {
@@ -180,6 +195,18 @@ impl Section for Pmem {
 
     fn paths(&self) -> Vec<(&'static str, &Path)> {
         vec![("file", &self.file)]
+    }
+
+    fn kind(&self) -> Option<DeviceKind> {
+        Some(DeviceKind::Pmem(self.clone()))
+    }
+
+    /// The reference finds it out when it builds the device.
+    fn check(&self, _: &PciCommon, at: &mut Scope<'_, '_>) {
+        if self.size.is_some_and(|size| !Self::is_size(size)) {
+            let hint = "give a multiple of 2 MiB, or leave it out for the whole file";
+            at.invalid("size", "Trying to use a size that is not multiple of 2MiB", hint);
+        }
     }
 
     fn grants(&self) -> Vec<Grant> {

@@ -4,6 +4,7 @@
 use crate::consoles::ConsoleMode;
 use crate::cpus::CoreScheduling;
 use crate::disk::{DiskConfig, ImageType};
+use crate::memory::HotplugMethod;
 use crate::net::NetConfig;
 use crate::vm::VmConfig;
 
@@ -32,21 +33,19 @@ fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
     vec![
         (cpus.kvm_hyperv, "cpus.kvm_hyperv"),
         (cpus.core_scheduling == CoreScheduling::Vcpu, "cpus.core_scheduling"),
-        (memory.hotplug_size.is_some(), "memory.hotplug_size"),
-        (memory.hotplugged_size.is_some(), "memory.hotplugged_size"),
-        (zones().any(|zone| zone.hotplug_size.is_some()), "memory.zones.hotplug_size"),
+        (
+            memory.hotplug_size.is_some() && memory.hotplug_method == HotplugMethod::Acpi,
+            "memory.hotplug_size",
+        ),
         (zones().any(|zone| zone.host_numa_node.is_some()), "memory.zones.host_numa_node"),
         (vm.payload.as_ref().is_some_and(|payload| payload.fw_cfg_config.is_some()), "payload.fw_cfg_config"),
         (any(vm.rate_limit_groups.as_ref()), "rate_limit_groups"),
-        (vm.balloon.is_some(), "balloon"),
         (any(vm.generic_vhost_user.as_ref()), "generic_vhost_user"),
         (any(vm.fs.as_ref()), "fs"),
-        (any(vm.pmem.as_ref()), "pmem"),
         (vm.debug_console.mode != ConsoleMode::Off, "debug_console"),
         (any(vm.devices.as_ref()), "devices"),
         (any(vm.user_devices.as_ref()), "user_devices"),
         (any(vm.vdpa.as_ref()), "vdpa"),
-        (vm.vsock.is_some(), "vsock"),
         (vm.pvmemcontrol.is_some(), "pvmemcontrol"),
         (vm.iommu, "iommu"),
         (any(vm.numa.as_ref()), "numa"),

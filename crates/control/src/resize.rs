@@ -1,11 +1,10 @@
-//! `vm.resize`: vCPUs, then RAM, then the balloon (`spec/rest-api.md` §4).
+//! `vm.resize`: vCPUs, then RAM, then the balloon; `vm.resize-zone` (`spec/rest-api.md` §4).
 //!
 //! The configuration is changed in a copy and checked as a whole before anything happens, so that a refused request has changed nothing
 //! and every machine built later has what was asked for.
 
 use api::{ApiError, Command};
-use config::{Plan, VmResize};
-use machine::Machine;
+use config::{HotplugMethod, Plan, Problems, VmResize, VmResizeZone};
 
 use crate::control::Vm;
 use crate::verbs::Done;
@@ -26,41 +25,64 @@ impl Control {
     /// There is no machine: the next one is built from what is noted here.
     fn resize_at_rest(&mut self, wanted: &VmResize) -> Done {
         let Some(vm) = self.vm.as_mut() else { return Ok(()) };
-        vm.plan = checked(&vm.plan, wanted)?;
+        vm.plan = vm.plan.check_resized(wanted).map_err(refused)?;
         self.publish();
         Ok(())
     }
 
     fn resize_running(&mut self, wanted: &VmResize) -> Done {
         let Some(vm) = self.vm.as_mut() else { return Ok(()) };
-        let missing = [
-            (wanted.desired_ram.is_some(), "changing the RAM of a running VM"),
-            (wanted.desired_balloon.is_some(), "changing the balloon of a running VM"),
+        let memory = &vm.plan.config().memory;
+        if wanted.desired_ram.is_some() && memory.hotplug_method == HotplugMethod::Acpi {
+            return Err(Command::not_implemented("changing the RAM of a running VM through ACPI"));
+        }
+        let parts = [
+            VmResize { desired_vcpus: wanted.desired_vcpus, ..VmResize::default() },
+            VmResize { desired_ram: wanted.desired_ram, ..VmResize::default() },
+            VmResize { desired_balloon: wanted.desired_balloon, ..VmResize::default() },
         ];
-        if let Some((_, what)) = missing.into_iter().find(|(asked, _)| *asked) {
-            return Err(Command::not_implemented(what));
+        vm.plan.check_resized_running(wanted).map_err(refused)?;
+        for part in parts.into_iter().filter(|part| *part != VmResize::default()) {
+            let plan = vm.plan.check_resized_running(&part).map_err(refused)?;
+            vm.change(plan, &part)?;
         }
-        checked(&vm.plan, wanted)?;
-        if let Some(vcpus) = wanted.desired_vcpus {
-            let part = VmResize { desired_vcpus: Some(vcpus), ..VmResize::default() };
-            vm.change(&part, |machine| machine.resize_vcpus(vcpus).map_err(|e| blame::resize_failed(&e)))?;
+        Ok(())
+    }
+
+    /// `vm.resize-zone`: without a machine, what the zone begins with; with one, what is plugged beyond that.
+    pub(crate) fn resize_zone(&mut self, wanted: &VmResizeZone) -> Done {
+        let Some(vm) = self.vm.as_mut() else { return Ok(()) };
+        if vm.machine.is_none() {
+            vm.plan = vm.plan.check_zone_resized(wanted).map_err(refused)?;
+        } else {
+            let plan = vm.plan.check_zone_resized_running(wanted).map_err(refused)?;
+            vm.change(plan, &VmResize { desired_ram: Some(wanted.desired_ram), ..VmResize::default() })?;
         }
+        self.publish();
         Ok(())
     }
 }
 
 impl Vm {
-    /// Changes a part of the running machine, and notes it for those that will be built later.
-    fn change(&mut self, part: &VmResize, act: impl FnOnce(&mut Machine) -> Done) -> Done {
-        let plan = checked(&self.plan, part)?;
+    /// Changes a part of the running machine to what `plan` says, and keeps the plan for machines that will be built later.
+    fn change(&mut self, plan: Plan, part: &VmResize) -> Done {
         if let Some(machine) = self.machine.as_mut() {
-            act(machine)?;
+            if let Some(vcpus) = part.desired_vcpus {
+                machine.resize_vcpus(vcpus).map_err(|e| blame::resize_failed(&e))?;
+            }
+            // What comes of these is the guest's business.
+            if part.desired_ram.is_some() {
+                machine.request_ram(&plan);
+            }
+            if let Some(size) = part.desired_balloon {
+                machine.set_balloon(size);
+            }
         }
         self.plan = plan;
         Ok(())
     }
 }
 
-fn checked(plan: &Plan, wanted: &VmResize) -> Result<Plan, ApiError> {
-    plan.check_resized(wanted).map_err(|problems| ApiError::from_problems(&problems))
+fn refused(problems: Problems) -> ApiError {
+    ApiError::from_problems(&problems)
 }

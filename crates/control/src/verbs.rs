@@ -51,6 +51,7 @@ impl Control {
             Command::VmAddUserDevice { body, reply } => reply.send(self.add(Extra::UserDevice(body))),
             Command::VmRemoveDevice { body, reply } => reply.send(self.remove_device(&body.id)),
             Command::VmResize { body, reply } => reply.send(self.resize(&body)),
+            Command::VmResizeZone { body, reply } => reply.send(self.resize_zone(&body)),
             Command::Unbuilt { verb, reply } => reply.send(Err(Command::not_implemented(verb.name))),
         }
     }

@@ -16,6 +16,7 @@ use crate::board::Board;
 use crate::cpus::CpuMaker;
 use crate::io::MachineIo;
 use crate::nodes::{Given, Nodes};
+use crate::own_memory::MemoryPlaces;
 use crate::ram::MappedRam;
 use crate::tree::Tree;
 use crate::vcpus::Vcpus;
@@ -57,13 +58,15 @@ pub fn build(
     match start {
         Start::Boot => {
             let ram = GuestRam::allocate(&plan.memory.zones)?;
+            let memory = Memory { ram: &ram, places: &MemoryPlaces::new() };
             let (parts, loaded) =
-                while_loading(&ram, &plan.payload, || Parts::build(plan, host, &ram, plan.cpus.boot))?;
+                while_loading(&ram, &plan.payload, || Parts::build(plan, host, &memory, plan.cpus.boot))?;
             parts.boot(plan, &ram, &loaded, events)
         }
         Start::Restore { tree, ram } => {
             let vcpus = tree.vcpu_slots(plan.cpus.max)?;
-            Parts::build(plan, host, &ram, vcpus)?.restore(tree, events)
+            let memory = Memory { ram: &ram, places: &tree.memory };
+            Parts::build(plan, host, &memory, vcpus)?.restore(tree, events)
         }
     }
 }
@@ -97,6 +100,13 @@ struct Host<'a> {
     events: &'a Events,
 }
 
+/// What the guest finds in its address space besides registers.
+struct Memory<'a> {
+    ram: &'a GuestRam,
+    /// Where devices had memory of their own before.
+    places: &'a MemoryPlaces,
+}
+
 /// A machine whose CPUs have no threads yet and no state but that of power-on.
 struct Parts {
     vm: Arc<dyn Vm>,
@@ -113,12 +123,13 @@ struct Parts {
 
 impl Parts {
     /// With the first `vcpus` vCPUs.
-    fn build(plan: &Plan, host: Host<'_>, ram: &GuestRam, vcpus: u32) -> Result<Self, BuildError> {
+    fn build(plan: &Plan, host: Host<'_>, memory: &Memory<'_>, vcpus: u32) -> Result<Self, BuildError> {
         let Host { hypervisor, consoles, descriptors, events } = host;
+        let Memory { ram, places } = *memory;
         let supported = hypervisor.supported_cpuid()?;
         let phys_bits = cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits);
         let largest = plan.memory.largest();
-        let area = layout::device_area(largest, phys_bits)
+        let area = layout::device_area(layout::end(largest).max(ram.end()), phys_bits)
             .ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
         let windows = windows(&area, &plan.pci_segments)?;
         let vm = hypervisor.create_vm()?;
@@ -129,7 +140,7 @@ impl Parts {
         let spaces = Arc::new(AddressSpaces::new(doorbells));
         let ports = Arc::new(ConfigPorts::default());
         let segments = Segments::new(windows.iter().copied());
-        let mut nodes = Nodes::new(spaces.clone(), segments, vm.irqchip(), ram.dma(), events.clone());
+        let mut nodes = Nodes::new(spaces.clone(), segments, vm.clone(), ram.dma(), events.clone());
         let fixed = board::Fixed {
             irqchip: vm.irqchip(),
             ram: ram.total(),
@@ -140,6 +151,7 @@ impl Parts {
             ports: &ports,
         };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
+        nodes.promise_memory(plan, places)?;
         attach_devices(&mut nodes, plan, &consoles, descriptors)?;
         Ok(Self { vm, ram: mapped, windows, maker, vcpus, board, nodes, spaces, ports, consoles })
     }
@@ -239,6 +251,7 @@ fn attach_devices(
         let descriptors = descriptors.get(&device.id).map_or(&[][..], Vec::as_slice);
         nodes.attach(device, Given { descriptors, stream: consoles.console.as_ref() })?;
     }
+    nodes.forget_promises();
     Ok(())
 }
 

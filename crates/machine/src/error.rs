@@ -167,6 +167,15 @@ pub enum DeviceError {
         #[source]
         source: pci::PlaceError,
     },
+    /// The memory that it brings.
+    #[error("Cannot give the guest the memory of device '{id}'")]
+    Memory {
+        /// The device's id.
+        id: String,
+        /// The hypervisor's reason.
+        #[source]
+        source: hv::Error,
+    },
     /// Its addresses.
     #[error("Cannot attach device '{id}'")]
     Attach {

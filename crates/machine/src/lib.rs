@@ -18,7 +18,9 @@ mod hotplug;
 mod io;
 mod nodes;
 mod output_files;
+mod own_memory;
 mod ram;
+mod ram_size;
 mod readings;
 mod tree;
 mod vcpus;
@@ -118,7 +120,8 @@ impl Machine {
     /// [`StateError`] names what has none.
     pub fn save(&self) -> Result<Tree, StateError> {
         let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
-        Ok(Tree { nodes: self.nodes.save()?, vcpus: self.vcpus.save()?, clock })
+        let memory = self.nodes.memory_places();
+        Ok(Tree { nodes: self.nodes.save()?, memory, vcpus: self.vcpus.save()?, clock })
     }
 
     /// Gives the guest more RAM, a zone of it at `base`.
@@ -160,11 +163,6 @@ impl Machine {
         self.vcpus.nmi()
     }
 
-    /// Bytes of RAM.
-    pub fn ram_size(&self) -> u64 {
-        self.ram.total()
-    }
-
     /// Open consoles, to be kept when the machine goes.
     pub fn consoles(&self) -> &Consoles {
         &self.consoles
@@ -187,6 +185,10 @@ impl Machine {
 
     /// What the machine counts, for threads that read it later.
     pub fn readings(&self) -> Readings {
-        Readings { devices: self.nodes.counters(), vcpus: self.vcpus.exits() }
+        Readings {
+            devices: self.nodes.counters(),
+            vcpus: self.vcpus.exits(),
+            ram_size: self.watch_ram_size(),
+        }
     }
 }

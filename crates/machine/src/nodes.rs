@@ -7,18 +7,20 @@ use std::sync::{Arc, MutexGuard, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use api::{DeviceNode, PciBarResource, PciBarWidth, Resource};
-use config::VmConfig;
+use api::{DeviceNode, MmioAddressRange, PciBarResource, PciBarWidth, Resource};
 use config::plan::{self, Place};
+use config::{Plan, VmConfig};
 use device::{AddressSpaces, Device, Events, Slot};
 use memory::DmaRam;
 use meter::CounterSet;
 use pci::{
-    Address, BarKind, BarLease, BarNeed, BuildContext, Built, Handle, Learned, Segment, Segments, SlotLease,
+    Address, BarKind, BarLease, BarNeed, BuildContext, Built, Handle, Learned, MemoryLease, OwnMemory,
+    Segment, Segments, SlotLease,
 };
 use stream::Stream;
 
 use crate::hotplug::Removal;
+use crate::own_memory::{MappedMemory, MemoryPlace, MemoryPlaces};
 use crate::tree::{NodeStates, StateError};
 use crate::{DeviceError, LateDevice, catalogue};
 
@@ -37,6 +39,7 @@ struct Node {
 struct FunctionPart {
     lease: SlotLease,
     bars: Vec<(BarNeed, BarLease)>,
+    memory: Option<MappedMemory>,
     is_virtio: bool,
     counters: Option<Arc<dyn CounterSet>>,
     handle: Option<Handle>,
@@ -58,26 +61,30 @@ pub(crate) struct Given<'a> {
 pub(crate) struct Nodes {
     spaces: Arc<AddressSpaces>,
     segments: Segments,
+    vm: Arc<dyn hv::Vm>,
     msi: Arc<dyn hv::IrqChip>,
     ram: DmaRam,
     events: Events,
     nodes: Vec<Node>,
     /// Slots that devices on their way have been promised, by id.
     promised: BTreeMap<String, SlotLease>,
+    /// The same of addresses for their own memory.
+    promised_memory: BTreeMap<String, MemoryLease>,
     patience: Duration,
 }
 
 impl Nodes {
-    /// None yet. They will reach guest RAM through `ram` and report to `events`.
+    /// None yet. They will be `vm`'s guest's, reach its RAM through `ram` and report to `events`.
     pub(crate) fn new(
         spaces: Arc<AddressSpaces>,
         segments: Segments,
-        msi: Arc<dyn hv::IrqChip>,
+        vm: Arc<dyn hv::Vm>,
         ram: DmaRam,
         events: Events,
     ) -> Self {
-        let (nodes, promised) = (Vec::new(), BTreeMap::new());
-        Self { spaces, segments, msi, ram, events, nodes, promised, patience: PATIENCE }
+        let msi = vm.irqchip();
+        let (nodes, promised, promised_memory) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Self { spaces, segments, vm, msi, ram, events, nodes, promised, promised_memory, patience: PATIENCE }
     }
 
     /// Puts a device of the board at its fixed addresses.
@@ -93,6 +100,24 @@ impl Nodes {
             self.promised.insert(id.into(), segment.lease_slot(place.device).map_err(misplaced)?);
         }
         Ok(())
+    }
+
+    /// Sees to it that the devices of `plan` will have their own memory at these places again, whatever comes before them.
+    pub(crate) fn promise_memory(&mut self, plan: &Plan, places: &MemoryPlaces) -> Result<(), DeviceError> {
+        for plan::Device { id, place, .. } in &plan.devices {
+            let Some(wanted) = places.get(id) else { continue };
+            let segment = self.segments.get(place.segment);
+            let lease = segment.and_then(|segment| segment.lease_memory_at(wanted.base, wanted.size));
+            let lease = lease.map_err(|source| DeviceError::Place { id: id.clone(), source })?;
+            self.promised_memory.insert(id.clone(), lease);
+        }
+        Ok(())
+    }
+
+    /// What was promised and nobody came for is free again.
+    pub(crate) fn forget_promises(&mut self) {
+        self.promised.clear();
+        self.promised_memory.clear();
     }
 
     /// Builds a device and gives it a slot, which comes out, and addresses. A failure leaves nothing behind.
@@ -125,13 +150,35 @@ impl Nodes {
         let bars = built.function.bars().into_iter().map(lease_bar).collect::<Result<Vec<_>, _>>();
         let bars = bars.map_err(misplaced)?;
         let bases: Vec<u64> = bars.iter().map(|(_, lease)| lease.base()).collect();
-        let settled = pci::Place { address: lease.address(), bars: &bases, msi: self.msi.as_ref() };
+        let segment = segment.clone();
         let Built { function, is_virtio, counters, handle, learned } = built;
+        let memory = function.memory().map(|memory| self.map(id, &segment, memory)).transpose()?;
+        let settled = pci::Place {
+            address: lease.address(),
+            bars: &bases,
+            memory: memory.as_ref().map(|memory| memory.place().base),
+            msi: self.msi.as_ref(),
+        };
         let slot = function.settle(&settled).map_err(|e| DeviceError::build(id, e))?;
         let (address, removal) = (lease.address(), None);
-        let function = FunctionPart { lease, bars, is_virtio, counters, handle, learned, removal };
+        let function = FunctionPart { lease, bars, memory, is_virtio, counters, handle, learned, removal };
         self.insert(id, slot, Some(function))?;
         Ok(address)
+    }
+
+    /// Gives the guest memory that the device `id` brings: where it was promised, or anywhere in the segment's window.
+    fn map(&mut self, id: &str, segment: &Segment, brought: OwnMemory) -> Result<MappedMemory, DeviceError> {
+        let OwnMemory { memory, align } = brought;
+        let size = memory.size() as u64;
+        // Another size than that of the promise is the device's to notice, when it gets its state.
+        let fits = |lease: &MemoryLease| lease.size() == size && lease.base().is_multiple_of(align);
+        let lease = match self.promised_memory.remove(id).filter(fits) {
+            Some(lease) => Ok(lease),
+            None => segment.lease_memory(size, align),
+        };
+        let lease = lease.map_err(|source| DeviceError::Place { id: id.into(), source })?;
+        let mapped = MappedMemory::new(self.vm.clone(), memory, lease);
+        mapped.map_err(|source| DeviceError::Memory { id: id.into(), source })
     }
 
     fn insert(&mut self, id: &str, slot: Slot, function: Option<FunctionPart>) -> Result<(), DeviceError> {
@@ -270,6 +317,12 @@ impl Nodes {
         })
     }
 
+    /// Where devices' own memory lies, by the device's id.
+    pub(crate) fn memory_places(&self) -> MemoryPlaces {
+        let place = |node: &Node| Some((node.id.clone(), node.function.as_ref()?.memory.as_ref()?.place()));
+        self.nodes.iter().filter_map(place).collect()
+    }
+
     /// Which slot each PCI function has got.
     pub(crate) fn slots(&self) -> impl Iterator<Item = (&str, u8)> {
         self.nodes
@@ -331,24 +384,36 @@ impl Drop for Nodes {
 }
 
 fn describe(node: &Node) -> Vec<DeviceNode> {
-    let mut shown = DeviceNode { id: node.id.clone(), ..DeviceNode::default() };
-    let Some(function) = &node.function else { return vec![shown] };
+    let mut device = DeviceNode { id: node.id.clone(), ..DeviceNode::default() };
+    let Some(function) = &node.function else { return vec![device] };
+    let range = |memory: &MappedMemory| {
+        let MemoryPlace { base, size } = memory.place();
+        Resource::MmioAddressRange(MmioAddressRange { base, size })
+    };
+    device.resources = function.memory.iter().map(range).collect();
     let bar = |(need, lease): &(BarNeed, BarLease)| {
         let width = if need.kind == BarKind::Memory64 { PciBarWidth::Mmio64 } else { PciBarWidth::Mmio32 };
         let BarNeed { index, size, .. } = *need;
         Resource::PciBar(PciBarResource { base: lease.base(), index, prefetchable: false, size, width })
     };
-    shown.resources = function.bars.iter().map(bar).collect();
-    shown.pci_bdf = Some(function.lease.address().to_string());
-    shown.removal = function.removal.map(Removal::shown);
+    let bars = function.bars.iter().map(bar);
+    let bdf = Some(function.lease.address().to_string());
+    let removal = function.removal.map(Removal::shown);
     if !function.is_virtio {
-        return vec![shown];
+        device.resources.extend(bars);
+        return vec![DeviceNode { pci_bdf: bdf, removal, ..device }];
     }
     // A virtio device sits behind its transport, which is a node of its own.
-    shown.id = format!("_virtio-pci-{}", node.id);
-    shown.children = vec![node.id.clone()];
-    let parent = Some(shown.id.clone());
-    vec![DeviceNode { id: node.id.clone(), parent, ..DeviceNode::default() }, shown]
+    let transport = DeviceNode {
+        id: format!("_virtio-pci-{}", node.id),
+        resources: bars.collect(),
+        children: vec![node.id.clone()],
+        pci_bdf: bdf,
+        removal,
+        ..DeviceNode::default()
+    };
+    device.parent = Some(transport.id.clone());
+    vec![device, transport]
 }
 
 /// The device, once no vCPU is inside; waits for that until `deadline`. A vCPU that does not leave is stuck in what the device does for it,

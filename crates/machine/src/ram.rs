@@ -31,9 +31,9 @@ impl MappedRam {
         Ok(())
     }
 
-    /// Bytes of RAM.
-    pub(crate) fn total(&self) -> u64 {
-        self.ram.total()
+    /// RAM as the VMM sees it.
+    pub(crate) fn guest(&self) -> &GuestRam {
+        &self.ram
     }
 
     /// Adds a zone at `base`: the VMM's own threads see it first, since nobody names its addresses yet.

@@ -88,6 +88,11 @@ fn devices_get_slots_in_order_and_keep_them_when_the_machine_is_built_again() {
     assert!(slots(&machine).contains(&slot("e", 6)));
 }
 
+/// Takes a device away as if the guest had let go of it.
+fn detach(machine: &mut Machine, id: &str) -> bool {
+    machine.nodes.address(id).and_then(|address| machine.nodes.detach_at(address)).is_some()
+}
+
 #[test]
 fn a_device_that_is_detached_leaves_nothing_behind() {
     let rig = Rig::new();
@@ -95,9 +100,8 @@ fn a_device_that_is_detached_leaves_nothing_behind() {
     let mut machine = rig.boot(&plan);
     machine.start();
     assert_eq!(machine.handles::<Arc<Disk>>().map(|(id, _)| id).collect::<Vec<_>>(), ["d"]);
-    let address = machine.nodes.address("d").unwrap();
-    assert_eq!(machine.nodes.detach_at(address), Some("d".into()));
-    assert_eq!(machine.nodes.detach_at(address), None);
+    assert!(detach(&mut machine, "d"));
+    assert!(!detach(&mut machine, "d"));
     assert!(machine.device_tree().keys().all(|id| !id.contains("d0") && id != "d"));
     assert_eq!(machine.handles::<Arc<Disk>>().count(), 0);
     // Slot and image are free: the same device can come back, to a machine that runs.
@@ -228,6 +232,63 @@ fn ram_comes_and_goes_for_guest_and_devices_together() {
 }
 
 #[test]
+fn what_the_guest_has_given_to_its_balloon_is_not_its_own() {
+    let rig = Rig::new();
+    let machine = rig.boot(&rig.plan(""));
+    assert!(!machine.set_balloon(1 << 20));
+    drop(machine);
+    let machine = rig.boot(&rig.plan(r#","balloon":{"size":16777216}"#));
+    let readings = machine.readings();
+    assert_eq!(readings.ram_size(), 128 << 20, "it was asked for and is not given yet");
+    let bar = match &machine.device_tree()["_virtio-pci-__balloon"].resources[..] {
+        [api::Resource::PciBar(bar)] => bar.base,
+        other => panic!("{other:?}"),
+    };
+    let register = |offset: u64| {
+        let mut value = [0; 4];
+        machine.nodes.spaces().read(device::Space::Mmio, bar + 0x4000 + offset, &mut value);
+        u32::from_le_bytes(value)
+    };
+    let give = |pages: u32| {
+        let _ = machine.nodes.spaces().write(device::Space::Mmio, bar + 0x4004, &pages.to_le_bytes());
+    };
+    assert_eq!(register(0), 4096);
+    give(4096);
+    assert_eq!((readings.ram_size(), machine.ram_size()), (112 << 20, 112 << 20));
+    give(u32::MAX);
+    assert_eq!(readings.ram_size(), 0, "no guest gives more than it has");
+    assert!(machine.set_balloon(8 << 20));
+    assert_eq!(register(0), 2048);
+}
+
+#[test]
+fn memory_that_is_not_plugged_is_not_the_guest_s() {
+    let rig = Rig::new();
+    let memory = r#"{"size":134217728,"hotplug_method":"VirtioMem","hotplug_size":1073741824}"#;
+    let mut config = rig.plan("").config().clone();
+    config.memory = config::from_json(memory.as_bytes()).unwrap().0;
+    let plan = config::check(config).unwrap();
+    let machine = rig.boot(&plan);
+    assert_eq!(machine.ram_size(), 128 << 20);
+    assert_eq!(rig.hypervisor.memory.mapped(), [0, 1 << 32], "the room is there from the start");
+    let bar = match &machine.device_tree()["_virtio-pci-mem0"].resources[..] {
+        [api::Resource::PciBar(bar)] => bar.base,
+        other => panic!("{other:?}"),
+    };
+    assert!(bar >= (1 << 32) + (1 << 30), "windows lie behind the room: {bar:#x}");
+    let requested = || {
+        let mut size = [0; 8];
+        machine.nodes.spaces().read(device::Space::Mmio, bar + 0x4000 + 48, &mut size[..4]);
+        u64::from_le_bytes(size)
+    };
+    let wanted = config::VmResize { desired_ram: Some(192 << 20), ..config::VmResize::default() };
+    assert_eq!(requested(), 0);
+    machine.request_ram(&plan.check_resized_running(&wanted).unwrap());
+    assert_eq!(requested(), 64 << 20);
+    assert_eq!(machine.ram_size(), 128 << 20, "it is for the guest to plug it");
+}
+
+#[test]
 fn clients_see_what_devices_have_found_out() {
     let rig = Rig::new();
     let mut config = rig.plan("").config().clone();
@@ -273,3 +334,5 @@ fn a_restored_machine_uses_the_ram_it_is_given() {
     let restored = rig.build(&plan, Start::Restore { tree: &tree, ram }).unwrap();
     assert_eq!(restored.ram_size(), 64 << 20);
 }
+
+mod own_memory;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::VcpuError;
+use crate::own_memory::MemoryPlaces;
 
 /// The state of every device, by id.
 pub(crate) type NodeStates = BTreeMap<String, Saved>;
@@ -18,6 +19,8 @@ pub(crate) type NodeStates = BTreeMap<String, Saved>;
 pub struct Tree {
     /// Devices, by id: those of the board and the PCI functions.
     pub(crate) nodes: NodeStates,
+    /// Where devices' own memory lies. What is in it is not part of the state.
+    pub(crate) memory: MemoryPlaces,
     /// vCPUs in use, by number.
     pub(crate) vcpus: BTreeMap<u32, CpuState>,
     /// The guest's paravirtual clock, if it has one.

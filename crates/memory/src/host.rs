@@ -1,5 +1,11 @@
 //! Memory of this process that a guest may be given.
 
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use rustix::mm::MapFlags;
+
 use crate::mapping::Mapping;
 
 /// A stretch of this process's memory that stays where it is as long as the value lives: guest RAM, a read-only image, a device's BAR,
@@ -25,5 +31,78 @@ unsafe impl HostMemory for Mapping {
 
     fn size(&self) -> usize {
         self.size()
+    }
+}
+
+/// What the bytes of a device's memory are in the beginning, and where writes to them go.
+#[derive(Clone, Copy, Debug)]
+pub enum Contents<'f> {
+    /// The beginning of this file, which is open for reading and writing: writes go into it.
+    File(&'f File),
+    /// The beginning of this file, which is open for reading: writes are nobody else's.
+    CopyOf(&'f File),
+    /// Zeroes.
+    Zeroes,
+}
+
+/// Maps `size` bytes for a guest, without RAM or swap set aside for them, at an address of this process that is a multiple of `align` (a
+/// power of two). A file has to be that long, and to stay so: beyond its end there is nothing, and whoever touches that fails.
+///
+/// # Errors
+/// The kernel's, if the size is no multiple of the page size or zero, the file cannot be mapped, or there is no room.
+pub fn map(contents: Contents<'_>, size: u64, align: usize) -> io::Result<Arc<dyn HostMemory>> {
+    const PAGE: u64 = 4096;
+    if !size.is_multiple_of(PAGE) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let size = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let (sharing, file) = match contents {
+        Contents::File(file) => (MapFlags::SHARED, Some((file, 0))),
+        Contents::CopyOf(file) => (MapFlags::PRIVATE, Some((file, 0))),
+        Contents::Zeroes => (MapFlags::PRIVATE, None),
+    };
+    Ok(Arc::new(Mapping::new(size, 0, align, sharing | MapFlags::NORESERVE, file)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    const SIZE: u64 = 2 << 20;
+
+    /// A file without a name, full of ones.
+    fn file() -> File {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let file = File::from(rustix::fs::memfd_create("test", flags).unwrap());
+        file.write_all_at(&vec![1; SIZE as usize], 0).unwrap();
+        file
+    }
+
+    #[test]
+    fn writes_go_where_they_are_meant_to() {
+        for (contents, first, stays) in [
+            (Contents::File(&file()), 1, false),
+            (Contents::CopyOf(&file()), 1, true),
+            (Contents::Zeroes, 0, true),
+        ] {
+            let memory = map(contents, SIZE, SIZE as usize).unwrap();
+            assert_eq!((memory.size() as u64, memory.start().addr() as u64 % SIZE), (SIZE, 0));
+            // SAFETY: the last byte of a mapping made for reading and writing, which nobody else knows.
+            let before = unsafe { memory.start().add(memory.size() - 1).replace(7) };
+            assert_eq!(before, first);
+            if let Contents::File(file) | Contents::CopyOf(file) = contents {
+                let mut last = [0];
+                file.read_exact_at(&mut last, SIZE - 1).unwrap();
+                assert_eq!(last == [1], stays, "{contents:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_mapped() {
+        for size in [0, 1, SIZE + 512, 1 << 62] {
+            assert!(map(Contents::Zeroes, size, 4096).is_err(), "{size:#x}");
+        }
     }
 }

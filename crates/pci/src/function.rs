@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use config::VmConfig;
 use device::{Events, MsiSource, Slot};
-use memory::DmaRam;
+use memory::{DmaRam, HostMemory};
 use meter::CounterSet;
 use stream::Stream;
 
@@ -76,6 +76,11 @@ pub trait Function {
     /// The BARs it wants addresses for.
     fn bars(&self) -> Vec<BarNeed>;
 
+    /// Memory of its own that the guest is to see.
+    fn memory(&self) -> Option<OwnMemory> {
+        None
+    }
+
     /// Takes its place.
     ///
     /// # Errors
@@ -96,6 +101,16 @@ pub struct BarNeed {
     pub align: u64,
 }
 
+/// Memory that a function brings into the guest's address space, such as a file. It is no BAR: it stays where it is put, in the segment's
+/// 64-bit window. Devices do not reach it, because it is not RAM.
+#[derive(Clone)]
+pub struct OwnMemory {
+    /// The memory.
+    pub memory: Arc<dyn HostMemory>,
+    /// A power of two that its first guest address must be a multiple of.
+    pub align: u64,
+}
+
 /// Where a function sits.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
@@ -103,6 +118,8 @@ pub struct Place<'a> {
     pub address: Address,
     /// Where its BARs start, in the order of [`Function::bars`].
     pub bars: &'a [u64],
+    /// Where its own memory starts, if it has some.
+    pub memory: Option<u64>,
     /// Where its vectors come from.
     pub msi: &'a dyn MsiSource,
 }

@@ -13,8 +13,8 @@ mod segment;
 pub use address::{Address, ConfigLatch, ConfigPorts};
 pub use bridge::HostBridge;
 pub use config::{BarKind, ConfigSpace, ConfigState, Identity, REGION_CONFIG};
-pub use function::{BarNeed, BuildContext, Built, Function, Handle, Learned, Place};
+pub use function::{BarNeed, BuildContext, Built, Function, Handle, Learned, OwnMemory, Place};
 #[cfg(any(test, feature = "fake-vectors"))]
 pub use msix::fake::FakeSource;
 pub use msix::{Msix, MsixState, NO_VECTOR, Vector, VectorCountError, Vectors};
-pub use segment::{BarLease, PlaceError, Segment, Segments, SlotLease, Windows};
+pub use segment::{BarLease, MemoryLease, PlaceError, Segment, Segments, SlotLease, Windows};

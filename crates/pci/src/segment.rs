@@ -189,6 +189,28 @@ impl Segment {
         Ok(BarLease { base: held.range.start(), size, kind, held: vec![held] })
     }
 
+    /// Leases `size` bytes of the 64-bit window to memory that a function brings, as high as possible, aligned to `align` (a power of two).
+    ///
+    /// # Errors
+    /// [`PlaceError::NoAddresses`].
+    pub fn lease_memory(&self, size: u64, align: u64) -> Result<MemoryLease, PlaceError> {
+        self.lease_memory_by(size, align, AllocPolicy::LastMatch)
+    }
+
+    /// The same from `base` on: where a guest knows it already.
+    ///
+    /// # Errors
+    /// [`PlaceError::NoAddresses`] if not all of it is free.
+    pub fn lease_memory_at(&self, base: u64, size: u64) -> Result<MemoryLease, PlaceError> {
+        self.lease_memory_by(size, 1, AllocPolicy::ExactMatch(base))
+    }
+
+    fn lease_memory_by(&self, size: u64, align: u64, policy: AllocPolicy) -> Result<MemoryLease, PlaceError> {
+        let kind = BarKind::Memory64;
+        let held = self.hold(kind, size, align, policy);
+        held.map(MemoryLease).ok_or(PlaceError::NoAddresses { segment: self.number, size, kind })
+    }
+
     fn hold(&self, window: BarKind, size: u64, align: u64, policy: AllocPolicy) -> Option<Held> {
         let mut free = self.lock();
         if let AllocPolicy::ExactMatch(first) = policy {
@@ -255,6 +277,21 @@ impl BarLease {
     /// How wide the BAR's register is.
     pub fn kind(&self) -> BarKind {
         self.kind
+    }
+}
+
+/// Addresses leased to memory that a function brings. The guest cannot move it.
+pub struct MemoryLease(Held);
+
+impl MemoryLease {
+    /// The first address.
+    pub fn base(&self) -> u64 {
+        self.0.range.start()
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.0.range.len()
     }
 }
 

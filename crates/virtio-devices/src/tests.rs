@@ -12,7 +12,8 @@ pub(crate) fn holds(front: impl VirtioDevice + 'static) {
     let ram = test_ram(&[(0, 0x10_0000)]);
     let queues = front.info().queue_sizes.len() as u64;
     let (msi, events) = (FakeSource::default(), Events::new(Arc::new(NoSink)).unwrap());
-    let place = Place { address: Address { segment: 0, slot: 2 }, bars: &[0xc000_0000], msi: &msi };
+    let place =
+        Place { address: Address { segment: 0, slot: 2 }, bars: &[0xc000_0000], memory: None, msi: &msi };
     let function = VirtioPci::new(Box::new(front), BarKind::Memory32, &place, ram.dma(), events);
     device::contract::check_after(&mut function.unwrap(), |function| come_up(function, queues));
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use device::{Events, Slot};
 use memory::DmaRam;
-use pci::{BarKind, BarNeed, BuildContext, Built, Function, Place};
+use pci::{BarKind, BarNeed, BuildContext, Built, Function, OwnMemory, Place};
 
 use crate::{VirtioDevice, VirtioPci, transport};
 
@@ -33,8 +33,15 @@ impl Function for Unplaced {
         vec![BarNeed { index: 0, kind: self.bar, size: transport::BAR_SIZE, align: BAR_ALIGN }]
     }
 
+    fn memory(&self) -> Option<OwnMemory> {
+        self.device.memory()
+    }
+
     fn settle(self: Box<Self>, place: &Place<'_>) -> io::Result<Slot> {
-        let Self { device, bar, ram, events } = *self;
+        let Self { mut device, bar, ram, events } = *self;
+        if let Some(base) = place.memory {
+            device.put_memory(base);
+        }
         Ok(Arc::new(Mutex::new(VirtioPci::new(device, bar, place, ram, events)?)))
     }
 }

@@ -25,6 +25,7 @@ use std::time::Instant;
 
 use device::Stateful;
 use meter::CounterSet;
+use pci::OwnMemory;
 
 /// Feature bits of the transport and the queues (§6).
 pub mod feature {
@@ -36,6 +37,8 @@ pub mod feature {
     pub const VERSION_1: u64 = 1 << 32;
     /// Addresses are translated by an IOMMU.
     pub const ACCESS_PLATFORM: u64 = 1 << 33;
+    /// Chains are given back in the order in which they were made available. A device that has one chain at a time fulfils it.
+    pub const IN_ORDER: u64 = 1 << 35;
 }
 
 /// What a device is, fixed when it is built.
@@ -63,6 +66,14 @@ pub trait VirtioDevice: Stateful + Send {
 
     /// Stores `data` into the device configuration. Bounded like reads.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// Memory of its own that the guest is to see.
+    fn memory(&self) -> Option<OwnMemory> {
+        None
+    }
+
+    /// [`VirtioDevice::memory`] has its place: it starts at the guest address `base`, for as long as there is the device.
+    fn put_memory(&mut self, _base: u64) {}
 
     /// Who serves its queues.
     fn server(&mut self) -> &mut dyn QueueServer;

@@ -9,16 +9,18 @@ use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use config::{ImageType, MacAddr, plan};
+use config::{ImageType, MacAddr, Pmem, plan};
 use device::{Access, Device, Events, NoSink, Saved, Slot};
-use memory::{Bytes as _, GuestAddress, GuestRam, test_ram};
+use memory::{Bytes as _, GuestAddress, GuestRam, test_ram_with_room};
 use pci::{Address, BarKind, BuildContext, Built, FakeSource, Place, REGION_CONFIG};
 use stream::Stream;
 use tempfile::{NamedTempFile, TempDir};
-use virtio_devices::{blk, console, net, rng, watchdog};
+use virtio_devices::{balloon, blk, console, mem, net, pmem, rng, watchdog};
 
 /// Bytes of RAM, from address 0, in two regions that meet at half of it.
 pub(crate) const RAM_LEN: u64 = 0x4_0000;
+/// Where memory can be plugged.
+const ROOM: (u64, u64) = (1 << 32, 128 << 20);
 /// What takes longer hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a disk.
@@ -26,6 +28,8 @@ const DISK_LEN: usize = 64 << 10;
 /// What a disk is full of in the beginning.
 const DISK_BYTE: u8 = 0x11;
 const BAR: u64 = 0xc000_0000;
+/// Where a device's own memory is said to lie.
+const MEMORY: u64 = 1 << 40;
 
 /// The host's side of a device.
 pub(crate) enum Host {
@@ -35,6 +39,8 @@ pub(crate) enum Host {
     Net(UnixDatagram),
     /// The other end of the stream, and the directory its socket lies in.
     Console(UnixStream, #[allow(dead_code, reason = "removes the socket when dropped")] TempDir),
+    /// The guest may give it any of its memory, which is empty then.
+    TakesMemory,
     Nothing,
 }
 
@@ -77,6 +83,17 @@ pub(crate) const KINDS: &[(&str, Build)] = &[
         (rng::build(&plan::Rng { src: "/dev/zero".into() }, context).unwrap(), Host::Nothing)
     }),
     ("__watchdog", |context| (watchdog::build(&plan::Watchdog, context).unwrap(), Host::Nothing)),
+    ("_pmem0", |context| {
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(Pmem::UNIT).unwrap();
+        let plan = Pmem { file: file.path().into(), size: None, discard_writes: false };
+        (pmem::build(&plan, context).unwrap(), Host::Nothing)
+    }),
+    ("__balloon", |context| {
+        let plan = plan::Balloon { size: 0, deflate_on_oom: true, free_page_reporting: true };
+        (balloon::build(&plan, context).unwrap(), Host::TakesMemory)
+    }),
+    ("mem0", |context| (mem::build(&plan::Mem { requested: ROOM.1 }, context).unwrap(), Host::Nothing)),
 ];
 
 fn disk(context: &BuildContext<'_>, change: impl FnOnce(&mut plan::Disk)) -> (Built, Host) {
@@ -113,14 +130,15 @@ pub(crate) fn with_rig(choice: u8, test: impl FnOnce(&mut Rig)) {
 impl Rig {
     fn build((id, build): (&str, Build)) -> Self {
         let half = usize::try_from(RAM_LEN / 2).unwrap();
-        let ram = test_ram(&[(0, half), (RAM_LEN / 2, half)]);
+        let ram = test_ram_with_room(&[(0, half), (RAM_LEN / 2, half)], "mem0", ROOM);
         let events = Events::new(Arc::new(NoSink)).unwrap();
         let boot_bar = BarKind::Memory32;
         let context =
             BuildContext { id, ram: &ram.dma(), events: &events, descriptors: &[], stream: None, boot_bar };
         let (built, host) = build(&context);
         let address = Address { segment: 0, slot: 1 };
-        let place = Place { address, bars: &[BAR], msi: &FakeSource::default() };
+        let memory = built.function.memory().map(|_| MEMORY);
+        let place = Place { address, bars: &[BAR], memory, msi: &FakeSource::default() };
         let slot = built.function.settle(&place).unwrap();
         let fresh = slot.lock().unwrap().to_saved().unwrap();
         Self { slot, ram, host, fresh, is_spent: false }
@@ -154,7 +172,7 @@ impl Rig {
             Host::Console(client, _) => {
                 while std::io::Read::read(client, &mut [0; 4096]).is_ok_and(|count| count > 0) {}
             }
-            Host::Nothing => {}
+            Host::TakesMemory | Host::Nothing => {}
         }
     }
 

@@ -32,12 +32,10 @@ pub(crate) fn check_from(config: VmConfig, next_id: u32) -> Result<Plan, Problem
             let plan = Plan::build(config, payload, next_id);
             // Only what is filled in now tells which devices there will be.
             let vm = plan.config();
-            devices::check_slots(&mut Scope {
-                vm,
-                outer: None,
-                path: String::new(),
-                findings: &mut findings,
-            });
+            let plugs_ram = |device: &&plan::Device| matches!(device.kind, plan::DeviceKind::Mem(_));
+            let others = plan.devices.iter().filter(plugs_ram).count();
+            let mut at = Scope { vm, outer: None, path: String::new(), findings: &mut findings };
+            devices::check_slots(others, &mut at);
             if findings.problems.is_empty() { Ok(plan) } else { Err(Problems(findings.problems)) }
         }
         // Without a payload there is at least the payload's problem.

@@ -6,11 +6,12 @@
 mod build;
 mod grants;
 mod parts;
+mod resize;
 mod topology;
 
 pub use parts::{
-    Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng, Segment,
-    Smbios, Stream, Watchdog, Zone,
+    Balloon, Console, Cpus, Device, DeviceKind, Disk, Mem, Memory, Net, Pages, Payload, Place, Pvpanic, Rng,
+    Segment, Smbios, Stream, Vsock, Watchdog, Zone,
 };
 pub use sandbox::{Access, Grant};
 pub use topology::Topology;
@@ -19,7 +20,6 @@ use crate::check::{Problem, ProblemKind, Problems, check_from};
 use crate::devices;
 use crate::disk::DiskConfig;
 use crate::net::NetConfig;
-use crate::requests::VmResize;
 use crate::small::PmemConfig;
 use crate::sockets::{FsConfig, GenericVhostUserConfig, UserDeviceConfig, VdpaConfig, VsockConfig};
 use crate::unbuilt;
@@ -119,25 +119,6 @@ impl Plan {
             .then(|| check_from(config, self.next_id).map(|less| less.after(self)))
     }
 
-    /// The plan with other numbers of vCPUs, RAM or balloon, checked as a whole. A balloon's size changes nothing without a balloon.
-    ///
-    /// # Errors
-    /// All problems of the whole.
-    pub fn check_resized(&self, wanted: &VmResize) -> Result<Self, Problems> {
-        let mut config = self.config.clone();
-        if let Some(vcpus) = wanted.desired_vcpus {
-            check_vcpus(vcpus, config.cpus.max_vcpus)?;
-            config.cpus.boot_vcpus = vcpus;
-        }
-        if let Some(ram) = wanted.desired_ram {
-            config.memory.size = ram;
-        }
-        if let (Some(size), Some(balloon)) = (wanted.desired_balloon, config.balloon.as_mut()) {
-            balloon.size = size;
-        }
-        Ok(check_from(config, self.next_id)?.after(self))
-    }
-
     /// Notes which slot the device `id` has got, so that it gets the same one whenever the machine is built again.
     pub fn settle(&mut self, id: &str, slot: u8) {
         if let Some(device) = self.devices.iter_mut().find(|device| device.id == id) {
@@ -167,7 +148,7 @@ impl Plan {
             memory: build::memory(&config.memory),
             payload,
             serial: config.serial.plan(),
-            devices: devices::plan(&config),
+            devices: devices::plan(&config, build::memory_devices(&config.memory)),
             smbios: platform.smbios(),
             pci_segments: build::segments(&config),
             unbuilt: unbuilt::list(&config),
@@ -176,19 +157,6 @@ impl Plan {
             next_id,
         }
     }
-}
-
-/// What the reference says of a resize, in front of what the whole says of its result.
-fn check_vcpus(wanted: u32, max: u32) -> Result<(), Problems> {
-    let (text, hint) = match wanted {
-        0 => ("Requested zero vCPUs", "ask for 1 or more".into()),
-        _ if wanted > max => {
-            ("Requested vCPUs exceed maximum", format!("ask for at most {max}, cpus.max_vcpus"))
-        }
-        _ => return Ok(()),
-    };
-    let (path, kind) = ("desired_vcpus".into(), ProblemKind::Invalid);
-    Err(Problems::one(Problem { path, kind, outer: None, text: text.into(), hint }))
 }
 
 fn second_vsock() -> Problems {

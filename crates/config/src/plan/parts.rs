@@ -34,7 +34,7 @@ pub struct Cpus {
 pub struct Memory {
     /// In the order of the configuration; a single `mem0` if it has none.
     pub zones: Vec<Zone>,
-    /// RAM that may be added while the machine runs.
+    /// RAM that may be added while the machine runs, beyond what zones have room for.
     pub more: u64,
 }
 
@@ -46,7 +46,8 @@ impl Memory {
 
     /// The most RAM there can ever be.
     pub fn largest(&self) -> u64 {
-        self.total().saturating_add(self.more)
+        let rooms = self.zones.iter().map(|zone| zone.room);
+        rooms.fold(self.total().saturating_add(self.more), u64::saturating_add)
     }
 }
 
@@ -57,6 +58,8 @@ pub struct Zone {
     pub id: String,
     /// RAM at boot: a multiple of 4 KiB, and of the huge page size if one is given.
     pub size: u64,
+    /// RAM that may be plugged while the machine runs: a multiple of 128 MiB.
+    pub room: u64,
     /// Mapped `MAP_SHARED`: other processes can map it, and a backing file sees the guest's writes.
     pub shared: bool,
     /// What pages back it.
@@ -79,6 +82,7 @@ impl Zone {
         Self {
             id: id.into(),
             size,
+            room: 0,
             shared: false,
             pages: Pages::Normal { thp: true },
             file: None,
@@ -169,6 +173,10 @@ pub enum DeviceKind {
     Disk(Disk),
     Net(Net),
     Rng(Rng),
+    Pmem(crate::Pmem),
+    Vsock(Vsock),
+    Mem(Mem),
+    Balloon(Balloon),
     Watchdog(Watchdog),
     Pvpanic(Pvpanic),
     #[cfg(feature = "test-devices")]
@@ -272,6 +280,33 @@ impl Net {
 pub struct Rng {
     /// Where the bytes come from.
     pub src: PathBuf,
+}
+
+/// The virtual socket device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vsock {
+    /// The guest's address, from 3.
+    pub cid: u32,
+    /// Where clients of the host's ask for the guest. Those whom the guest asks for listen at this path with `_PORT` behind it.
+    pub socket: PathBuf,
+}
+
+/// The device that plugs RAM into the zone whose id it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mem {
+    /// Bytes that the guest is asked to plug: a multiple of 2 MiB, at most the zone's room.
+    pub requested: u64,
+}
+
+/// The balloon, which takes memory from the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Balloon {
+    /// Bytes that the guest is asked for; less than its RAM.
+    pub size: u64,
+    /// The guest takes memory back when it runs out of it.
+    pub deflate_on_oom: bool,
+    /// The guest says which of its pages are free.
+    pub free_page_reporting: bool,
 }
 
 /// The watchdog. There is nothing to set.

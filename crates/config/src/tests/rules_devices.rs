@@ -312,6 +312,21 @@ fn devices_of_other_processes() {
 }
 
 #[test]
+fn pmem() {
+    const SIZE: &str = "Trying to use a size that is not multiple of 2MiB";
+    assert_elements(
+        "pmem",
+        "",
+        &[
+            (r#""file":"/p","size":0"#, "size", SIZE),
+            (r#""file":"/p","size":1048576"#, "size", SIZE),
+            (r#""file":"/p","size":2097153"#, "size", SIZE),
+        ],
+    );
+    plan(r#""pmem":[{"file":"/p"},{"file":"/p","size":6291456}]"#);
+}
+
+#[test]
 fn vfio() {
     assert_elements(
         "devices",

@@ -108,10 +108,10 @@ fn a_failed_create_leaves_nothing() {
 #[test]
 fn sections_without_a_mechanism_are_named() {
     let (rig, kernel) = (Rig::new(Options::default()), kernel());
-    rig.ok("vm.create", &config(&kernel).replacen('{', r#"{"balloon":{"size":1048576},"#, 1));
+    rig.ok("vm.create", &config(&kernel).replacen('{', r#"{"tpm":{"socket":"/s"},"#, 1));
     let error = rig.call("vm.boot", "").unwrap_err();
     assert_eq!(error.code, Code::NotImplemented);
-    assert!(error.to_string().contains("balloon"), "{error}");
+    assert!(error.to_string().contains("tpm"), "{error}");
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn verbs_out_of_season_are_refused_and_change_nothing() {
         [
             code("vm.create", &config(&kernel)),
             code("vm.pause", ""),
-            code("vm.resize-zone", r#"{"id":"z","desired_ram":1}"#)
+            code("vm.receive-migration", r#"{"receiver_url":"unix:/s"}"#)
         ],
         [409, 405, 501]
     );

@@ -11,6 +11,11 @@ fn with(kernel: &tempfile::NamedTempFile, section: &str) -> String {
     config(kernel).replacen('{', &format!("{{{section},"), 1)
 }
 
+/// A VM with other memory than that of [`config`].
+fn with_memory(kernel: &tempfile::NamedTempFile, memory: &str) -> String {
+    config(kernel).replacen(r#"{"size":16777216}"#, memory, 1)
+}
+
 #[test]
 fn before_the_boot_the_whole_is_checked_and_noted() {
     let (rig, kernel) = (Rig::new(Options::default()), kernel());
@@ -40,13 +45,78 @@ fn what_does_not_exist_yet_is_named() {
     let (rig, kernel) = (Rig::new(Options::default()), kernel());
     rig.ok("vm.create", &config(&kernel));
     rig.ok("vm.boot", "");
-    for (body, name) in [(r#"{"desired_ram":33554432}"#, "RAM"), (r#"{"desired_balloon":4096}"#, "balloon")] {
-        let error = rig.call("vm.resize", body).unwrap_err();
-        assert_eq!(error.code, Code::NotImplemented);
-        assert!(error.to_string().contains(name), "{error}");
-    }
+    let error = rig.call("vm.resize", r#"{"desired_ram":33554432}"#).unwrap_err();
+    assert_eq!(error.code, Code::NotImplemented);
+    assert!(error.to_string().contains("RAM"), "{error}");
     rig.ok("vm.resize", "{}");
-    assert_eq!(rig.records()[2..], ["vm/resizing", "vm/resizing", "vm/resizing", "vm/resized"]);
+    assert_eq!(rig.records()[2..], ["vm/resizing", "vm/resizing", "vm/resized"]);
+}
+
+#[test]
+fn ram_that_can_be_plugged_is_asked_for() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let memory = r#"{"size":67108864,"hotplug_method":"VirtioMem","hotplug_size":134217728}"#;
+    rig.ok("vm.create", &with_memory(&kernel, memory));
+    rig.ok("vm.boot", "");
+    let plugged = || rig.client.reads().vm_info().unwrap().config.memory.hotplugged_size;
+    for _ in 0..2 {
+        rig.ok("vm.resize", r#"{"desired_ram":134217728}"#);
+        assert_eq!(plugged(), Some(64 << 20));
+    }
+    for wrong in ["67108863", "134217729", "201326593"] {
+        let refused = rig.call("vm.resize", &format!(r#"{{"desired_ram":{wrong}}}"#)).unwrap_err();
+        assert_eq!(refused.code, Code::InvalidConfig, "{wrong}");
+    }
+    rig.ok("vm.reboot", "");
+    assert_eq!(plugged(), Some(64 << 20));
+    assert_eq!(rig.client.reads().vm_info().unwrap().memory_actual_size, 64 << 20, "nothing is plugged yet");
+}
+
+#[test]
+fn a_zone_is_resized_by_itself() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let memory = r#"{"size":0,"hotplug_method":"VirtioMem","zones":[
+        {"id":"a","size":67108864},{"id":"b","size":67108864,"hotplug_size":134217728}]}"#;
+    rig.ok("vm.create", &with_memory(&kernel, memory));
+    let zones = || rig.client.reads().vm_info().unwrap().config.memory.zones.unwrap();
+    let code = |id: &str, ram: u64| {
+        let body = format!(r#"{{"id":"{id}","desired_ram":{ram}}}"#);
+        rig.call("vm.resize-zone", &body).map_err(|error| error.code).err()
+    };
+    assert_eq!([code("a", 32 << 20), code("c", 32 << 20)], [None, Some(Code::InvalidConfig)]);
+    assert_eq!(zones()[0].size, 32 << 20);
+    rig.ok("vm.boot", "");
+    assert_eq!([code("b", 128 << 20), code("a", 128 << 20)], [None, Some(Code::InvalidConfig)]);
+    assert_eq!((zones()[1].size, zones()[1].hotplugged_size), (64 << 20, Some(64 << 20)));
+    assert_eq!(rig.call("vm.resize", r#"{"desired_ram":1}"#).unwrap_err().code, Code::InvalidConfig);
+}
+
+#[test]
+fn a_balloon_has_its_size_through_reboots() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &with(&kernel, r#""balloon":{"size":4096}"#));
+    rig.ok("vm.boot", "");
+    let size = || rig.client.reads().vm_info().unwrap().config.balloon.unwrap().size;
+    rig.ok("vm.resize", r#"{"desired_balloon":8388608}"#);
+    assert_eq!(size(), 8 << 20);
+    let too_large = rig.call("vm.resize", r#"{"desired_balloon":17179869184}"#).unwrap_err();
+    assert_eq!(too_large.code, Code::InvalidConfig);
+    for verb in ["vm.pause", "vm.resume", "vm.reboot", "vm.shutdown", "vm.boot"] {
+        rig.ok(verb, "");
+        assert_eq!(size(), 8 << 20, "{verb}");
+    }
+}
+
+#[test]
+fn a_balloon_that_is_not_there_is_missed() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel));
+    for _ in 0..2 {
+        let error = rig.call("vm.resize", r#"{"desired_balloon":4096}"#).unwrap_err();
+        assert_eq!(error.code, Code::InvalidConfig);
+        assert!(error.to_string().contains("Missing virtio-balloon"), "{error}");
+        drop(rig.call("vm.boot", ""));
+    }
 }
 
 #[test]

@@ -158,3 +158,40 @@ fn too_many_shares_leave_empty_windows() {
     assert!(parts[0].memory32.0 > parts[0].memory32.1 && parts[0].memory64.0 > parts[0].memory64.1);
     assert_eq!(parts[1], whole);
 }
+
+#[test]
+fn memory_is_leased_where_it_fits_or_where_it_was() {
+    const TOP: u64 = 1 << 33;
+    const UNIT: u64 = 2 << 20;
+    let segment = segment();
+    let bar = segment.lease_bar(BarKind::Memory64, 0x8_0000, 0x8_0000).unwrap();
+    let first = segment.lease_memory(3 * UNIT, UNIT).unwrap();
+    assert_eq!((first.base(), first.size()), (TOP - 4 * UNIT, 3 * UNIT));
+    let base = first.base();
+    for taken in [base, base - UNIT, base + UNIT, bar.base() - 0x1000] {
+        assert!(segment.lease_memory_at(taken, 2 * UNIT).is_err(), "{taken:#x}");
+    }
+    drop(first);
+    assert_eq!(segment.lease_memory_at(base + 0x1000, UNIT).unwrap().base(), base + 0x1000);
+    for impossible in [(0, UNIT), (TOP - UNIT, 2 * UNIT), (u64::MAX, UNIT), (base, 0)] {
+        assert!(segment.lease_memory_at(impossible.0, impossible.1).is_err(), "{impossible:x?}");
+    }
+    let none = PlaceError::NoAddresses { segment: 0, size: TOP, kind: BarKind::Memory64 };
+    assert_eq!(segment.lease_memory(TOP, UNIT).err(), Some(none));
+    assert_eq!(segment.lease_memory(UNIT, UNIT).unwrap().base(), TOP - 2 * UNIT);
+}
+
+/// BARs that the guest moves onto memory do not take its addresses.
+#[test]
+fn memory_keeps_its_addresses_when_bars_move() {
+    let segments = segments();
+    let segment = segments.get(0).unwrap();
+    let memory = segment.lease_memory(2 << 20, 2 << 20).unwrap();
+    let mut bar = segment.lease_bar(BarKind::Memory64, 0x8_0000, 0x8_0000).unwrap();
+    segments.follow([(&mut bar, Some(memory.base()))]);
+    assert_eq!(bar.base(), memory.base());
+    assert!(segment.lease_memory_at(memory.base(), 0x1000).is_err());
+    let base = memory.base();
+    drop(memory);
+    assert_eq!(segment.lease_memory_at(base, 2 << 20).unwrap().base(), base);
+}

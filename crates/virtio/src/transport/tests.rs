@@ -63,7 +63,7 @@ fn function_with(
     let info = Info { id: "d".into(), device_type: 2, queue_sizes, features: 1 << 9, config_len: 8 };
     let workers = Workers::new(vec![(Worker::spawn(&PROFILE, "d", handler).unwrap(), vec![0, 1])]);
     let device = Device0 { info, workers, config: Arc::new(Mutex::new([1, 2, 3, 4, 5, 6, 7, 8])) };
-    let place = Place { address: Address { segment: 0, slot: 2 }, bars: &[0xc000_0000], msi };
+    let place = Place { address: Address { segment: 0, slot: 2 }, bars: &[0xc000_0000], memory: None, msi };
     let events = Events::new(Arc::new(NoSink)).unwrap();
     VirtioPci::new(Box::new(device), BarKind::Memory32, &place, ram.dma(), events)
 }

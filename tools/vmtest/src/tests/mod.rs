@@ -12,6 +12,7 @@ mod fuzzing;
 mod host_side;
 mod hotplug;
 mod lifecycle;
+mod memory;
 mod net;
 mod sandbox;
 
@@ -25,6 +26,7 @@ pub(crate) fn all() -> Vec<Test> {
         net::TESTS,
         devices::TESTS,
         hotplug::TESTS,
+        memory::TESTS,
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,
