@@ -13,6 +13,7 @@ mod host_side;
 mod hotplug;
 mod lifecycle;
 mod memory;
+mod memory_acpi;
 mod net;
 mod sandbox;
 
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Test> {
         devices::TESTS,
         hotplug::TESTS,
         memory::TESTS,
+        memory_acpi::TESTS,
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,

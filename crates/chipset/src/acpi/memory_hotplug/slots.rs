@@ -90,8 +90,8 @@ impl MemorySlots {
         let plugged = total(&taken);
         let left = self.window.1 - plugged;
         match len {
-            _ if len == 0 || !len.is_multiple_of(BLOCK) => Err(GrowthError::Size(len)),
             _ if len > left => Err(GrowthError::Window { wanted: len, left: left / BLOCK * BLOCK }),
+            _ if len == 0 || !len.is_multiple_of(BLOCK) => Err(GrowthError::Size(len)),
             _ if taken.len() >= SLOTS => Err(GrowthError::Slots),
             _ => Ok(self.window.0 + plugged),
         }
