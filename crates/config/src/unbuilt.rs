@@ -27,12 +27,10 @@ fn any<T>(list: Option<&Vec<T>>) -> bool {
 }
 
 fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
-    let (cpus, memory, platform) = (&vm.cpus, &vm.memory, vm.platform());
-    let zones = || memory.zones.iter().flatten();
+    let (cpus, platform) = (&vm.cpus, vm.platform());
     vec![
         (cpus.kvm_hyperv, "cpus.kvm_hyperv"),
         (cpus.core_scheduling == CoreScheduling::Vcpu, "cpus.core_scheduling"),
-        (zones().any(|zone| zone.host_numa_node.is_some()), "memory.zones.host_numa_node"),
         (vm.payload.as_ref().is_some_and(|payload| payload.fw_cfg_config.is_some()), "payload.fw_cfg_config"),
         (any(vm.rate_limit_groups.as_ref()), "rate_limit_groups"),
         (any(vm.generic_vhost_user.as_ref()), "generic_vhost_user"),

@@ -132,7 +132,7 @@ fn with_nodes<'a>(context: &'a Context, memory: Value, nodes: Value) -> Builder<
 }
 
 fn nodes(context: &Context) {
-    let zones = json!([{"id": "a", "size": 384 * MIB}, {"id": "b", "size": 256 * MIB}]);
+    let zones = json!([{"id": "a", "size": 384 * MIB}, {"id": "b", "size": 256 * MIB, "host_numa_node": 0}]);
     let nodes = json!([
         {"guest_numa_id": 0, "cpus": [0, 2], "memory_zones": ["a"], "distances": [{"destination": 1, "distance": 15}]},
         {"guest_numa_id": 1, "cpus": [1, 3], "memory_zones": ["b"], "pci_segments": [1],
@@ -151,6 +151,9 @@ fn nodes(context: &Context) {
     assert!((200..=384).contains(&first) && (200..=256).contains(&second), "{first} and {second} MiB");
     assert_eq!(vm.ok("cat /sys/bus/pci/devices/0001:00:00.0/numa_node").trim(), "1");
     assert_eq!(vm.ok("cat /sys/bus/pci/devices/0000:00:00.0/numa_node").trim(), "0");
+
+    let policies = std::fs::read_to_string(format!("/proc/{}/numa_maps", vm.vmm.pid())).unwrap();
+    assert_eq!(policies.lines().filter(|line| line.contains(" bind:0")).count(), 1, "{policies}");
 
     // CPUs that come later are where they were said to be.
     vm.api().put_json("vm.resize", &json!({"desired_vcpus": 4})).expect(204);
