@@ -2,7 +2,6 @@
 //! comes.
 
 use crate::consoles::ConsoleMode;
-use crate::cpus::CoreScheduling;
 use crate::disk::{DiskConfig, ImageType};
 use crate::net::NetConfig;
 use crate::vm::VmConfig;
@@ -27,10 +26,8 @@ fn any<T>(list: Option<&Vec<T>>) -> bool {
 }
 
 fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
-    let (cpus, platform) = (&vm.cpus, vm.platform());
+    let platform = vm.platform();
     vec![
-        (cpus.kvm_hyperv, "cpus.kvm_hyperv"),
-        (cpus.core_scheduling == CoreScheduling::Vcpu, "cpus.core_scheduling"),
         (vm.payload.as_ref().is_some_and(|payload| payload.fw_cfg_config.is_some()), "payload.fw_cfg_config"),
         (any(vm.rate_limit_groups.as_ref()), "rate_limit_groups"),
         (any(vm.generic_vhost_user.as_ref()), "generic_vhost_user"),

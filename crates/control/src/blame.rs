@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 
 use api::{ApiError, Code};
-use machine::{BuildError, DeviceError, GrowError, PlugError, ResizeError};
+use machine::{BuildError, DeviceError, GrowError, PlugError, ResizeDiskError, ResizeError};
 use rustix::io::Errno;
 
 /// A failed build as clients are told of it.
@@ -15,6 +15,7 @@ pub(crate) fn build_failed(error: &BuildError) -> ApiError {
         BuildError::AddressSpace { .. }
         | BuildError::Segments { .. }
         | BuildError::TooManyVcpus { .. }
+        | BuildError::Crowded { .. }
         | BuildError::Identity(_) => Code::InvalidConfig,
         BuildError::Ram(_) => code_of_ram(error),
         BuildError::Device(DeviceError::Exists { .. }) => Code::Duplicate,
@@ -34,6 +35,16 @@ pub(crate) fn add_failed(error: DeviceError, is_confined: bool) -> ApiError {
     } else {
         error
     }
+}
+
+/// A disk that keeps its size.
+pub(crate) fn resize_disk_failed(error: &ResizeDiskError) -> ApiError {
+    let code = match error {
+        ResizeDiskError::NoDisk(_) => Code::NoSuchDevice,
+        ResizeDiskError::Image(_) => code_of(error),
+        ResizeDiskError::Late(_) => Code::Internal,
+    };
+    ApiError::from_error(code, error)
 }
 
 /// The number of vCPUs cannot be changed.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use boot::Loaded;
+use boot::acpi::AcpiError;
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
 use hv::{Hypervisor, Vcpu, Vm, cpuid};
@@ -169,7 +170,10 @@ impl Parts {
         loaded: &Loaded,
         events: &Events,
     ) -> Result<Machine, BuildError> {
-        boot::acpi::write(ram, &self.tables(plan)).map_err(unwritable)?;
+        boot::acpi::write(ram, &self.tables(plan)).map_err(|e| match e {
+            AcpiError::TooLarge(_) => BuildError::Crowded { vcpus: plan.cpus.max, source: e },
+            AcpiError::Window(_) | AcpiError::Ram(_) => unwritable(e),
+        })?;
         boot::smbios::write(ram, &plan.smbios)?;
         if let Some(first) = self.vcpus.first_mut() {
             let (registers, system) =
@@ -207,7 +211,7 @@ impl Parts {
             pins: self.board.pins,
             events: events.clone(),
         });
-        let mut vcpus = Vcpus::new(io, events.clone());
+        let mut vcpus = Vcpus::new(io, events.clone(), self.maker.core_scheduling());
         for (number, vcpu) in (0u32..).zip(self.vcpus) {
             vcpus.add(vcpu, self.maker.hosts(number)).map_err(BuildError::Threads)?;
         }
@@ -234,6 +238,7 @@ impl Parts {
             cpus: (0..plan.cpus.max).map(cpu).collect(),
             segments: (0u8..).zip(&self.windows).map(|(number, own)| described(plan, number, own)).collect(),
             nodes: numa::nodes(plan, self.growth.later, self.ram.guest(), &self.nodes),
+            pm1_ports: plan.cpus.kvm_hyperv && plan.cpus.nested,
             devices: self.nodes.aml(),
         }
     }

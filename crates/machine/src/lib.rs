@@ -37,6 +37,7 @@ use chipset::acpi::{Cause, CpuSlots, Notifier, PciSlots};
 use config::VmConfig;
 use config::plan::Zone;
 use memory::GuestAddress;
+use virtio_devices::blk::Disk;
 use virtio_devices::console::Resizer;
 
 use cpus::CpuMaker;
@@ -49,7 +50,8 @@ pub use build::{Start, build};
 pub use catalogue::profiles;
 pub use consoles::Consoles;
 pub use error::{
-    BuildError, ConsoleError, DeviceError, GrowError, LateDevice, PauseError, PlugError, ResizeError,
+    BuildError, ConsoleError, DeviceError, GrowError, LateDevice, PauseError, PlugError, ResizeDiskError,
+    ResizeError,
 };
 pub use hotplug::RemoveError;
 pub use readings::Readings;
@@ -155,6 +157,17 @@ impl Machine {
     /// Tells the guest that its console's terminal may have another size.
     pub fn console_resized(&self) {
         self.handles::<Resizer>().for_each(|(_, resizer)| resizer.refresh());
+    }
+
+    /// Gives the disk `id` another size and tells the guest. Requests that are under way end before; those that come later and reach beyond
+    /// the new end fail.
+    ///
+    /// # Errors
+    /// [`ResizeDiskError`]; the disk keeps its size.
+    pub fn resize_disk(&self, id: &str, bytes: u64) -> Result<(), ResizeDiskError> {
+        let disk = self.handles::<Arc<Disk>>().find(|(of, _)| *of == id);
+        let (_, disk) = disk.ok_or_else(|| ResizeDiskError::NoDisk(id.into()))?;
+        Ok(self.nodes.hold(id, !self.paused, || disk.resize(bytes))??)
     }
 
     /// What devices have handed out for later, by type, with the devices' ids.

@@ -304,6 +304,8 @@ mod tests {
             ("rng", 3),
             ("watchdog", 3),
             ("pmem", 5),
+            ("balloon", 6),
+            ("mem", 4),
         ] {
             let data = std::fs::read(format!("{dir}/{name}")).unwrap();
             let answers = answers(&data);

@@ -32,6 +32,8 @@ pub struct Tables {
     pub segments: Vec<PciSegment>,
     /// NUMA nodes, by number; none if the guest is not told of any.
     pub nodes: Vec<NumaNode>,
+    /// Whether ports of ACPI's fixed hardware are named, where nothing answers: Hyper-V in a guest of Hyper-V wants to be told.
+    pub pm1_ports: bool,
     /// What the machine's devices bring, in AML.
     pub devices: Vec<u8>,
 }
@@ -93,8 +95,11 @@ fn build(tables: &Tables) -> Result<Vec<u8>, AcpiError> {
         address
     };
     let dsdt = add(&dsdt::build(tables)?);
-    let mut listed =
-        vec![add(&fixed::facp(dsdt)), add(&fixed::madt(&tables.cpus)), add(&fixed::mcfg(&tables.segments))];
+    let mut listed = vec![
+        add(&fixed::facp(dsdt, tables.pm1_ports)),
+        add(&fixed::madt(&tables.cpus)),
+        add(&fixed::mcfg(&tables.segments)),
+    ];
     if !tables.nodes.is_empty() {
         listed.extend([add(&numa::srat(&tables.nodes)), add(&numa::slit(&tables.nodes))]);
     }

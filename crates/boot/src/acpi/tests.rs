@@ -1,9 +1,10 @@
 //! The tables as a guest finds them in RAM.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use chipset::acpi::{PmTimer, SleepControl};
-use device::{Access, Device, Effect, Power, Region, Space};
+use chipset::acpi::{CpuController, PmTimer, SleepControl};
+use device::{Access, Device, Effect, Events, NoSink, Power, Region, Space};
 use memory::{Bytes, GuestAddress, test_ram};
 
 use super::{AcpiError, Cpu, NodeMemory, NumaNode, PciSegment, Tables, write};
@@ -23,6 +24,7 @@ fn tables(cpus: u32, segments: u8) -> Tables {
             })
             .collect(),
         nodes: Vec::new(),
+        pm1_ports: false,
         devices: b"devices' own".to_vec(),
     }
 }
@@ -121,6 +123,19 @@ fn the_fadt_names_ports_that_devices_have() {
 }
 
 #[test]
+fn the_fadt_names_free_ports_if_asked_to() {
+    let without = written(&tables(1, 1));
+    let with = written(&Tables { pm1_ports: true, ..tables(1, 1) });
+    let ports = |memory: &[u8]| {
+        let facp = table(memory, "FACP");
+        let lengths = (facp[88], facp[89]);
+        (u32_at(facp, 56), u32_at(facp, 64), lengths, u64_at(facp, 152), u64_at(facp, 176))
+    };
+    assert_eq!(ports(&without), (0, 0, (0, 0), 0, 0));
+    assert_eq!(ports(&with), (0x60c, 0x610, (4, 2), 0x60c, 0x610));
+}
+
+#[test]
 fn the_madt_lists_all_possible_cpus() {
     let memory = written(&tables(3, 1));
     let madt = table(&memory, "APIC");
@@ -216,9 +231,15 @@ fn the_dsdt_names_what_is_there() {
     assert!(!contains(dsdt, b"PC02"));
 }
 
+/// With what the CPU controller says of each CPU: some hundred bytes together. KVM itself has room for 1024 by default.
 #[test]
-fn the_largest_machine_fits() {
-    let memory = written(&tables(8192, 96));
+fn a_large_machine_fits() {
+    const CPUS: u32 = 2048;
+    let mut tables = tables(CPUS, 96);
+    let events = Events::new(Arc::new(NoSink)).unwrap();
+    let controller = CpuController::new(0xfff0_0000_0000, (0..CPUS).collect(), 1, events);
+    tables.devices.extend(controller.aml());
+    let memory = written(&tables);
     assert_eq!(walk(&memory).len(), 5);
     assert!(memory[0xf_0000..].iter().all(|byte| *byte == 0), "SMBIOS's place stays free");
 }

@@ -33,6 +33,7 @@ pub(super) fn cpus(config: &CpusConfig) -> Cpus {
         nested: config.nested,
         kvm_hyperv: config.kvm_hyperv,
         amx: config.features.amx,
+        core_scheduling: config.core_scheduling,
         affinity: affinity.map(|one| (one.vcpu, one.host_cpus.clone())).collect(),
     }
 }

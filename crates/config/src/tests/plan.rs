@@ -236,7 +236,6 @@ fn another_size_of_a_balloon_is_checked_and_needs_one() {
 #[test]
 fn what_is_asked_for_and_not_built() {
     let rows = [
-        (r#""cpus":{"boot_vcpus":1,"max_vcpus":1,"kvm_hyperv":true}"#, "cpus.kvm_hyperv"),
         (r#""disks":[{"path":"/a","image_type":"Qcow2"}]"#, "disks[0].image_type"),
         (r#""disks":[{"path":"/a","rate_limiter_config":{}}]"#, "disks[0].rate_limiter_config"),
         (r#""net":[{"rate_limiter_config":{}}]"#, "net[0].rate_limiter_config"),

@@ -2,6 +2,7 @@
 
 mod block;
 mod boot;
+mod changes;
 mod clients;
 mod console;
 mod cpus;
@@ -15,6 +16,7 @@ mod lifecycle;
 mod memory;
 mod memory_acpi;
 mod net;
+mod pmem;
 mod sandbox;
 
 use vmtest::runner::Test;
@@ -25,8 +27,10 @@ pub(crate) fn all() -> Vec<Test> {
         boot::TESTS,
         block::TESTS,
         net::TESTS,
+        pmem::TESTS,
         devices::TESTS,
         hotplug::TESTS,
+        changes::TESTS,
         memory::TESTS,
         memory_acpi::TESTS,
         console::TESTS,
