@@ -163,6 +163,20 @@ pub enum PlugError {
     NoRam(u64),
 }
 
+/// Why RAM does not grow. It is as before then.
+#[derive(Debug, Error)]
+pub enum GrowError {
+    /// The machine cannot have so much, or not in this step.
+    #[error(transparent)]
+    Refused(#[from] chipset::acpi::GrowthError),
+    /// The machine that is built at the next reboot could not have so much.
+    #[error("The VM could not boot again with this much RAM")]
+    NextBoot(#[source] Box<BuildError>),
+    /// The host does not give it.
+    #[error(transparent)]
+    Plug(#[from] PlugError),
+}
+
 /// Why a device could not be built or placed.
 #[derive(Debug, Error)]
 pub enum DeviceError {

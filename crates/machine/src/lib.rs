@@ -14,9 +14,11 @@ mod catalogue;
 mod consoles;
 mod cpus;
 mod error;
+mod growth;
 mod hotplug;
 mod io;
 mod nodes;
+mod numa;
 mod output_files;
 mod own_memory;
 mod ram;
@@ -39,6 +41,7 @@ use virtio_devices::blk::Disk;
 use virtio_devices::console::Resizer;
 
 use cpus::CpuMaker;
+use growth::Growth;
 use nodes::Nodes;
 use ram::MappedRam;
 use vcpus::Vcpus;
@@ -47,7 +50,8 @@ pub use build::{Start, build};
 pub use catalogue::profiles;
 pub use consoles::Consoles;
 pub use error::{
-    BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError, ResizeDiskError, ResizeError,
+    BuildError, ConsoleError, DeviceError, GrowError, LateDevice, PauseError, PlugError, ResizeDiskError,
+    ResizeError,
 };
 pub use hotplug::RemoveError;
 pub use readings::Readings;
@@ -69,6 +73,7 @@ pub struct Machine {
     paused: bool,
     vm: Arc<dyn hv::Vm>,
     ram: MappedRam,
+    growth: Growth,
 }
 
 /// Descriptors that clients handed over for devices, by the device's id: of a network device, the queues of its tap.
@@ -124,7 +129,8 @@ impl Machine {
     pub fn save(&self) -> Result<Tree, StateError> {
         let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
         let memory = self.nodes.memory_places();
-        Ok(Tree { nodes: self.nodes.save()?, memory, vcpus: self.vcpus.save()?, clock })
+        let (nodes, vcpus) = (self.nodes.save()?, self.vcpus.save()?);
+        Ok(Tree { nodes, memory, vcpus, boot_ram: self.growth.boot_ram, clock })
     }
 
     /// Gives the guest more RAM, a zone of it at `base`.

@@ -12,6 +12,7 @@ use virtio_devices::blk::Disk;
 use super::*;
 
 mod cpus;
+mod growth;
 
 /// A kernel in a file.
 fn kernel() -> tempfile::NamedTempFile {
@@ -222,7 +223,16 @@ fn a_state_goes_round_with_everything_in_it() {
     machine.start();
     machine.pause().unwrap();
     let tree = machine.save().unwrap();
-    for id in ["__cmos", "__config_ports", "__ged", "__host_bridge", "__i8042", "__ioapic", "__pm_timer"] {
+    for id in [
+        "__cmos",
+        "__config_ports",
+        "__ged",
+        "__memory_hotplug",
+        "__host_bridge",
+        "__i8042",
+        "__ioapic",
+        "__pm_timer",
+    ] {
         assert!(tree.nodes.contains_key(id), "{id}");
     }
     assert!(

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chipset::acpi::{CpuController, Ged, PmTimer, SleepControl};
+use chipset::acpi::{CpuController, Ged, MemoryHotplug, PmTimer, SleepControl};
 use chipset::cmos::Cmos;
 use chipset::debug::{BootLog, TextPort};
 use chipset::i8042::I8042;
@@ -56,6 +56,11 @@ const BOARD: &[fn() -> Box<dyn Device>] = &[
         cpus.slots().insert(4);
         cpus.slots().ask_to_leave(2);
         Box::new(cpus)
+    },
+    || {
+        let memory = MemoryHotplug::new(0xfff0_0000, (4 << 30, 1 << 30));
+        memory.slots().insert(256 << 20).unwrap();
+        Box::new(memory)
     },
 ];
 

@@ -37,7 +37,8 @@ pub struct Cpus {
 pub struct Memory {
     /// In the order of the configuration; a single `mem0` if it has none.
     pub zones: Vec<Zone>,
-    /// RAM that may be added while the machine runs, beyond what zones have room for.
+    /// RAM that may be added through ACPI while the machine runs, to its only zone. What is plugged through virtio-mem comes into the
+    /// room of a zone.
     pub more: u64,
 }
 

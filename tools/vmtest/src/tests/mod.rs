@@ -14,6 +14,7 @@ mod host_side;
 mod hotplug;
 mod lifecycle;
 mod memory;
+mod memory_acpi;
 mod net;
 mod pmem;
 mod sandbox;
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<Test> {
         hotplug::TESTS,
         changes::TESTS,
         memory::TESTS,
+        memory_acpi::TESTS,
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,
