@@ -148,7 +148,6 @@ impl Parts {
             cpus: &plan.cpus,
             segments: windows.len(),
             area: &area,
-            events,
             ports: &ports,
         };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
