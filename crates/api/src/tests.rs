@@ -178,6 +178,13 @@ fn verbs_know_what_they_fail_with() {
 }
 
 #[test]
+fn a_range_of_memory_reads_as_clients_know_it() {
+    let range = Resource::MmioAddressRange(MmioAddressRange { base: 1 << 40, size: 2 << 20 });
+    let text = r#"{"MmioAddressRange":{"base":1099511627776,"size":2097152}}"#;
+    assert_eq!(serde_json::to_string(&range).unwrap(), text);
+}
+
+#[test]
 fn a_bar_reads_as_clients_know_it() {
     let bar = PciBarResource {
         base: 0xc000_0000,

@@ -148,6 +148,9 @@ impl Image for RawImage {
             file.set_len(bytes)?;
         }
         self.size.store(bytes, Ordering::Relaxed);
+        if !self.disk.sparse {
+            self.preallocate();
+        }
         Ok(())
     }
 

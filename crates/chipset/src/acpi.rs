@@ -3,12 +3,14 @@
 
 mod cpus;
 mod ged;
+mod memory_hotplug;
 mod pci_hotplug;
 mod pm_timer;
 mod power;
 
 pub use cpus::{CpuController, CpuSlots, madt_entry};
 pub use ged::{Cause, Ged, Notifier};
+pub use memory_hotplug::{GrowthError, MemoryHotplug, MemorySlots};
 pub use pci_hotplug::{PciHotplug, PciSlots};
 pub use pm_timer::PmTimer;
 pub use power::SleepControl;

@@ -152,7 +152,7 @@ pub type PmemConfig = Placed<Pmem>;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pmem {
-    /// Backing file, or a directory to make one in. Who makes the file shorter while the VM runs ends the VM.
+    /// Backing file, or a directory to make one in. A guest comes no further where the file becomes shorter meanwhile.
     pub file: PathBuf,
     /// Bytes, a multiple of 2 MiB, not more than the file has; the file's size when absent. A directory needs it.
     #[serde(default, deserialize_with = "keyval::byte_size_opt", skip_serializing_if = "Option::is_none")]

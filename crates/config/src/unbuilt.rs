@@ -2,9 +2,7 @@
 //! comes.
 
 use crate::consoles::ConsoleMode;
-use crate::cpus::CoreScheduling;
 use crate::disk::{DiskConfig, ImageType};
-use crate::memory::HotplugMethod;
 use crate::net::NetConfig;
 use crate::vm::VmConfig;
 
@@ -28,16 +26,8 @@ fn any<T>(list: Option<&Vec<T>>) -> bool {
 }
 
 fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
-    let (cpus, memory, platform) = (&vm.cpus, &vm.memory, vm.platform());
-    let zones = || memory.zones.iter().flatten();
+    let platform = vm.platform();
     vec![
-        (cpus.kvm_hyperv, "cpus.kvm_hyperv"),
-        (cpus.core_scheduling == CoreScheduling::Vcpu, "cpus.core_scheduling"),
-        (
-            memory.hotplug_size.is_some() && memory.hotplug_method == HotplugMethod::Acpi,
-            "memory.hotplug_size",
-        ),
-        (zones().any(|zone| zone.host_numa_node.is_some()), "memory.zones.host_numa_node"),
         (vm.payload.as_ref().is_some_and(|payload| payload.fw_cfg_config.is_some()), "payload.fw_cfg_config"),
         (any(vm.rate_limit_groups.as_ref()), "rate_limit_groups"),
         (any(vm.generic_vhost_user.as_ref()), "generic_vhost_user"),
@@ -48,7 +38,6 @@ fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
         (any(vm.vdpa.as_ref()), "vdpa"),
         (vm.pvmemcontrol.is_some(), "pvmemcontrol"),
         (vm.iommu, "iommu"),
-        (any(vm.numa.as_ref()), "numa"),
         (vm.rtc.is_some(), "rtc"),
         (platform.iommufd, "platform.iommufd"),
         (vm.tpm.is_some(), "tpm"),

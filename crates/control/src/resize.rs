@@ -3,8 +3,8 @@
 //! The configuration is changed in a copy and checked as a whole before anything happens, so that a refused request has changed nothing
 //! and every machine built later has what was asked for.
 
-use api::{ApiError, Command};
-use config::{HotplugMethod, Plan, Problems, VmResize, VmResizeZone};
+use api::ApiError;
+use config::{Plan, Problems, VmResize, VmResizeZone};
 
 use crate::control::Vm;
 use crate::verbs::Done;
@@ -32,16 +32,15 @@ impl Control {
 
     fn resize_running(&mut self, wanted: &VmResize) -> Done {
         let Some(vm) = self.vm.as_mut() else { return Ok(()) };
-        let memory = &vm.plan.config().memory;
-        if wanted.desired_ram.is_some() && memory.hotplug_method == HotplugMethod::Acpi {
-            return Err(Command::not_implemented("changing the RAM of a running VM through ACPI"));
-        }
         let parts = [
             VmResize { desired_vcpus: wanted.desired_vcpus, ..VmResize::default() },
             VmResize { desired_ram: wanted.desired_ram, ..VmResize::default() },
             VmResize { desired_balloon: wanted.desired_balloon, ..VmResize::default() },
         ];
-        vm.plan.check_resized_running(wanted).map_err(refused)?;
+        let plan = vm.plan.check_resized_running(wanted).map_err(refused)?;
+        if let Some(machine) = vm.machine.as_ref().filter(|_| wanted.desired_ram.is_some()) {
+            machine.check_ram(&plan).map_err(|e| blame::grow_failed(&e))?;
+        }
         for part in parts.into_iter().filter(|part| *part != VmResize::default()) {
             let plan = vm.plan.check_resized_running(&part).map_err(refused)?;
             vm.change(plan, &part)?;
@@ -70,10 +69,10 @@ impl Vm {
             if let Some(vcpus) = part.desired_vcpus {
                 machine.resize_vcpus(vcpus).map_err(|e| blame::resize_failed(&e))?;
             }
-            // What comes of these is the guest's business.
             if part.desired_ram.is_some() {
-                machine.request_ram(&plan);
+                machine.resize_ram(&plan).map_err(|e| blame::grow_failed(&e))?;
             }
+            // What comes of it is the guest's business.
             if let Some(size) = part.desired_balloon {
                 machine.set_balloon(size);
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
-use config::{Plan, RestoreConfig, VmConfig};
+use config::{Plan, RestoreConfig, VmConfig, VmResizeDisk};
 use hv::Hypervisor;
 use machine::{Consoles, Descriptors, Machine, Start};
 
@@ -52,6 +52,7 @@ impl Control {
             Command::VmRemoveDevice { body, reply } => reply.send(self.remove_device(&body.id)),
             Command::VmResize { body, reply } => reply.send(self.resize(&body)),
             Command::VmResizeZone { body, reply } => reply.send(self.resize_zone(&body)),
+            Command::VmResizeDisk { body, reply } => reply.send(self.resize_disk(&body)),
             Command::Unbuilt { verb, reply } => reply.send(Err(Command::not_implemented(verb.name))),
         }
     }
@@ -220,9 +221,16 @@ impl Control {
         Ok(())
     }
 
+    fn resize_disk(&mut self, VmResizeDisk { id, desired_size }: &VmResizeDisk) -> Done {
+        self.running()?.resize_disk(id, *desired_size).map_err(|e| blame::resize_disk_failed(&e))
+    }
+
+    fn running(&mut self) -> Result<&mut Machine, ApiError> {
+        self.machine().ok_or_else(|| ApiError::new(Code::IllegalState, ["VM is not running".into()]))
+    }
+
     fn with_machine<E: Error>(&mut self, act: impl FnOnce(&mut Machine) -> Result<(), E>) -> Done {
-        let missing = || ApiError::new(Code::IllegalState, ["VM is not running".into()]);
-        act(self.machine().ok_or_else(missing)?).map_err(|e| internal(&e))
+        act(self.running()?).map_err(|e| internal(&e))
     }
 
     /// Does something that has an event before and one after its success.

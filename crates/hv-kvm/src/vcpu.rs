@@ -10,7 +10,7 @@ use hv::{
     CpuState, EXIT_REASONS, Error, ExitReason, Exits, Kicker, Registers, SystemRegisters, Vcpu, VcpuExit,
     VcpuIo,
 };
-use kvm_bindings::kvm_run;
+use kvm_bindings::{KVM_CAP_HYPERV_SYNIC, KVM_EXIT_HYPERV_HCALL, kvm_enable_cap, kvm_run};
 use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
 
 use crate::convert::EventAbilities;
@@ -46,6 +46,11 @@ impl KvmVcpu {
         let table = cpuid::to_kvm(leaves).map_err(|e| {
             Error::operation("hold so many CPUID leaves", std::io::Error::other(format!("{e:?}")))
         })?;
+        if hv::cpuid::promise_synic(leaves) {
+            let synic = kvm_enable_cap { cap: KVM_CAP_HYPERV_SYNIC, ..kvm_enable_cap::default() };
+            fd.enable_cap(&synic)
+                .map_err(|e| Error::operation("switch on Hyper-V's interrupt controller", e))?;
+        }
         fd.set_cpuid2(&table).map_err(|e| Error::operation("set a vCPU's CPUID", e))?;
         let run = std::ptr::from_mut(fd.get_kvm_run());
         let fresh = Box::new(power_on(convert::read_state(&fd, &msrs)?));
@@ -77,6 +82,7 @@ impl KvmVcpu {
                 Ok(KvmExit::MmioRead(address, data)) => io.mmio_read(address, data),
                 Ok(KvmExit::MmioWrite(address, data)) => io.mmio_write(address, data),
                 Ok(KvmExit::IoapicEoi(vector)) => io.end_of_interrupt(vector),
+                Ok(KvmExit::Hyperv) => self.refuse_hypercall(),
                 Ok(KvmExit::Shutdown) => return Ok(VcpuExit::Shutdown),
                 Ok(KvmExit::Intr | KvmExit::Hlt) => {}
                 Ok(KvmExit::FailEntry(reason, cpu)) => {
@@ -95,6 +101,20 @@ impl KvmVcpu {
                     }
                     _ => return Err(Error::operation("run a vCPU", e)),
                 },
+            }
+        }
+    }
+
+    /// Hypercalls that KVM does not answer by itself are about messages and events between virtual machines, of which there are none.
+    /// The other reasons for this exit (where the guest wants its messages) need no answer.
+    fn refuse_hypercall(&self) {
+        const INVALID_CODE: u64 = 2;
+        // SAFETY: the run page is mapped, and KVM filled this member before it reported a reason of Hyper-V's; its type says which
+        // part of the union that is.
+        unsafe {
+            let hyperv = &raw mut (*self.run).__bindgen_anon_1.hyperv;
+            if (*hyperv).type_ == KVM_EXIT_HYPERV_HCALL {
+                (*hyperv).u.hcall.result = INVALID_CODE;
             }
         }
     }

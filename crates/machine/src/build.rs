@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use boot::Loaded;
+use boot::acpi::AcpiError;
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
 use hv::{Hypervisor, Vcpu, Vm, cpuid};
@@ -14,13 +15,14 @@ use sandbox::{Profile, groups};
 
 use crate::board::Board;
 use crate::cpus::CpuMaker;
+use crate::growth::Growth;
 use crate::io::MachineIo;
 use crate::nodes::{Given, Nodes};
 use crate::own_memory::MemoryPlaces;
 use crate::ram::MappedRam;
 use crate::tree::Tree;
 use crate::vcpus::Vcpus;
-use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board};
+use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board, numa};
 
 /// What a machine begins with.
 pub enum Start<'a> {
@@ -58,14 +60,14 @@ pub fn build(
     match start {
         Start::Boot => {
             let ram = GuestRam::allocate(&plan.memory.zones)?;
-            let memory = Memory { ram: &ram, places: &MemoryPlaces::new() };
+            let memory = Memory { ram: &ram, at_boot: plan.memory.total(), places: &MemoryPlaces::new() };
             let (parts, loaded) =
                 while_loading(&ram, &plan.payload, || Parts::build(plan, host, &memory, plan.cpus.boot))?;
             parts.boot(plan, &ram, &loaded, events)
         }
         Start::Restore { tree, ram } => {
             let vcpus = tree.vcpu_slots(plan.cpus.max)?;
-            let memory = Memory { ram: &ram, places: &tree.memory };
+            let memory = Memory { ram: &ram, at_boot: tree.boot_ram, places: &tree.memory };
             Parts::build(plan, host, &memory, vcpus)?.restore(tree, events)
         }
     }
@@ -103,6 +105,8 @@ struct Host<'a> {
 /// What the guest finds in its address space besides registers.
 struct Memory<'a> {
     ram: &'a GuestRam,
+    /// Bytes of RAM when the guest was booted.
+    at_boot: u64,
     /// Where devices had memory of their own before.
     places: &'a MemoryPlaces,
 }
@@ -111,6 +115,7 @@ struct Memory<'a> {
 struct Parts {
     vm: Arc<dyn Vm>,
     ram: MappedRam,
+    growth: Growth,
     windows: Vec<Windows>,
     maker: CpuMaker,
     vcpus: Vec<Box<dyn Vcpu>>,
@@ -125,13 +130,11 @@ impl Parts {
     /// With the first `vcpus` vCPUs.
     fn build(plan: &Plan, host: Host<'_>, memory: &Memory<'_>, vcpus: u32) -> Result<Self, BuildError> {
         let Host { hypervisor, consoles, descriptors, events } = host;
-        let Memory { ram, places } = *memory;
+        let Memory { ram, at_boot, places } = *memory;
         let supported = hypervisor.supported_cpuid()?;
         let phys_bits = cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits);
-        let largest = plan.memory.largest();
-        let area = layout::device_area(layout::end(largest).max(ram.end()), phys_bits)
-            .ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
-        let windows = windows(&area, &plan.pci_segments)?;
+        let addresses = Addresses::lay_out(plan, at_boot, ram.end(), phys_bits)?;
+        let Addresses { later, area, windows } = addresses;
         let vm = hypervisor.create_vm()?;
         let mapped = MappedRam::new(vm.clone(), ram.clone())?;
         let maker = CpuMaker::new(vm.clone(), &plan.cpus, &supported, phys_bits);
@@ -143,8 +146,10 @@ impl Parts {
         let mut nodes = Nodes::new(spaces.clone(), segments, vm.clone(), ram.dma(), events.clone());
         let fixed = board::Fixed {
             irqchip: vm.irqchip(),
-            ram: ram.total(),
+            ram: at_boot,
+            memory_window: later,
             cpus: &plan.cpus,
+            cpu_nodes: numa::nodes_of_cpus(plan),
             segments: windows.len(),
             area: &area,
             events,
@@ -153,7 +158,8 @@ impl Parts {
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
         nodes.promise_memory(plan, places)?;
         attach_devices(&mut nodes, plan, &consoles, descriptors)?;
-        Ok(Self { vm, ram: mapped, windows, maker, vcpus, board, nodes, spaces, ports, consoles })
+        let growth = Growth { boot_ram: at_boot, later, phys_bits, slots: board.memory_slots.clone() };
+        Ok(Self { vm, ram: mapped, growth, windows, maker, vcpus, board, nodes, spaces, ports, consoles })
     }
 
     /// Writes what firmware would leave behind and lets the first CPU begin at the payload's entry.
@@ -164,7 +170,10 @@ impl Parts {
         loaded: &Loaded,
         events: &Events,
     ) -> Result<Machine, BuildError> {
-        boot::acpi::write(ram, &self.tables(plan)).map_err(unwritable)?;
+        boot::acpi::write(ram, &self.tables(plan)).map_err(|e| match e {
+            AcpiError::TooLarge(_) => BuildError::Crowded { vcpus: plan.cpus.max, source: e },
+            AcpiError::Window(_) | AcpiError::Ram(_) => unwritable(e),
+        })?;
         boot::smbios::write(ram, &plan.smbios)?;
         if let Some(first) = self.vcpus.first_mut() {
             let (registers, system) =
@@ -184,6 +193,7 @@ impl Parts {
         // After the CPUs' local APICs: a device may send at once what was on its way.
         self.nodes.restore(&tree.nodes)?;
         tree.check_vcpus(&self.board.cpu_slots)?;
+        self.growth.check_ram(&self.ram)?;
         // After the CPUs' time stamp counters, which the clock is computed from.
         if let (Some(clock), Some(reading)) = (self.vm.clock(), tree.clock) {
             clock.set(reading)?;
@@ -201,7 +211,7 @@ impl Parts {
             pins: self.board.pins,
             events: events.clone(),
         });
-        let mut vcpus = Vcpus::new(io, events.clone());
+        let mut vcpus = Vcpus::new(io, events.clone(), self.maker.core_scheduling());
         for (number, vcpu) in (0u32..).zip(self.vcpus) {
             vcpus.add(vcpu, self.maker.hosts(number)).map_err(BuildError::Threads)?;
         }
@@ -217,6 +227,7 @@ impl Parts {
             paused: false,
             vm: self.vm,
             ram: self.ram,
+            growth: self.growth,
         })
     }
 
@@ -225,17 +236,20 @@ impl Parts {
         let cpu = |vcpu| boot::acpi::Cpu { apic_id: topology.apic_id(vcpu), enabled: vcpu < plan.cpus.boot };
         boot::acpi::Tables {
             cpus: (0..plan.cpus.max).map(cpu).collect(),
-            segments: (0u8..).zip(&self.windows).map(described).collect(),
+            segments: (0u8..).zip(&self.windows).map(|(number, own)| described(plan, number, own)).collect(),
+            nodes: numa::nodes(plan, self.growth.later, self.ram.guest(), &self.nodes),
+            pm1_ports: plan.cpus.kvm_hyperv && plan.cpus.nested,
             devices: self.nodes.aml(),
         }
     }
 }
 
 /// A segment as the guest's firmware tables have it.
-fn described((number, windows): (u8, &Windows)) -> boot::acpi::PciSegment {
+fn described(plan: &Plan, number: u8, windows: &Windows) -> boot::acpi::PciSegment {
+    let node = numa::node_of_segment(plan, number.into());
     let Windows { memory32, memory64 } = *windows;
     let window32 = memory32.0 as u32..=memory32.1 as u32;
-    boot::acpi::PciSegment { number, window32, window64: memory64.0..=memory64.1 }
+    boot::acpi::PciSegment { number, node, window32, window64: memory64.0..=memory64.1 }
 }
 
 /// Builds the plan's devices one by one. Slots that users chose, or that devices had before, are promised first.
@@ -252,6 +266,30 @@ fn attach_devices(
     }
     nodes.forget_promises();
     Ok(())
+}
+
+/// What lies where beyond RAM.
+pub(crate) struct Addresses {
+    /// RAM that comes later through ACPI.
+    later: layout::Range,
+    /// What is not RAM.
+    area: DeviceArea,
+    /// Each PCI segment's windows.
+    windows: Vec<Windows>,
+}
+
+impl Addresses {
+    /// Beyond `boot_ram` bytes of RAM, and behind all that there is before `end`, for a guest that sees `phys_bits` of addresses.
+    pub(crate) fn lay_out(plan: &Plan, boot_ram: u64, end: u64, phys_bits: u8) -> Result<Self, BuildError> {
+        let largest = plan.memory.largest();
+        let later = layout::rooms(layout::end(boot_ram), [(plan.memory.more, 0)]);
+        let later = later.first().copied().unwrap_or_default();
+        let end = layout::end(largest).max(later.0.saturating_add(later.1)).max(end);
+        let area = layout::device_area(end, phys_bits);
+        let area = area.ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
+        let windows = windows(&area, &plan.pci_segments)?;
+        Ok(Self { later, area, windows })
+    }
 }
 
 /// Each segment's part of the 32-bit window, which lies below the ECAM, and of the 64-bit one, after RAM.

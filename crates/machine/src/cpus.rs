@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use boot::boot_msrs;
 use chipset::acpi::Cause;
-use config::plan::{self, Topology};
+use config::{CoreScheduling, plan};
 use hv::cpuid::{self, Leaf, Model};
 use hv::{Vcpu, Vm};
 
@@ -17,23 +17,28 @@ pub(crate) struct CpuMaker {
     vm: Arc<dyn Vm>,
     /// What all of them show the guest, but for each one's own id.
     leaves: Vec<Leaf>,
-    topology: Topology,
-    affinity: Vec<(u32, Vec<usize>)>,
+    cpus: plan::Cpus,
 }
 
 impl CpuMaker {
     /// Of a host that shows the leaves `supported`; the guest sees `phys_bits` of addresses.
     pub(crate) fn new(vm: Arc<dyn Vm>, cpus: &plan::Cpus, supported: &[Leaf], phys_bits: u8) -> Self {
-        let topology = cpus.topology;
-        let model = Model { topology, phys_bits, nested: cpus.nested, tsc_khz: None };
-        Self { vm, leaves: cpuid::build(supported, &model), topology, affinity: cpus.affinity.clone() }
+        let model = Model {
+            topology: cpus.topology,
+            phys_bits,
+            nested: cpus.nested,
+            hyperv: cpus.kvm_hyperv,
+            tsc_khz: None,
+        };
+        Self { vm, leaves: cpuid::build(supported, &model), cpus: cpus.clone() }
     }
 
     /// The vCPU with this number, in its power-on state.
     pub(crate) fn make(&self, number: u32) -> Result<Box<dyn Vcpu>, hv::Error> {
-        let apic_id = self.topology.apic_id(number);
+        let topology = self.cpus.topology;
+        let apic_id = topology.apic_id(number);
         let mut leaves = self.leaves.clone();
-        cpuid::personalise(&mut leaves, self.topology, apic_id);
+        cpuid::personalise(&mut leaves, topology, apic_id);
         let mut vcpu = self.vm.create_vcpu(apic_id, &leaves)?;
         vcpu.set_msrs(&boot_msrs())?;
         Ok(vcpu)
@@ -41,7 +46,12 @@ impl CpuMaker {
 
     /// The host CPUs that it may run on, if not all.
     pub(crate) fn hosts(&self, number: u32) -> Option<&[usize]> {
-        self.affinity.iter().find(|(vcpu, _)| *vcpu == number).map(|(_, hosts)| hosts.as_slice())
+        self.cpus.affinity.iter().find(|(vcpu, _)| *vcpu == number).map(|(_, hosts)| hosts.as_slice())
+    }
+
+    /// Who may share a core with the vCPUs.
+    pub(crate) fn core_scheduling(&self) -> CoreScheduling {
+        self.cpus.core_scheduling
     }
 }
 

@@ -69,6 +69,15 @@ pub enum BuildError {
     /// The kernel or firmware.
     #[error("The payload cannot be loaded")]
     Payload(#[from] boot::LoadError),
+    /// Firmware tables have no room for all the vCPUs that there may be.
+    #[error("The firmware tables cannot describe {vcpus} vCPUs: lower cpus.max_vcpus")]
+    Crowded {
+        /// vCPUs that there may be.
+        vcpus: u32,
+        /// How much room there is.
+        #[source]
+        source: boot::acpi::AcpiError,
+    },
     /// Firmware tables.
     #[error("The firmware tables cannot be written")]
     Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -88,7 +97,7 @@ pub enum BuildError {
 
 /// A device that does not hold still.
 #[derive(Debug, Error)]
-#[error("Device '{id}' has not finished what is under way within {} s: look after its back end, then pause again", limit.as_secs())]
+#[error("Device '{id}' has not finished what is under way within {} s: look after its back end, then try again", limit.as_secs())]
 pub struct LateDevice {
     /// The device's id.
     pub id: String,
@@ -126,6 +135,20 @@ pub enum ResizeError {
     Threads(#[source] std::io::Error),
 }
 
+/// Why a disk keeps its size.
+#[derive(Debug, Error)]
+pub enum ResizeDiskError {
+    /// There is none of this id whose size could be changed.
+    #[error("There is no disk '{0}' to resize: see the ids in vm.info")]
+    NoDisk(String),
+    /// Its image.
+    #[error("Disk resize error")]
+    Image(#[from] block::ResizeError),
+    /// Its requests do not end.
+    #[error("The disk cannot be held")]
+    Late(#[from] LateDevice),
+}
+
 /// Why RAM could not be changed.
 #[derive(Debug, Error)]
 pub enum PlugError {
@@ -138,6 +161,20 @@ pub enum PlugError {
     /// Nothing was plugged there.
     #[error("No RAM begins at {0:#x}")]
     NoRam(u64),
+}
+
+/// Why RAM does not grow. It is as before then.
+#[derive(Debug, Error)]
+pub enum GrowError {
+    /// The machine cannot have so much, or not in this step.
+    #[error(transparent)]
+    Refused(#[from] chipset::acpi::GrowthError),
+    /// The machine that is built at the next reboot could not have so much.
+    #[error("The VM could not boot again with this much RAM")]
+    NextBoot(#[source] Box<BuildError>),
+    /// The host does not give it.
+    #[error(transparent)]
+    Plug(#[from] PlugError),
 }
 
 /// Why a device could not be built or placed.

@@ -14,9 +14,11 @@ mod catalogue;
 mod consoles;
 mod cpus;
 mod error;
+mod growth;
 mod hotplug;
 mod io;
 mod nodes;
+mod numa;
 mod output_files;
 mod own_memory;
 mod ram;
@@ -35,9 +37,11 @@ use chipset::acpi::{Cause, CpuSlots, Notifier, PciSlots};
 use config::VmConfig;
 use config::plan::Zone;
 use memory::GuestAddress;
+use virtio_devices::blk::Disk;
 use virtio_devices::console::Resizer;
 
 use cpus::CpuMaker;
+use growth::Growth;
 use nodes::Nodes;
 use ram::MappedRam;
 use vcpus::Vcpus;
@@ -45,7 +49,10 @@ use vcpus::Vcpus;
 pub use build::{Start, build};
 pub use catalogue::profiles;
 pub use consoles::Consoles;
-pub use error::{BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError, ResizeError};
+pub use error::{
+    BuildError, ConsoleError, DeviceError, GrowError, LateDevice, PauseError, PlugError, ResizeDiskError,
+    ResizeError,
+};
 pub use hotplug::RemoveError;
 pub use readings::Readings;
 pub use tree::{StateError, Tree};
@@ -66,6 +73,7 @@ pub struct Machine {
     paused: bool,
     vm: Arc<dyn hv::Vm>,
     ram: MappedRam,
+    growth: Growth,
 }
 
 /// Descriptors that clients handed over for devices, by the device's id: of a network device, the queues of its tap.
@@ -121,7 +129,8 @@ impl Machine {
     pub fn save(&self) -> Result<Tree, StateError> {
         let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
         let memory = self.nodes.memory_places();
-        Ok(Tree { nodes: self.nodes.save()?, memory, vcpus: self.vcpus.save()?, clock })
+        let (nodes, vcpus) = (self.nodes.save()?, self.vcpus.save()?);
+        Ok(Tree { nodes, memory, vcpus, boot_ram: self.growth.boot_ram, clock })
     }
 
     /// Gives the guest more RAM, a zone of it at `base`.
@@ -148,6 +157,17 @@ impl Machine {
     /// Tells the guest that its console's terminal may have another size.
     pub fn console_resized(&self) {
         self.handles::<Resizer>().for_each(|(_, resizer)| resizer.refresh());
+    }
+
+    /// Gives the disk `id` another size and tells the guest. Requests that are under way end before; those that come later and reach beyond
+    /// the new end fail.
+    ///
+    /// # Errors
+    /// [`ResizeDiskError`]; the disk keeps its size.
+    pub fn resize_disk(&self, id: &str, bytes: u64) -> Result<(), ResizeDiskError> {
+        let disk = self.handles::<Arc<Disk>>().find(|(of, _)| *of == id);
+        let (_, disk) = disk.ok_or_else(|| ResizeDiskError::NoDisk(id.into()))?;
+        Ok(self.nodes.hold(id, !self.paused, || disk.resize(bytes))??)
     }
 
     /// What devices have handed out for later, by type, with the devices' ids.

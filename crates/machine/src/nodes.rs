@@ -1,5 +1,7 @@
 //! Everything the guest can see, by name: the board's devices and the PCI functions. Save, restore, pause and `vm.info` walk it.
 
+mod describe;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -7,7 +9,7 @@ use std::sync::{Arc, MutexGuard, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use api::{DeviceNode, MmioAddressRange, PciBarResource, PciBarWidth, Resource};
+use api::DeviceNode;
 use config::plan::{self, Place};
 use config::{Plan, VmConfig};
 use device::{AddressSpaces, Device, Events, Slot};
@@ -20,7 +22,7 @@ use pci::{
 use stream::Stream;
 
 use crate::hotplug::Removal;
-use crate::own_memory::{MappedMemory, MemoryPlace, MemoryPlaces};
+use crate::own_memory::{MappedMemory, MemoryPlaces};
 use crate::tree::{NodeStates, StateError};
 use crate::{DeviceError, LateDevice, catalogue};
 
@@ -251,6 +253,20 @@ impl Nodes {
         self.each(Instant::now() + self.patience, Device::resume);
     }
 
+    /// Does something while the device `id` holds still. Then it goes on, if `resume`: not while the whole machine is paused.
+    pub(crate) fn hold<T>(&self, id: &str, resume: bool, act: impl FnOnce() -> T) -> Result<T, LateDevice> {
+        let deadline = Instant::now() + self.patience;
+        let late = || LateDevice { id: id.into(), limit: self.patience };
+        let node = self.nodes.iter().find(|node| node.id == id);
+        let mut device = node.and_then(|node| enter(node, deadline)).ok_or_else(late)?;
+        device.pause();
+        let done = device.is_paused(deadline).then(act);
+        if resume {
+            device.resume();
+        }
+        done.ok_or_else(late)
+    }
+
     /// Looks after devices that were late to hold still.
     pub(crate) fn look_after(&self) {
         let now = Instant::now();
@@ -344,7 +360,7 @@ impl Nodes {
 
     /// `vm.info`'s device tree.
     pub(crate) fn describe(&self) -> BTreeMap<String, DeviceNode> {
-        let nodes = self.nodes.iter().flat_map(describe);
+        let nodes = self.nodes.iter().flat_map(describe::describe);
         nodes.map(|node| (node.id.clone(), node)).collect()
     }
 }
@@ -381,39 +397,6 @@ impl Drop for Nodes {
             self.spaces.detach(slot, deadline);
         }
     }
-}
-
-fn describe(node: &Node) -> Vec<DeviceNode> {
-    let mut device = DeviceNode { id: node.id.clone(), ..DeviceNode::default() };
-    let Some(function) = &node.function else { return vec![device] };
-    let range = |memory: &MappedMemory| {
-        let MemoryPlace { base, size } = memory.place();
-        Resource::MmioAddressRange(MmioAddressRange { base, size })
-    };
-    device.resources = function.memory.iter().map(range).collect();
-    let bar = |(need, lease): &(BarNeed, BarLease)| {
-        let width = if need.kind == BarKind::Memory64 { PciBarWidth::Mmio64 } else { PciBarWidth::Mmio32 };
-        let BarNeed { index, size, .. } = *need;
-        Resource::PciBar(PciBarResource { base: lease.base(), index, prefetchable: false, size, width })
-    };
-    let bars = function.bars.iter().map(bar);
-    let bdf = Some(function.lease.address().to_string());
-    let removal = function.removal.map(Removal::shown);
-    if !function.is_virtio {
-        device.resources.extend(bars);
-        return vec![DeviceNode { pci_bdf: bdf, removal, ..device }];
-    }
-    // A virtio device sits behind its transport, which is a node of its own.
-    let transport = DeviceNode {
-        id: format!("_virtio-pci-{}", node.id),
-        resources: bars.collect(),
-        children: vec![node.id.clone()],
-        pci_bdf: bdf,
-        removal,
-        ..DeviceNode::default()
-    };
-    device.parent = Some(transport.id.clone());
-    vec![device, transport]
 }
 
 /// The device, once no vCPU is inside; waits for that until `deadline`. A vCPU that does not leave is stuck in what the device does for it,

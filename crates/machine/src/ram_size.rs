@@ -44,8 +44,8 @@ impl Machine {
         self.balloons().map(set).count() > 0
     }
 
-    /// Asks the guest to have plugged what `plan` says, in each zone.
-    pub fn request_ram(&self, plan: &Plan) {
+    /// Asks the guest to have plugged what `plan` says, in each zone, through virtio-mem.
+    pub(crate) fn request_ram(&self, plan: &Plan) {
         for (id, device) in self.handles::<Mem>() {
             let mut kinds = plan.devices.iter().filter(|device| device.id == id).map(|device| &device.kind);
             if let Some(DeviceKind::Mem(mem)) = kinds.next() {

@@ -12,6 +12,7 @@ use virtio_devices::blk::Disk;
 use super::*;
 
 mod cpus;
+mod growth;
 
 /// A kernel in a file.
 fn kernel() -> tempfile::NamedTempFile {
@@ -160,6 +161,49 @@ fn a_vcpu_stuck_in_a_device_holds_nobody_up() {
 }
 
 #[test]
+fn a_disk_gets_another_size_and_goes_on_as_it_was() {
+    let rig = Rig::new();
+    let mut machine = rig.boot(&rig.plan(""));
+    let size = || rig.image.as_file().metadata().unwrap().len();
+    machine.start();
+    machine.resize_disk("d", 4 << 20).unwrap();
+    assert_eq!(size(), 4 << 20);
+    machine.pause().unwrap();
+    machine.resize_disk("d", 512).unwrap();
+    assert_eq!((size(), machine.is_paused()), (512, true));
+    for id in ["e", "__console", ""] {
+        let error = machine.resize_disk(id, 1024).unwrap_err();
+        assert!(matches!(&error, ResizeDiskError::NoDisk(named) if named == id), "{error}");
+    }
+    assert!(matches!(machine.resize_disk("d", 1000), Err(ResizeDiskError::Image(_))));
+    machine.resume();
+    assert!(machine.resize_disk("d", u64::MAX - 511).is_err());
+    assert_eq!(size(), 512);
+}
+
+#[test]
+fn nothing_is_done_to_a_device_that_does_not_hold_still() {
+    let rig = Rig::new();
+    let mut machine = rig.boot(&rig.plan(""));
+    machine.nodes.set_patience(std::time::Duration::from_millis(1));
+    let (go_on, wait) = std::sync::mpsc::channel();
+    let slot: device::Slot = Arc::new(std::sync::Mutex::new(Stuck(wait)));
+    machine.nodes.attach_board("__stuck", slot).unwrap();
+    let spaces = machine.nodes.spaces().clone();
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| spaces.read(device::Space::Pio, 0x100, &mut [0]));
+        while !machine.nodes.is_busy("__stuck") {
+            std::thread::yield_now();
+        }
+        let late = machine.nodes.hold("__stuck", true, || panic!("it does not hold still")).unwrap_err();
+        assert_eq!(late.id, "__stuck");
+        go_on.send(()).unwrap();
+        inside.join().unwrap();
+    });
+    assert_eq!(machine.nodes.hold("__stuck", true, || 7).unwrap(), 7);
+}
+
+#[test]
 fn a_failed_attach_leaves_nothing_behind() {
     let rig = Rig::new();
     let plan = rig.plan("");
@@ -179,7 +223,16 @@ fn a_state_goes_round_with_everything_in_it() {
     machine.start();
     machine.pause().unwrap();
     let tree = machine.save().unwrap();
-    for id in ["__cmos", "__config_ports", "__ged", "__host_bridge", "__i8042", "__ioapic", "__pm_timer"] {
+    for id in [
+        "__cmos",
+        "__config_ports",
+        "__ged",
+        "__memory_hotplug",
+        "__host_bridge",
+        "__i8042",
+        "__ioapic",
+        "__pm_timer",
+    ] {
         assert!(tree.nodes.contains_key(id), "{id}");
     }
     assert!(

@@ -23,6 +23,8 @@ pub struct Tree {
     pub(crate) memory: MemoryPlaces,
     /// vCPUs in use, by number.
     pub(crate) vcpus: BTreeMap<u32, CpuState>,
+    /// Bytes of RAM when the guest was booted: what has come since through ACPI lies beyond.
+    pub(crate) boot_ram: u64,
     /// The guest's paravirtual clock, if it has one.
     pub(crate) clock: Option<ClockReading>,
 }
@@ -100,6 +102,9 @@ pub enum StateError {
         /// vCPUs of the state.
         found: usize,
     },
+    /// RAM that came while the machine ran is not there.
+    #[error("The state has RAM at {0:#x}, and there is none: restore with the RAM that was saved with it")]
+    Ram(u64),
     /// The guest's clock.
     #[error("The state of the guest's clock cannot be saved")]
     Clock(#[source] hv::Error),

@@ -7,6 +7,9 @@
 //! ```
 //! A vCPU that the guest has let go of is parked: held, in its power-on state, and not among those that are told to run.
 
+mod cores;
+mod thread;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -14,21 +17,25 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use boot::boot_msrs;
-use device::{Event, Events};
-use hv::{CpuState, Error, Exits, Kicker, Vcpu, VcpuExit, VcpuIo};
+use config::CoreScheduling;
+use device::Events;
+use hv::{CpuState, Error, Exits, Kicker, Vcpu, VcpuIo};
 use libc::{SYS_eventfd2, SYS_timerfd_gettime, SYS_timerfd_settime};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use sandbox::call::{Call, any};
 use sandbox::{Profile, groups};
 use thiserror::Error as ThisError;
+
+use cores::{COOKIE, Neighbours};
+use thread::{Body, Mail, cpu_set};
 
 /// What device registers do on a vCPU's thread.
 const REGISTERS: &[Call] = &[any(SYS_eventfd2), any(SYS_timerfd_gettime), any(SYS_timerfd_settime)];
 
 /// The thread of a vCPU. No call is as frequent as its running, so KVM's come first.
-pub(crate) static PROFILE: Profile =
-    Profile::new("vcpu", &[groups::KVM_VCPU, groups::EPOLL, groups::STREAM, groups::AFFINITY, REGISTERS]);
+pub(crate) static PROFILE: Profile = Profile::new(
+    "vcpu",
+    &[groups::KVM_VCPU, groups::EPOLL, groups::STREAM, groups::AFFINITY, COOKIE, REGISTERS],
+);
 
 /// How long the vCPUs together may take to answer or to end. A vCPU that is inside a device finishes there first.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,17 +65,6 @@ pub enum VcpuError {
     },
 }
 
-/// What is asked of a vCPU's thread.
-enum Mail {
-    Run,
-    Pause(Sender<()>),
-    Nmi(Sender<Result<(), Error>>),
-    Save(Sender<Result<CpuState, Error>>),
-    /// Hold, and go back to power-on.
-    Reset(Sender<Result<(), Error>>),
-    Exit,
-}
-
 /// One vCPU's thread as others see it.
 struct Thread {
     mail: Sender<Mail>,
@@ -94,33 +90,48 @@ pub(crate) struct Vcpus {
     threads: Vec<Thread>,
     io: Arc<dyn VcpuIo + Send + Sync>,
     events: Events,
+    core_scheduling: CoreScheduling,
+    /// Of the vCPU that comes next.
+    neighbours: Neighbours,
     patience: Duration,
 }
 
 impl Vcpus {
-    /// No vCPUs yet. Their I/O will go through `io`, and their news to `events`.
-    pub(crate) fn new(io: Arc<dyn VcpuIo + Send + Sync>, events: Events) -> Self {
-        Self { threads: Vec::new(), io, events, patience: PATIENCE }
+    /// No vCPUs yet. Their I/O will go through `io`, and their news to `events`; `core_scheduling` says who may share a core with them.
+    pub(crate) fn new(
+        io: Arc<dyn VcpuIo + Send + Sync>,
+        events: Events,
+        core_scheduling: CoreScheduling,
+    ) -> Self {
+        let neighbours = Neighbours::first(core_scheduling);
+        Self { threads: Vec::new(), io, events, core_scheduling, neighbours, patience: PATIENCE }
     }
 
     /// Puts the next vCPU on a thread `vcpuN`, held, on the host CPUs `hosts` or on any.
-    pub(crate) fn add(&mut self, mut vcpu: Box<dyn Vcpu>, hosts: Option<&[usize]>) -> io::Result<()> {
+    pub(crate) fn add(&mut self, vcpu: Box<dyn Vcpu>, hosts: Option<&[usize]>) -> io::Result<()> {
         let number = self.threads.len();
         let (mail, inbox) = mpsc::channel();
         let (alive, ended) = mpsc::channel();
+        let (claimed, claim) = mpsc::channel();
         let (kicker, exits) = (vcpu.kicker(), vcpu.exits());
-        let hosts = hosts.map(cpu_set);
-        let (io, events) = (self.io.clone(), self.events.clone());
+        let body = Body {
+            number,
+            vcpu,
+            inbox,
+            io: self.io.clone(),
+            events: self.events.clone(),
+            hosts: hosts.map(cpu_set),
+            neighbours: self.neighbours,
+            claimed,
+        };
         let body = move || {
             let _alive: Sender<()> = alive;
-            if let Some(Err(e)) = hosts.map(|hosts| sched_setaffinity(None, &hosts)) {
-                tracing::warn!("vCPU {number} runs on any host CPU: its affinity is refused: {e}");
-            }
-            serve(vcpu.as_mut(), &inbox, io.as_ref(), &events);
-            // Whoever waits for the end may take it that the vCPU is gone.
-            drop(vcpu);
+            body.run();
         };
         let thread = sandbox::spawn(&PROFILE, format!("vcpu{number}"), body)?;
+        // The next one may share its core with this one, which must have its cookie by then.
+        let claimed = claim.recv_timeout(self.patience).map_err(io::Error::other)??;
+        self.neighbours = self.neighbours.next(self.core_scheduling, claimed);
         self.threads.push(Thread { mail, kicker, exits, is_parked: false, ended, thread });
         Ok(())
     }
@@ -231,52 +242,6 @@ impl Drop for Vcpus {
             }
             // A panic was reported by the panic hook.
             let _ = thread.join();
-        }
-    }
-}
-
-fn cpu_set(hosts: &[usize]) -> CpuSet {
-    let mut set = CpuSet::new();
-    for host in hosts.iter().filter(|host| **host < CpuSet::MAX_CPU) {
-        set.set(*host);
-    }
-    set
-}
-
-fn serve(vcpu: &mut dyn Vcpu, inbox: &Receiver<Mail>, io: &dyn VcpuIo, events: &Events) {
-    let mut running = false;
-    loop {
-        let mail = if running { inbox.try_recv().ok() } else { inbox.recv().ok().or(Some(Mail::Exit)) };
-        // Nobody waits for an answer that cannot be delivered.
-        match mail {
-            Some(Mail::Run) => running = true,
-            Some(Mail::Pause(held)) => {
-                running = false;
-                vcpu.note_pause();
-                let _ = held.send(());
-            }
-            Some(Mail::Nmi(done)) => drop(done.send(vcpu.inject_nmi())),
-            Some(Mail::Save(done)) => drop(done.send(vcpu.state())),
-            Some(Mail::Reset(done)) => {
-                running = false;
-                drop(done.send(vcpu.reset().and_then(|()| vcpu.set_msrs(&boot_msrs()))));
-            }
-            Some(Mail::Exit) => return,
-            None => match vcpu.run(io) {
-                Ok(VcpuExit::Stopped) => {}
-                Ok(VcpuExit::Shutdown) => {
-                    running = false;
-                    events.raise(Event::Reset);
-                }
-                Err(error) => {
-                    running = false;
-                    tracing::error!(
-                        "{error}: {}",
-                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()
-                    );
-                    events.raise(Event::Fatal);
-                }
-            },
         }
     }
 }

@@ -15,7 +15,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError};
 
 use crate::mapping::Mapping;
-use crate::{RamRegion, WriteHook, layout};
+use crate::{RamRegion, WriteHook, layout, policy};
 
 /// Why guest RAM could not be had.
 #[derive(Debug, Error)]
@@ -53,6 +53,19 @@ pub enum RamError {
         size: u64,
         /// Bytes per page; the host's default if absent.
         page: Option<u64>,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The pages cannot come from the node that they are to come from.
+    #[error(
+        "Failed applying NUMA memory policy: memory zone '{zone}' cannot have its pages from node {node} of the host, see          /sys/devices/system/node; change its host_numa_node or leave it out"
+    )]
+    Policy {
+        /// The zone's id.
+        zone: String,
+        /// The node's number.
+        node: u32,
         /// The kernel's reason.
         #[source]
         source: io::Error,
@@ -202,6 +215,10 @@ fn map(
         if huge { no_huge_pages(zone, len, page, source) } else { failed(source) }
     })?;
     let mapping = Arc::new(mapping);
+    if let Some(node) = zone.host_numa_node {
+        let refused = |source| RamError::Policy { zone: zone.id.clone(), node, source };
+        policy::bind(mapping.start(), size, node).map_err(refused)?;
+    }
     advise(zone, mapping.start(), size, zone.prefault && !is_room)
         .map_err(|source| RamError::Advise { zone: zone.id.clone(), source })?;
     let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::of(mapping.clone(), page))
@@ -292,6 +309,23 @@ mod tests {
         let error = GuestRam::allocate(&[fifo]).unwrap_err();
         std::fs::remove_file(path).unwrap();
         assert!(matches!(&error, RamError::Backing { zone, .. } if zone == "z"), "{error}");
+    }
+
+    #[test]
+    fn pages_come_from_the_node_that_they_are_to_come_from() {
+        let bound =
+            |node| Zone { host_numa_node: Some(node), room: 128 << 20, prefault: true, ..zone(1 << 20) };
+        let ram = GuestRam::allocate(&[bound(0)]).unwrap();
+        let policies = std::fs::read_to_string("/proc/self/numa_maps").unwrap();
+        for region in ram.map().iter() {
+            let line = format!("{:x} bind:0", region.get_mmap().as_ptr().addr());
+            assert!(policies.contains(&line), "{line} in {policies}");
+        }
+        for node in [1023, 1024, u32::MAX] {
+            let error = GuestRam::allocate(&[bound(node)]).unwrap_err();
+            assert!(matches!(error, RamError::Policy { .. }), "{error}");
+            assert!(error.to_string().contains(&node.to_string()), "{error}");
+        }
     }
 
     #[test]

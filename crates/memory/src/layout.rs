@@ -38,6 +38,9 @@ pub const ABOVE_4G: u64 = 1 << 32;
 /// Platform registers (hot-plug controllers, GED) lie in the last MiB before the end of the address space.
 pub const PLATFORM_SIZE: u64 = 1 << 20;
 
+/// RAM that comes later does so in multiples of this many bytes, on such addresses: Linux manages memory in blocks of this size.
+pub const BLOCK: u64 = 128 << 20;
+
 /// A RAM range in the guest: base and length in bytes.
 pub type Range = (u64, u64);
 

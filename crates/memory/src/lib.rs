@@ -20,6 +20,7 @@ mod host;
 pub mod layout;
 mod mapping;
 mod pages;
+mod policy;
 mod testing;
 
 use std::collections::BTreeMap;

@@ -3,8 +3,10 @@
 //! Building one costs threads and files, so each fuzzing thread keeps those it has built; a reset makes them like new, which is checked.
 
 use std::cell::RefCell;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
 use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +17,9 @@ use memory::{Bytes as _, GuestAddress, GuestRam, test_ram_with_room};
 use pci::{Address, BarKind, BuildContext, Built, FakeSource, Place, REGION_CONFIG};
 use stream::Stream;
 use tempfile::{NamedTempFile, TempDir};
-use virtio_devices::{balloon, blk, console, mem, net, pmem, rng, watchdog};
+use virtio_devices::{balloon, blk, console, mem, net, pmem, rng, vsock, watchdog};
+
+use crate::bytes::Bytes;
 
 /// Bytes of RAM, from address 0, in two regions that meet at half of it.
 pub(crate) const RAM_LEN: u64 = 0x4_0000;
@@ -30,6 +34,10 @@ const DISK_BYTE: u8 = 0x11;
 const BAR: u64 = 0xc000_0000;
 /// Where a device's own memory is said to lie.
 const MEMORY: u64 = 1 << 40;
+/// The vsock device's guest.
+pub(crate) const GUEST_CID: u32 = 3;
+/// The vsock port at which a program of the host's listens.
+pub(crate) const SERVED_PORT: u32 = 1;
 
 /// The host's side of a device.
 pub(crate) enum Host {
@@ -41,7 +49,55 @@ pub(crate) enum Host {
     Console(UnixStream, #[allow(dead_code, reason = "removes the socket when dropped")] TempDir),
     /// The guest may give it any of its memory, which is empty then.
     TakesMemory,
+    Vsock(VsockHost),
     Nothing,
+}
+
+/// Clients and a program of a vsock device.
+pub(crate) struct VsockHost {
+    /// Where its socket lies, and the program's.
+    dir: TempDir,
+    /// Listens on port [`SERVED_PORT`].
+    program: UnixListener,
+    /// Connections that are open.
+    streams: Vec<UnixStream>,
+}
+
+impl VsockHost {
+    /// More than a few teach nothing.
+    const MAX_STREAMS: usize = 8;
+
+    /// Does something that clients and programs do.
+    pub(crate) fn act(&mut self, bytes: &mut Bytes<'_>) {
+        match bytes.below(4) {
+            0 if self.streams.len() < Self::MAX_STREAMS => {
+                let mut client = UnixStream::connect(self.dir.path().join("vsock")).unwrap();
+                client.set_nonblocking(true).unwrap();
+                // One that was refused at once is gone.
+                let _ = write!(client, "CONNECT {}\nhello", bytes.below(4));
+                self.streams.push(client);
+            }
+            1 => {
+                for (stream, _) in std::iter::from_fn(|| self.program.accept().ok()) {
+                    stream.set_nonblocking(true).unwrap();
+                    self.streams.push(stream);
+                }
+            }
+            2 => drop(self.streams.pop()),
+            _ => {
+                let len = usize::from(bytes.byte()) * 8;
+                for stream in &mut self.streams {
+                    let _ = stream.read(&mut [0; 4096]);
+                    let _ = stream.write(&vec![b'x'; len]);
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.streams.clear();
+        while self.program.accept().is_ok() {}
+    }
 }
 
 /// A device in its slot.
@@ -94,6 +150,14 @@ pub(crate) const KINDS: &[(&str, Build)] = &[
         (balloon::build(&plan, context).unwrap(), Host::TakesMemory)
     }),
     ("mem0", |context| (mem::build(&plan::Mem { requested: ROOM.1 }, context).unwrap(), Host::Nothing)),
+    ("_vsock0", |context| {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vsock");
+        let program = UnixListener::bind(format!("{}_{SERVED_PORT}", socket.display())).unwrap();
+        program.set_nonblocking(true).unwrap();
+        let built = vsock::build(&plan::Vsock { cid: GUEST_CID, socket }, context).unwrap();
+        (built, Host::Vsock(VsockHost { dir, program, streams: Vec::new() }))
+    }),
 ];
 
 fn disk(context: &BuildContext<'_>, change: impl FnOnce(&mut plan::Disk)) -> (Built, Host) {
@@ -169,9 +233,8 @@ impl Rig {
                 );
             }
             Host::Net(socket) => while socket.recv(&mut [0]).is_ok() {},
-            Host::Console(client, _) => {
-                while std::io::Read::read(client, &mut [0; 4096]).is_ok_and(|count| count > 0) {}
-            }
+            Host::Console(client, _) => while client.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {},
+            Host::Vsock(host) => host.clear(),
             Host::TakesMemory | Host::Nothing => {}
         }
     }

@@ -93,6 +93,16 @@ fn sizes_change_by_sectors() {
     assert!(matches!(image.resize(1000), Err(ResizeError::Sectors(1000))));
     image.resize(2 << 20).unwrap();
     assert_eq!((image.size(), file.as_file().metadata().unwrap().len()), (2 << 20, 2 << 20));
+    drop(image);
+    let image = open(&plan::Disk { sparse: false, ..options }, BYTES).unwrap();
+    for size in [3 << 20, 1 << 20] {
+        image.resize(size).unwrap();
+        let metadata = file.as_file().metadata().unwrap();
+        assert_eq!((image.size(), metadata.len()), (size, size));
+        assert!(metadata.blocks() * 512 >= size);
+    }
+    assert!(image.resize(u64::MAX - 511).is_err());
+    assert_eq!((image.size(), file.as_file().metadata().unwrap().len()), (1 << 20, 1 << 20));
 }
 
 #[test]

@@ -9,8 +9,12 @@ use memory::layout;
 
 use super::{Cpu, OEM, PciSegment, table};
 
+/// Ports that are kept free, so that nothing answers there.
+const PM1_EVENT: u16 = 0x60c;
+const PM1_CONTROL: u16 = 0x610;
+
 /// The FADT of a machine without ACPI's fixed hardware but for the PM timer, revision 6.3.
-pub(super) fn facp(dsdt: u64) -> Vec<u8> {
+pub(super) fn facp(dsdt: u64, pm1_ports: bool) -> Vec<u8> {
     const MINOR: u8 = 3;
     const VENDOR: u64 = u64::from_le_bytes(*b"CLOUDHYP");
     let port = |bits, access, address| GAS::new(AddressSpace::SystemIo, bits, 0, access, address);
@@ -28,6 +32,12 @@ pub(super) fn facp(dsdt: u64) -> Vec<u8> {
     facp.pm_tmr_blk = u32::from(PmTimer::PORT).into();
     facp.pm_tmr_len = PmTimer::SIZE;
     facp.x_pm_tmr_blk = port(32, AccessSize::DwordAccess, PmTimer::PORT.into());
+    if pm1_ports {
+        (facp.pm1a_evt_blk, facp.pm1_evt_len) = (u32::from(PM1_EVENT).into(), 4);
+        (facp.pm1a_cnt_blk, facp.pm1_cnt_len) = (u32::from(PM1_CONTROL).into(), 2);
+        facp.x_pm1a_evt_blk = port(32, AccessSize::WordAccess, PM1_EVENT.into());
+        facp.x_pm1a_cnt_blk = port(16, AccessSize::WordAccess, PM1_CONTROL.into());
+    }
     facp.hypervisor_vendor_identity = VENDOR.into();
     encode(&facp.finalize())
 }

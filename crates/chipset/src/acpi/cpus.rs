@@ -13,6 +13,8 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use device::{Access, Device, Effect, Event, Events, Persist, Region, RestoreError, Space};
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +61,8 @@ pub struct State {
 pub struct CpuController {
     base: u64,
     apic_ids: Vec<u32>,
+    /// The NUMA nodes of those CPUs that are in one, by number.
+    nodes: BTreeMap<u32, u8>,
     /// CPUs at power-on.
     present: u32,
     selected: u32,
@@ -71,7 +75,13 @@ impl CpuController {
     /// Ejected CPUs are news for `events`.
     pub fn new(base: u64, apic_ids: Vec<u32>, present: u32, events: Events) -> Self {
         let slots = CpuSlots::new(apic_ids.len(), present);
-        Self { base, apic_ids, present, selected: 0, slots, events }
+        Self { base, apic_ids, nodes: BTreeMap::new(), present, selected: 0, slots, events }
+    }
+
+    /// The same with CPUs in NUMA nodes: a CPU's number, and its node's.
+    #[must_use]
+    pub fn in_nodes(self, nodes: BTreeMap<u32, u8>) -> Self {
+        Self { nodes, ..self }
     }
 
     /// The handle for those who bring CPUs and ask for them.
@@ -99,7 +109,7 @@ impl Device for CpuController {
     }
 
     fn aml(&self) -> Vec<u8> {
-        description::aml(self.base, &self.apic_ids)
+        description::aml(self.base, &self.apic_ids, &self.nodes)
     }
 
     fn read(&mut self, at: Access, data: &mut [u8]) {

@@ -179,6 +179,7 @@ mod tests {
         assert!(contains(&[0x93, 0x61, 0x0a, Cause::PowerButton as u8, 0x86]));
         assert_eq!(Cause::Cpu as u8, 1, "which AML has a byte for");
         assert!(contains(&[&[0x93, 0x61, 1][..], b"\\/\x03_SB_CPUSCSCN"].concat()));
+        assert!(contains(&[&[0x93, 0x61, 0x0a, Cause::Memory as u8][..], b"\\/\x03_SB_MHPCMSCN"].concat()));
     }
 
     #[test]

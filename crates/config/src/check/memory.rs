@@ -2,7 +2,7 @@
 //! it maps the memory.
 
 use super::Scope;
-use crate::memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig};
+use crate::memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig, WHOLE};
 
 const PAGE: u64 = 4096;
 /// virtio-mem regions start and end on Linux memory blocks.
@@ -53,7 +53,7 @@ pub(super) fn check_layout(memory: &MemoryConfig, at: &mut Scope<'_, '_>) {
     if memory.hotplug_method == HotplugMethod::VirtioMem && zones.is_empty() && memory.hotplug_size.is_some()
     {
         // The device that plugs it has this id.
-        at.claim(Some("mem0"));
+        at.claim(Some(WHOLE));
     }
     for (i, zone) in zones.iter().enumerate() {
         check_zone(memory.hotplug_method, zone, &mut at.within(format!("memory.zones[{i}]")));

@@ -237,6 +237,7 @@ fn run(vm: &VmConfig, findings: &mut Findings) -> Option<plan::Payload> {
     at.each("landlock_rules", vm.landlock_rules.as_ref(), |rule, at| rule.check(at));
     at.one("ivshmem", vm.ivshmem.as_ref(), |ivshmem, at| ivshmem.check(at));
     at.one("memory", Some(&vm.memory), memory::check_layout);
+    numa::check_references(vm.numa.as_deref().unwrap_or_default(), &mut at);
     at.one("serial", Some(&vm.serial), |serial, at| serial.check_socket(at));
     at.one("console", Some(&vm.console), |console, at| console.check_no_socket(at));
     at.each("net", vm.net.as_ref(), |net, at| net.check_interface(at));

@@ -5,7 +5,7 @@ use crate::consoles::ConsoleMode;
 use crate::cpus::CpusConfig;
 use crate::devices;
 use crate::mac::MacAddr;
-use crate::memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig};
+use crate::memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig, WHOLE};
 use crate::small::PciSegmentConfig;
 use crate::vm::VmConfig;
 
@@ -33,12 +33,10 @@ pub(super) fn cpus(config: &CpusConfig) -> Cpus {
         nested: config.nested,
         kvm_hyperv: config.kvm_hyperv,
         amx: config.features.amx,
+        core_scheduling: config.core_scheduling,
         affinity: affinity.map(|one| (one.vcpu, one.host_cpus.clone())).collect(),
     }
 }
-
-/// The zone that all RAM is if the user has made none.
-const WHOLE: &str = "mem0";
 
 pub(super) fn memory(config: &MemoryConfig) -> Memory {
     let zones: Vec<Zone> = config.zones.iter().flatten().map(|zone| self::zone(zone, config.thp)).collect();
@@ -47,7 +45,7 @@ pub(super) fn memory(config: &MemoryConfig) -> Memory {
         (HotplugMethod::Acpi, size) => (0, size),
     };
     if !zones.is_empty() {
-        return Memory { zones, more };
+        return Memory { zones, more: 0 };
     }
     let whole = Zone {
         id: WHOLE.into(),
@@ -108,8 +106,10 @@ pub(super) fn warnings(config: &VmConfig) -> Vec<String> {
     }
     let memory = &config.memory;
     let has_zones = memory.zones.as_ref().is_some_and(|zones| !zones.is_empty());
-    if has_zones && memory.hotplug_method == HotplugMethod::VirtioMem && memory.hotplug_size.is_some() {
-        warnings.push("memory.hotplug_size is ignored: zones have their own".into());
+    if has_zones && memory.hotplug_size.is_some() {
+        warnings.push(
+            "memory.hotplug_size is ignored: zones have their own, with hotplug_method=virtio-mem".into(),
+        );
     }
     let modes = [config.serial.mode, config.console.mode, config.debug_console.mode];
     if modes.into_iter().filter(|mode| *mode == ConsoleMode::Tty).count() > 1 {

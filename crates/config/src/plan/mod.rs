@@ -5,10 +5,12 @@
 
 mod build;
 mod grants;
+mod numa;
 mod parts;
 mod resize;
 mod topology;
 
+pub use numa::NumaNode;
 pub use parts::{
     Balloon, Console, Cpus, Device, DeviceKind, Disk, Mem, Memory, Net, Pages, Payload, Place, Pvpanic, Rng,
     Segment, Smbios, Stream, Vsock, Watchdog, Zone,
@@ -43,6 +45,8 @@ pub struct Plan {
     pub smbios: Smbios,
     /// PCI segments, 1 to 96, by number.
     pub pci_segments: Vec<Segment>,
+    /// NUMA nodes, in ascending order; none if the guest is not told of any.
+    pub numa: Vec<NumaNode>,
     config: VmConfig,
     unbuilt: Vec<String>,
     warnings: Vec<String>,
@@ -140,8 +144,9 @@ impl Plan {
 
     /// Builds from a configuration that has no problems.
     pub(crate) fn build(mut config: VmConfig, payload: Payload, next_id: u32) -> Self {
-        let warnings = build::warnings(&config);
+        let mut warnings = build::warnings(&config);
         let next_id = build::normalise(&mut config, next_id);
+        warnings.extend(crate::numa::warnings(&config));
         let platform = config.platform().into_owned();
         Self {
             cpus: build::cpus(&config.cpus),
@@ -151,6 +156,7 @@ impl Plan {
             devices: devices::plan(&config, build::memory_devices(&config.memory)),
             smbios: platform.smbios(),
             pci_segments: build::segments(&config),
+            numa: numa::nodes(config.numa.as_deref().unwrap_or_default()),
             unbuilt: unbuilt::list(&config),
             config,
             warnings,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::cpus::CoreScheduling;
 use crate::disk::ImageType;
 use crate::mac::MacAddr;
 use crate::pci::PciCommon;
@@ -25,6 +26,8 @@ pub struct Cpus {
     pub kvm_hyperv: bool,
     /// Advanced Matrix Extensions are shown.
     pub amx: bool,
+    /// Who may share a physical core with a vCPU.
+    pub core_scheduling: CoreScheduling,
     /// vCPU and the host CPUs it may run on.
     pub affinity: Vec<(u32, Vec<usize>)>,
 }
@@ -34,7 +37,8 @@ pub struct Cpus {
 pub struct Memory {
     /// In the order of the configuration; a single `mem0` if it has none.
     pub zones: Vec<Zone>,
-    /// RAM that may be added while the machine runs, beyond what zones have room for.
+    /// RAM that may be added through ACPI while the machine runs, to its only zone. What is plugged through virtio-mem comes into the
+    /// room of a zone.
     pub more: u64,
 }
 

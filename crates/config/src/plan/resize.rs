@@ -92,6 +92,11 @@ fn resize_whole(memory: &mut MemoryConfig, ram: u64, stage: Stage) -> Result<(),
         let text = "Impossible to resize guest memory if it is backed by user defined memory regions";
         return Err(refused("desired_ram", text, "resize a zone with vm.resize-zone"));
     }
+    if memory.hotplug_method == HotplugMethod::Acpi {
+        // Whether the machine can have more is for it to say. Less is what the next one begins with.
+        memory.size = ram;
+        return Ok(());
+    }
     check_pluggable(memory.hotplug_method, memory.hotplug_size)?;
     memory.hotplugged_size = Some(beyond(memory.size, ram)?);
     Ok(())

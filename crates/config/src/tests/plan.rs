@@ -152,6 +152,22 @@ fn memory_that_can_be_plugged_has_a_device_for_each_zone() {
     assert!(zones.warnings()[0].contains("zones have their own"));
     let through_acpi = plan(r#""memory":{"size":4096,"hotplug_size":134217728}"#);
     assert_eq!((plugging(&through_acpi), through_acpi.memory.more), (vec![], 128 << 20));
+    assert!(through_acpi.unbuilt().is_empty());
+    let of_zones = plan(r#""memory":{"size":0,"hotplug_size":134217728,"zones":[{"id":"a","size":4096}]}"#);
+    assert_eq!((of_zones.memory.more, of_zones.warnings().len()), (0, 1), "zones do not grow through ACPI");
+}
+
+#[test]
+fn ram_that_comes_through_acpi_is_what_the_next_machine_begins_with() {
+    let ram = |bytes| VmResize { desired_ram: Some(bytes), ..VmResize::default() };
+    let before = plan(r#""memory":{"size":134217728,"hotplug_size":134217728}"#);
+    for size in [4096, 128 << 20, 1 << 40] {
+        let after = before.check_resized_running(&ram(size)).unwrap();
+        assert_eq!((after.memory.total(), after.config().memory.hotplugged_size), (size, None));
+    }
+    let path =
+        |bytes| before.check_resized_running(&ram(bytes)).unwrap_err().iter().next().unwrap().path.clone();
+    assert_eq!([0, 1].map(path), ["memory.size", "memory.size"]);
 }
 
 #[test]
@@ -177,7 +193,8 @@ fn ram_of_a_running_machine_is_plugged_within_its_room() {
     let beyond = before.check_resized_running(&ram(4096 + ROOM + (2 << 20)));
     assert!(text(beyond).starts_with("memory.hotplugged_size"));
     let missing = "desired_ram: No virtio-mem resizing handler found";
-    assert_eq!(text(plan("").check_resized_running(&ram(1 << 30))), missing);
+    let without = plan(r#""memory":{"size":4096,"hotplug_method":"VirtioMem"}"#);
+    assert_eq!(text(without.check_resized_running(&ram(1 << 30))), missing);
 }
 
 #[test]
@@ -219,14 +236,11 @@ fn another_size_of_a_balloon_is_checked_and_needs_one() {
 #[test]
 fn what_is_asked_for_and_not_built() {
     let rows = [
-        (r#""cpus":{"boot_vcpus":1,"max_vcpus":1,"kvm_hyperv":true}"#, "cpus.kvm_hyperv"),
-        (r#""memory":{"size":4096,"hotplug_size":4096}"#, "memory.hotplug_size"),
         (r#""disks":[{"path":"/a","image_type":"Qcow2"}]"#, "disks[0].image_type"),
         (r#""disks":[{"path":"/a","rate_limiter_config":{}}]"#, "disks[0].rate_limiter_config"),
         (r#""net":[{"rate_limiter_config":{}}]"#, "net[0].rate_limiter_config"),
         (r#""vdpa":[{"path":"/p"}]"#, "vdpa"),
         (r#""devices":[{"path":"/p"}]"#, "devices"),
-        (r#""numa":[{"guest_numa_id":0,"cpus":[0]}]"#, "numa"),
         (r#""tpm":{"socket":"/s"}"#, "tpm"),
         (r#""rtc":{}"#, "rtc"),
         (r#""iommu":true"#, "iommu"),

@@ -49,6 +49,7 @@ fn a_vm_s_whole_life() {
         "__host_bridge",
         "__i8042",
         "__ioapic",
+        "__memory_hotplug",
         "__pci_hotplug",
         "__pm_timer",
         "__rng",

@@ -41,15 +41,58 @@ fn before_the_boot_the_whole_is_checked_and_noted() {
 }
 
 #[test]
-fn what_does_not_exist_yet_is_named() {
+fn ram_comes_through_acpi() {
     let (rig, kernel) = (Rig::new(Options::default()), kernel());
-    rig.ok("vm.create", &config(&kernel));
+    rig.ok("vm.create", &with_memory(&kernel, r#"{"size":134217728,"hotplug_size":536870912}"#));
     rig.ok("vm.boot", "");
-    let error = rig.call("vm.resize", r#"{"desired_ram":33554432}"#).unwrap_err();
-    assert_eq!(error.code, Code::NotImplemented);
-    assert!(error.to_string().contains("RAM"), "{error}");
+    // What is configured, and what the guest has.
+    let sizes = || {
+        let info = rig.client.reads().vm_info().unwrap();
+        (info.config.memory.size >> 20, info.memory_actual_size >> 20)
+    };
+    let resize = |mib: u64| rig.ok("vm.resize", &format!(r#"{{"desired_ram":{}}}"#, mib << 20));
+    resize(384);
+    assert_eq!(sizes(), (384, 384));
+    resize(384);
+    for (body, text) in [
+        (r#"{"desired_ram":402657280}"#, "desired_ram may exceed the present RAM by multiples of"),
+        (r#"{"desired_ram":805306368}"#, "by 268435456 bytes, not by 402653184"),
+        (r#"{"desired_ram":0}"#, "Memory size is 0"),
+        (r#"{"desired_vcpus":2,"desired_ram":805306368}"#, "exceed maximum"),
+    ] {
+        let error = rig.call("vm.resize", body).unwrap_err();
+        assert_eq!(error.code, Code::InvalidConfig, "{body}");
+        assert!(error.to_string().contains(text), "{error}");
+        assert_eq!(sizes(), (384, 384));
+    }
+    resize(256);
+    assert_eq!(sizes(), (256, 384), "less is for the next boot");
+    resize(640);
+    assert_eq!(sizes(), (640, 640));
+    rig.ok("vm.reboot", "");
+    assert_eq!(sizes(), (640, 640));
+    resize(1152);
+    resize(128);
+    assert_eq!(sizes(), (128, 1152));
+    rig.ok("vm.shutdown", "");
+    rig.ok("vm.boot", "");
+    assert_eq!(sizes(), (128, 128));
     rig.ok("vm.resize", "{}");
-    assert_eq!(rig.records()[2..], ["vm/resizing", "vm/resizing", "vm/resized"]);
+    let refused = rig.records().iter().filter(|record| *record == "vm/resizing").count()
+        - rig.records().iter().filter(|record| *record == "vm/resized").count();
+    assert_eq!(refused, 4);
+}
+
+/// Nothing of a request is done if its RAM cannot come.
+#[test]
+fn ram_is_refused_before_vcpus_come() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &with(&kernel, r#""cpus":{"boot_vcpus":1,"max_vcpus":4}"#));
+    rig.ok("vm.boot", "");
+    let error = rig.call("vm.resize", r#"{"desired_vcpus":4,"desired_ram":268435456}"#).unwrap_err();
+    assert_eq!(error.code, Code::InvalidConfig);
+    assert!(error.to_string().contains("memory.hotplug_size"), "{error}");
+    assert_eq!(rig.client.reads().vm_info().unwrap().config.cpus.boot_vcpus, 1);
 }
 
 #[test]
@@ -137,7 +180,7 @@ fn vcpus_of_a_running_vm_follow() {
         assert_eq!(error.code, Code::InvalidConfig);
         assert!(error.to_string().contains(text), "{error}");
     }
-    assert_eq!(refusal(r#"{"desired_vcpus":4,"desired_ram":33554432}"#).code, Code::NotImplemented);
+    assert_eq!(refusal(r#"{"desired_vcpus":4,"desired_ram":33554432}"#).code, Code::InvalidConfig);
     assert_eq!(shown(), 3, "all of it or nothing");
 
     // This guest never answers: what was asked for is shown, may be asked for again, and comes with the next boot.

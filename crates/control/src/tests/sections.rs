@@ -88,6 +88,32 @@ fn devices_come_to_a_machine_and_go_with_it() {
 }
 
 #[test]
+fn a_disk_s_size_changes_while_the_vm_is_there() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    let resize = |id: &str, size: u64| {
+        rig.call("vm.resize-disk", &format!(r#"{{"id":"{id}","desired_size":{size}}}"#)).map_err(|e| e.code)
+    };
+    assert_eq!(resize("d", 512), Err(Code::VmNotCreated));
+    rig.ok("vm.create", &config(&kernel));
+    let disk = format!(r#"{{"path":"{}","image_type":"Raw","id":"d"}}"#, image.path().display());
+    rig.ok("vm.add-disk", &disk);
+    assert_eq!(resize("d", 512), Err(Code::IllegalState));
+    rig.ok("vm.boot", "");
+    assert_eq!(resize("d", 2 << 20), Ok(Answer::Nothing));
+    assert_eq!(resize("d", 1000), Err(Code::InvalidConfig));
+    assert_eq!(resize("d", u64::MAX - 511), Err(Code::InvalidConfig));
+    assert_eq!(resize("__rng", 512), Err(Code::NoSuchDevice));
+    assert_eq!(image.as_file().metadata().unwrap().len(), 2 << 20);
+    rig.ok("vm.pause", "");
+    assert_eq!(resize("d", 512), Ok(Answer::Nothing));
+    assert_eq!(rig.state(), Some(api::VmState::Paused));
+    assert_eq!(image.as_file().metadata().unwrap().len(), 512);
+    assert_eq!(rig.records(), ["vm/booting", "vm/booted", "vm/pausing", "vm/paused"], "it has no event");
+}
+
+#[test]
 fn descriptors_stay_as_long_as_their_device() {
     let (rig, kernel) = (Rig::new(Options::default()), kernel());
     rig.ok("vm.create", &config(&kernel));

@@ -1,6 +1,6 @@
 use super::*;
 use device::NoSink;
-use hv::{EXIT_REASONS, Registers, SystemRegisters};
+use hv::{EXIT_REASONS, Registers, SystemRegisters, VcpuExit};
 use std::sync::{Condvar, Mutex};
 
 /// What a vCPU does until it is kicked, and whether a kick helps.
@@ -111,7 +111,7 @@ fn rig(hear: &[bool]) -> Rig {
     let (enter, entered) = mpsc::channel();
     let (tell_reset, reset) = mpsc::channel();
     let life = Arc::new(());
-    let mut vcpus = Vcpus::new(Arc::new(NoIo), Events::new(Arc::new(NoSink)).unwrap());
+    let mut vcpus = Vcpus::new(Arc::new(NoIo), Events::new(Arc::new(NoSink)).unwrap(), CoreScheduling::Vm);
     let mut gates = Vec::new();
     for (number, &hears) in hear.iter().enumerate() {
         let gate = Gate::default();
@@ -210,4 +210,28 @@ fn a_parked_vcpu_that_does_not_come_back_is_not_used_again() {
     gates[1].open();
     vcpus.patience = PATIENCE;
     vcpus.take_into_use(1).unwrap();
+}
+
+#[test]
+fn cookies_are_shared_as_wanted() {
+    use rustix::process::Pid;
+    let (first, second) = (Pid::from_raw(7), Pid::from_raw(8));
+    let chain = |wanted, claims: [Option<Pid>; 2]| {
+        let begin = Neighbours::first(wanted);
+        let next = begin.next(wanted, claims[0]);
+        [begin, next, next.next(wanted, claims[1])]
+    };
+    use Neighbours::{Any, None as Alone, Of};
+    assert_eq!(chain(CoreScheduling::Off, [None, None]), [Any, Any, Any]);
+    assert_eq!(chain(CoreScheduling::Vcpu, [first, second]), [Alone, Alone, Alone]);
+    let shared = chain(CoreScheduling::Vm, [first, second]);
+    assert_eq!(
+        shared,
+        [Alone, Of(first.unwrap()), Of(second.unwrap())],
+        "the cookie goes on from thread to thread"
+    );
+    // Whatever this kernel can do, nobody is refused.
+    for neighbours in [Any, Alone] {
+        std::thread::spawn(move || neighbours.claim(0).unwrap()).join().unwrap();
+    }
 }

@@ -70,7 +70,8 @@ impl Disk {
         self.image.format()
     }
 
-    /// Gives the disk another size and tells the driver.
+    /// Gives the disk another size and tells the driver. Its queues hold still meanwhile: a write under way beyond the new end would make
+    /// the image longer again.
     ///
     /// # Errors
     /// [`ResizeError`]; the disk keeps its size.

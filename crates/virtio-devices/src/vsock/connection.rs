@@ -20,6 +20,19 @@ use super::credit::{ToGuest, ToHost};
 use super::packet::{HEADER_LEN, Header, MAX_PAYLOAD, Op, RECEIVES_NO_MORE, SENDS_NO_MORE};
 use super::span::{End, Span};
 
+/// What is left of a connection whose guest has gone: bytes that a slow program has not taken yet.
+pub(super) struct Rest {
+    pub(super) stream: UnixStream,
+    backlog: Backlog,
+}
+
+impl Rest {
+    /// Sends what the stream takes now; true once that was all, or it takes nothing ever again.
+    pub(super) fn flush(&mut self) -> bool {
+        self.backlog.send(&self.stream).is_err() || self.backlog.is_empty()
+    }
+}
+
 /// What becomes of a connection.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +41,8 @@ pub(super) enum Verdict {
     Stays,
     /// It is over, and the guest is to be told by a RST.
     Reset,
+    /// It is over for the guest, which is to be told so; the host has not taken all of it yet.
+    Left,
     /// It is over, and the guest knows or has never heard of it.
     Gone,
 }
@@ -124,6 +139,16 @@ impl Connection {
     pub(super) fn resume(&mut self, deadline: Instant) {
         self.deadline = self.deadline.map(|_| deadline);
         self.is_readable = true;
+    }
+
+    /// Whether the guest has gone, and left something that the stream has not taken yet.
+    pub(super) fn is_left_behind(&self) -> bool {
+        self.ended.guest_sends && self.ended.guest_receives && !self.backlog.is_empty()
+    }
+
+    /// What the guest has left behind.
+    pub(super) fn into_rest(self) -> Rest {
+        Rest { stream: self.stream, backlog: self.backlog }
     }
 
     /// The stream has news.

@@ -58,6 +58,14 @@ impl Drop for Socket {
     }
 }
 
+/// Bytes of a path that the kernel takes for a socket: its `sun_path` less the final zero.
+const MAX_PATH: usize = 107;
+
+/// Digits of the longest port for which a program's path is still one that the kernel takes.
+pub(super) fn digits(socket: &Path) -> usize {
+    MAX_PATH.saturating_sub(socket.as_os_str().len() + 1)
+}
+
 /// The next client, if one waits.
 pub(super) fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
     match rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
@@ -67,8 +75,8 @@ pub(super) fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> 
     }
 }
 
-/// Connects to the program that serves `port` for the guest, at the socket's path with the port behind it. Never waits: whoever has too
-/// many clients waiting already counts as not there.
+/// Connects to the program that serves `port` for the guest, at the socket's path with the port behind it. Never waits:
+/// [`io::ErrorKind::WouldBlock`] if too many others wait to be accepted there.
 pub(super) fn dial(socket: &Path, port: u32) -> io::Result<UnixStream> {
     let mut path = socket.as_os_str().to_owned();
     path.push(format!("_{port}"));

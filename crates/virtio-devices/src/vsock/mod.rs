@@ -16,6 +16,7 @@
 mod backlog;
 mod connection;
 mod credit;
+mod dials;
 mod front;
 mod handshake;
 mod listener;
@@ -43,8 +44,12 @@ pub use table::Ports;
 
 use listener::Socket;
 
-/// How long a guest may take to answer a request, and a host's program to take what a guest has left behind.
+/// How long a guest may take to answer a request, and how long one that ends a connection waits for the host to take the rest. The host
+/// may take longer: the rest is kept for it.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Digits of the largest port.
+const MAX_DIGITS: usize = 10;
 
 /// Taking clients in, and connecting to programs of the host's.
 const STREAMS: &[Call] = &[
@@ -86,6 +91,12 @@ pub enum Error {
 /// [`Error::Socket`] says what is in the way of the socket, [`Error::Thread`] that there is no thread or descriptor left.
 pub fn build(vsock: &plan::Vsock, context: &BuildContext<'_>) -> Result<Built, Error> {
     let id = context.id;
+    let digits = listener::digits(&vsock.socket);
+    if digits < MAX_DIGITS {
+        tracing::warn!(
+            "{id}: the path of the vsock socket is so long that the guest reaches ports of at most {digits} digits: use a shorter one"
+        );
+    }
     let front = Front::new(id, vsock, Socket::bind(&vsock.socket)?, PATIENCE);
     let front = front.map_err(|source| Error::Thread { id: id.into(), source })?;
     Ok(built(front, BarKind::Memory64, context))

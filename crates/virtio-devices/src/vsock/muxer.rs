@@ -4,6 +4,7 @@
 //! ports are kept of those that are over. So a guest that takes nothing costs nothing, and no stream waits for another.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use memory::DmaView;
 use virtio::{Fault, Watch};
 
 use super::connection::{Connection, Verdict};
+use super::dials::Dials;
 use super::handshake::Progress;
 use super::listener;
 use super::packet::{HOST_CID, Header, Op, STREAM};
@@ -42,9 +44,10 @@ struct Reset {
 pub(super) struct Muxer {
     guest_cid: u64,
     socket: PathBuf,
-    /// How long a guest may take to answer, and a host to take what a guest has left behind.
+    /// How long a guest may take to answer, and how long one that ends a connection waits for the host to take the rest.
     patience: Duration,
     table: Table,
+    dials: Dials,
     /// Connections with news for the guest, each once.
     queued: VecDeque<u32>,
     resets: VecDeque<Reset>,
@@ -60,6 +63,7 @@ impl Muxer {
             socket: vsock.socket.clone(),
             patience,
             table: Table::default(),
+            dials: Dials::default(),
             queued: VecDeque::new(),
             resets: VecDeque::new(),
             next_port: FIRST_LOCAL_PORT,
@@ -70,6 +74,7 @@ impl Muxer {
     /// Ends all connections without a word to the guest, which has reset the device.
     pub(super) fn clear(&mut self) {
         self.table = Table::default();
+        self.dials = Dials::default();
         self.queued.clear();
         self.resets.clear();
         (self.next_port, self.is_waiting) = (FIRST_LOCAL_PORT, false);
@@ -78,7 +83,8 @@ impl Muxer {
     /// What the guest believes to be connected, or must be told that it is not.
     pub(super) fn known(&self) -> BTreeSet<Ports> {
         let known = self.table.iter().filter(|(_, connection)| connection.is_known());
-        known.map(|(ports, _)| ports).chain(self.resets.iter().map(|reset| reset.ports)).collect()
+        let resets = self.resets.iter().map(|reset| reset.ports);
+        known.map(|(ports, _)| ports).chain(self.dials.ports()).chain(resets).collect()
     }
 
     /// Tells the guest that these are over: their streams have stayed in another process.
@@ -99,6 +105,8 @@ impl Muxer {
                 self.settle(token, verdict);
             }
         }
+        self.dials.resume(deadline);
+        self.is_waiting |= self.dials.len() > 0;
     }
 
     /// Watches none.
@@ -127,6 +135,12 @@ impl Muxer {
                 let verdict = connection.look(ready);
                 self.settle(token, verdict);
             }
+            Some(Peer::Rest(rest)) => {
+                let is_over = rest.flush();
+                if is_over {
+                    self.table.remove(token);
+                }
+            }
             Some(Peer::Handshake(handshake)) => match handshake.read() {
                 Progress::Waiting => {}
                 Progress::Refused => drop(self.table.remove(token)),
@@ -138,7 +152,7 @@ impl Muxer {
     /// A client wants `port` of the guest's.
     fn ask(&mut self, token: u32, port: u32, watch: &Watch) {
         let Some(Peer::Handshake(handshake)) = self.table.remove(token) else { return };
-        if self.table.is_full() {
+        if self.is_full() {
             return;
         }
         let ports = Ports { local: self.free_port(port), guest: port };
@@ -153,7 +167,8 @@ impl Muxer {
         loop {
             let local = self.next_port;
             self.next_port = (local + 1) & (FIRST_LOCAL_PORT - 1) | FIRST_LOCAL_PORT;
-            if self.table.find(Ports { local, guest }).is_none() {
+            let ports = Ports { local, guest };
+            if self.table.find(ports).is_none() && !self.dials.has(ports) {
                 return local;
             }
         }
@@ -181,6 +196,8 @@ impl Muxer {
         let op = Op::from_number(header.op);
         let reset = Reset { ports, kind: header.kind };
         let known = if header.kind == STREAM { self.table.find(ports) } else { None };
+        // Whatever it says before it has got an answer ends the wait for one.
+        let has_waited = self.dials.remove(ports);
         match (known, op) {
             (Some(token), op) => {
                 let Some((_, connection)) = self.table.connection(token) else { return Ok(()) };
@@ -191,7 +208,9 @@ impl Muxer {
                 self.settle(token, verdict);
             }
             (None, Some(Op::Reset)) => {}
-            (None, Some(Op::Request)) if header.kind == STREAM => self.connect(header, ports, watch),
+            (None, Some(Op::Request)) if header.kind == STREAM && !has_waited => {
+                self.connect(header, ports, watch);
+            }
             (None, _) => self.resets.push_back(reset),
         }
         Ok(())
@@ -199,34 +218,61 @@ impl Muxer {
 
     /// The guest wants a program of the host's.
     fn connect(&mut self, request: &Header, ports: Ports, watch: &Watch) {
-        let dialled = if self.table.is_full() {
-            Err(std::io::ErrorKind::ResourceBusy.into())
-        } else {
-            listener::dial(&self.socket, ports.local)
-        };
+        if self.is_full() {
+            self.resets.push_back(Reset { ports, kind: STREAM });
+            return;
+        }
+        let dialled = listener::dial(&self.socket, ports.local);
+        if dialled.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            self.dials.add(ports, *request, Instant::now() + self.patience);
+            self.is_waiting = true;
+            return;
+        }
+        self.put_through(request, ports, dialled, watch);
+    }
+
+    /// Gives the guest the program that it wants, or the reason why not.
+    fn put_through(
+        &mut self,
+        request: &Header,
+        ports: Ports,
+        dialled: io::Result<UnixStream>,
+        watch: &Watch,
+    ) {
         match dialled {
             Ok(stream) => {
                 let token = self.table.add_connection(ports, Connection::from_guest(stream, request));
                 let watched = self.table.get(token).map(|peer| watch.add(peer.stream(), token, EVERYTHING));
-                self.settle(
-                    token,
-                    if matches!(watched, Some(Ok(()))) { Verdict::Stays } else { Verdict::Reset },
-                );
+                let verdict = if matches!(watched, Some(Ok(()))) { Verdict::Stays } else { Verdict::Reset };
+                self.settle(token, verdict);
             }
             Err(error) => {
-                tracing::debug!(target: "guest", "The guest reaches nobody at vsock port {}: {error}", ports.local);
+                let port = ports.local;
+                tracing::debug!(target: "guest", "The guest reaches nobody at vsock port {port}: {error}");
                 self.resets.push_back(Reset { ports, kind: STREAM });
             }
         }
     }
 
-    /// Ends the patience with those whose time is up.
-    pub(super) fn expire(&mut self, now: Instant) {
-        self.is_waiting = false;
+    /// There is no room for one more.
+    fn is_full(&self) -> bool {
+        self.table.connections() + self.dials.len() >= MAX_CONNECTIONS
+    }
+
+    /// Tries again what can be tried again, and ends the patience with those whose time is up.
+    pub(super) fn tick(&mut self, now: Instant, watch: &Watch) {
+        for (dial, dialled) in self.dials.retry(now, |port| listener::dial(&self.socket, port)) {
+            self.put_through(&dial.request, dial.ports, dialled, watch);
+        }
+        self.is_waiting = self.dials.len() > 0;
         for token in self.table.tokens() {
             let Some((_, connection)) = self.table.connection(token) else { continue };
             let is_over = connection.deadline.is_some_and(|deadline| deadline <= now);
-            let verdict = if is_over { connection.reset() } else { Verdict::Stays };
+            let verdict = match is_over {
+                false => Verdict::Stays,
+                true if connection.is_left_behind() => Verdict::Left,
+                true => connection.reset(),
+            };
             self.settle(token, verdict);
         }
     }
@@ -244,8 +290,12 @@ impl Muxer {
         if connection.is_queued {
             self.queued.retain(|other| *other != token);
         }
-        self.table.remove(token);
-        if verdict == Verdict::Reset {
+        if verdict == Verdict::Left {
+            self.table.retire(token);
+        } else {
+            self.table.remove(token);
+        }
+        if verdict != Verdict::Gone {
             self.resets.push_back(Reset { ports, kind: STREAM });
         }
     }

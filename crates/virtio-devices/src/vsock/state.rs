@@ -84,8 +84,9 @@ impl Persist for Front {
 
     /// The connections have stayed where they were saved: the driver hears that they are over as soon as the device runs.
     fn restore(&mut self, state: State) -> Result<(), RestoreError> {
-        if state.connections.as_ref().is_some_and(|known| known.len() > MAX_KNOWN) {
-            return Err(RestoreError::Value { kind: Self::KIND, field: "number of connections" });
+        let are_possible = |known: &[Ports]| known.len() <= MAX_KNOWN && known.is_sorted_by(|a, b| a < b);
+        if !state.connections.as_deref().is_none_or(are_possible) {
+            return Err(RestoreError::Value { kind: Self::KIND, field: "list of connections" });
         }
         let shared = self.shared();
         shared.reset();

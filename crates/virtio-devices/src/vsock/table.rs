@@ -5,13 +5,15 @@ use std::os::unix::net::UnixStream;
 
 use serde::{Deserialize, Serialize};
 
-use super::connection::Connection;
+use super::connection::{Connection, Rest};
 use super::handshake::Handshake;
 
 /// Connections there can be.
 pub(super) const MAX_CONNECTIONS: usize = 1023;
 /// Clients that have not said yet what they want. One more, and the oldest has to go: it cannot keep others out.
 pub(super) const MAX_HANDSHAKES: usize = 128;
+/// Programs that may be slow to take what a guest has left behind. One more, and the oldest does not get it.
+const MAX_RESTS: usize = 128;
 
 /// The ports that make a connection what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,6 +28,7 @@ pub struct Ports {
 pub(super) enum Peer {
     Handshake(Handshake),
     Connection(Ports, Connection),
+    Rest(Rest),
 }
 
 impl Peer {
@@ -33,6 +36,7 @@ impl Peer {
         match self {
             Self::Handshake(handshake) => &handshake.stream,
             Self::Connection(_, connection) => &connection.stream,
+            Self::Rest(rest) => &rest.stream,
         }
     }
 }
@@ -59,16 +63,13 @@ pub(super) struct Table {
     by_ports: HashMap<Ports, u32>,
     /// In the order in which they came.
     handshakes: VecDeque<u32>,
+    rests: VecDeque<u32>,
 }
 
 impl Table {
     /// Connections.
     pub(super) fn connections(&self) -> usize {
         self.by_ports.len()
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.connections() >= MAX_CONNECTIONS
     }
 
     /// The token of a connection.
@@ -98,7 +99,7 @@ impl Table {
     pub(super) fn connection(&mut self, token: u32) -> Option<(Ports, &mut Connection)> {
         match self.get(token)? {
             Peer::Connection(ports, connection) => Some((*ports, connection)),
-            Peer::Handshake(_) => None,
+            Peer::Handshake(_) | Peer::Rest(_) => None,
         }
     }
 
@@ -119,6 +120,25 @@ impl Table {
         let token = self.add(Peer::Connection(ports, connection));
         self.by_ports.insert(ports, token);
         token
+    }
+
+    /// Keeps no more of a connection than what its guest has left behind, under the same token; its ports are free.
+    pub(super) fn retire(&mut self, token: u32) {
+        if self.rests.len() >= MAX_RESTS
+            && let Some(oldest) = self.rests.front().copied()
+        {
+            self.remove(oldest);
+        }
+        let place = self.places.get_mut((token & PLACE_MASK) as usize);
+        let Some(place) = place.filter(|place| place.turn == token >> PLACE_BITS) else { return };
+        place.peer = match place.peer.take() {
+            Some(Peer::Connection(ports, connection)) => {
+                self.by_ports.remove(&ports);
+                self.rests.push_back(token);
+                Some(Peer::Rest(connection.into_rest()))
+            }
+            other => other,
+        };
     }
 
     fn add(&mut self, peer: Peer) -> u32 {
@@ -143,6 +163,7 @@ impl Table {
         match &peer {
             Peer::Handshake(_) => self.handshakes.retain(|other| *other != token),
             Peer::Connection(ports, _) => drop(self.by_ports.remove(ports)),
+            Peer::Rest(_) => self.rests.retain(|other| *other != token),
         }
         Some(peer)
     }

@@ -133,6 +133,16 @@ impl Guest {
         (header, payload)
     }
 
+    /// The end of a connection that the host has left: its own direction may be seen to end first.
+    fn expect_end(&mut self) {
+        let (header, _) = self.receive();
+        if header.op == Op::Shutdown as u16 {
+            self.expect(Op::Reset);
+        } else {
+            assert_eq!(header.op, Op::Reset as u16, "{header:?}");
+        }
+    }
+
     fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
         let mut data = vec![0; len];
         self.ram.map().read_slice(&mut data, GuestAddress(at)).unwrap();

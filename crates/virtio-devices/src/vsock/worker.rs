@@ -88,7 +88,7 @@ impl Worker {
             watch.change(&*self.listener, LISTENER, EventSet::IN)?;
         }
         if let Some(muxer) = &mut self.muxer {
-            muxer.expire(Instant::now());
+            muxer.tick(Instant::now(), watch);
         }
         Ok(())
     }

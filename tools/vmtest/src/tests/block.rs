@@ -8,7 +8,7 @@ use vmtest::wait;
 
 vmtest::tests![
     block: two_disks_in_order, checksums_agree_across_a_reboot, read_only, serial_number, multi_queue, discard,
-    counters, one_writer_only, added_and_removed_before_the_boot, metrics,
+    counters, one_writer_only, added_and_removed_before_the_boot, metrics, resized_under_load,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -165,4 +165,39 @@ fn metrics(context: &Context) {
     for vcpu in [0, 1] {
         assert!(value(&format!(r#"vcpu_exits_total{{vcpu="{vcpu}",reason="mmio_write"}}"#)) > 0.0);
     }
+}
+
+/// While the guest writes to the disk's end. What lies beyond the end of a disk that has become smaller is not there any more.
+fn resized_under_load(context: &Context) {
+    let disk = context.path("disk");
+    host::make_full_disk(&disk, 16);
+    let vm = Builder::new(context).disk_with(&disk, json!({"id": "d"})).boot();
+    let len = || std::fs::metadata(&disk).unwrap().len();
+    let resize = |mib: u64| {
+        let body = json!({"id": "d", "desired_size": mib * MIB});
+        vm.api().put_json("vm.resize-disk", &body).expect(204);
+        assert_eq!(len(), mib * MIB);
+        let sectors = (mib * MIB / 512).to_string();
+        let is_seen = || vm.ok("cat /sys/block/vda/size") == sectors;
+        wait::until_true(wait::COMMAND, "the guest to see the size", is_seen);
+    };
+    let write = "dd if=/dev/urandom of=/dev/vda bs=256k seek=48 oflag=direct";
+    vm.ok(&format!("(while :; do {write}; done) >/dev/null 2>&1 & echo $! >/tmp/load"));
+    resize(40);
+    vm.ok("dd if=/dev/vda of=/dev/null bs=1M skip=32 count=8 iflag=direct");
+    resize(24);
+    vm.ok("kill $(cat /tmp/load); while pidof dd; do usleep 1000; done");
+    assert_eq!(len(), 24 * MIB, "no request was late");
+    assert_ne!(vm.run("dd if=/dev/urandom of=/dev/vda bs=1M seek=30 count=1 conv=fsync").status, 0);
+    resize(32);
+    vm.ok("dd if=/dev/vda bs=1M skip=24 | cmp -n 8388608 - /dev/zero");
+    let inside = vm.ok("echo 3 >/proc/sys/vm/drop_caches; sha256sum </dev/vda");
+    assert_eq!(inside.split(' ').next(), Some(host::sha256(&disk).as_str()));
+    // Refused sizes change nothing, and a reboot neither.
+    let refused = json!({"id": "d", "desired_size": 1000});
+    vm.api().put_json("vm.resize-disk", &refused).expect(400);
+    vm.api().put_json("vm.resize-disk", &json!({"id": "e", "desired_size": MIB})).expect(404);
+    vm.api().put("vm.reboot").expect(204);
+    vm.wait_ready();
+    assert_eq!(vm.ok("cat /sys/block/vda/size"), (32 * MIB / 512).to_string());
 }

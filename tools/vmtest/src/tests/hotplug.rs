@@ -44,7 +44,7 @@ fn remove(vm: &Vm, id: &str) {
 }
 
 /// The guest finds PCI functions where `vm.info` says they are, and no others but the host bridge.
-fn assert_agreement(vm: &Vm) {
+pub(crate) fn assert_agreement(vm: &Vm) {
     let inside = vm.ok("ls /sys/bus/pci/devices");
     let inside: BTreeSet<_> =
         inside.split_whitespace().map(str::to_owned).filter(|bdf| bdf != "0000:00:00.0").collect();
@@ -62,7 +62,7 @@ fn with_image<'a>(context: &'a Context, name: &str, mib: u64) -> (Builder<'a>, P
 }
 
 /// What the guest calls the disk at `bdf`, once it is whole.
-fn block_device(vm: &Vm, bdf: &str) -> String {
+pub(crate) fn block_device(vm: &Vm, bdf: &str) -> String {
     name_of(vm, bdf, "block")
 }
 

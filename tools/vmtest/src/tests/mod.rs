@@ -2,6 +2,7 @@
 
 mod block;
 mod boot;
+mod changes;
 mod clients;
 mod console;
 mod cpus;
@@ -13,8 +14,11 @@ mod host_side;
 mod hotplug;
 mod lifecycle;
 mod memory;
+mod memory_acpi;
 mod net;
+mod pmem;
 mod sandbox;
+mod vsock;
 
 use vmtest::runner::Test;
 
@@ -24,9 +28,13 @@ pub(crate) fn all() -> Vec<Test> {
         boot::TESTS,
         block::TESTS,
         net::TESTS,
+        pmem::TESTS,
+        vsock::TESTS,
         devices::TESTS,
         hotplug::TESTS,
+        changes::TESTS,
         memory::TESTS,
+        memory_acpi::TESTS,
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,

@@ -1,5 +1,7 @@
 //! What the guest's ACPI code is told of the CPU controller: its registers (PRES), the CPUs (CPUS), and methods that go between the two.
 
+use std::collections::BTreeMap;
+
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     Acquire, Add, AddressSpace, AddressSpaceCacheable, Arg, BufferData, EISAName, Equal, Field,
@@ -18,9 +20,9 @@ const INSERTING: &str = "\\_SB_.PRES.CINS";
 const REMOVING: &str = "\\_SB_.PRES.CRMV";
 const EJECT: &str = "\\_SB_.PRES.CEJ0";
 
-/// The registers are at guest-physical `base`.
-pub(super) fn aml(base: u64, apic_ids: &[u32]) -> Vec<u8> {
-    [registers(base), container(apic_ids)].concat()
+/// The registers are at guest-physical `base`; `nodes` are the NUMA nodes of CPUs, by the CPU's number.
+pub(super) fn aml(base: u64, apic_ids: &[u32], nodes: &BTreeMap<u32, u8>) -> Vec<u8> {
+    [registers(base), container(apic_ids, nodes)].concat()
 }
 
 fn registers(base: u64) -> Vec<u8> {
@@ -60,8 +62,9 @@ fn registers(base: u64) -> Vec<u8> {
     )
 }
 
-fn container(apic_ids: &[u32]) -> Vec<u8> {
-    let cpus: Vec<Raw> = (0u32..).zip(apic_ids).map(|(uid, apic_id)| Raw(cpu(uid, *apic_id))).collect();
+fn container(apic_ids: &[u32], nodes: &BTreeMap<u32, u8>) -> Vec<u8> {
+    let cpu = |(uid, apic_id): (u32, &u32)| Raw(cpu(uid, *apic_id, nodes.get(&uid)));
+    let cpus: Vec<Raw> = (0u32..).zip(apic_ids).map(cpu).collect();
     let (id, compatible) = (name("_HID", &"ACPI0010"), name("_CID", &EISAName::new("PNP0A05")));
     let count = apic_ids.len() as u32;
     let methods = [status(), notify(count), eject(), scan(count)].map(Raw);
@@ -76,7 +79,7 @@ fn cpu_name(uid: u32) -> String {
     format!("{:04X}", 0xc000 + uid)
 }
 
-fn cpu(uid: u32, apic_id: u32) -> Vec<u8> {
+fn cpu(uid: u32, apic_id: u32, node: Option<&u8>) -> Vec<u8> {
     const PRESENT: u32 = 1;
     let entry = BufferData::new(madt_entry(apic_id, PRESENT, uid).to_vec());
     let (id, number, entry) = (name("_HID", &"ACPI0007"), name("_UID", &uid), name("_MAT", &entry));
@@ -85,7 +88,9 @@ fn cpu(uid: u32, apic_id: u32) -> Vec<u8> {
     let status = Method::new(Path::new("_STA"), 0, false, vec![&answer]);
     let call = MethodCall::new(Path::new("CEJ0"), vec![&uid]);
     let eject = Method::new(Path::new("_EJ0"), 1, false, vec![&call]);
+    let node = node.map(|node| name("_PXM", node));
     let mut body: Vec<&dyn Aml> = vec![&id, &number, &status, &entry];
+    body.extend(node.iter().map(|node| node as &dyn Aml));
     // The first CPU never leaves.
     if uid != 0 {
         body.push(&eject);

@@ -135,6 +135,20 @@ fn the_guest_is_told_of_every_cpu() {
 }
 
 #[test]
+fn cpus_are_in_the_nodes_they_are_said_to_be_in() {
+    let (controller, _) = controller();
+    let nodes = |aml: &[u8]| {
+        let found = aml.windows(6).filter(|window| window.starts_with(b"_PXM"));
+        found.map(|window| (window[4], window[5])).collect::<Vec<_>>()
+    };
+    assert_eq!(nodes(&controller.aml()), []);
+    let aml = controller.in_nodes([(0, 0), (3, 7)].into()).aml();
+    // Zero, which is an object of its own, and a byte.
+    assert_eq!(nodes(&aml).iter().map(|node| node.0).collect::<Vec<_>>(), [0, 0x0a]);
+    assert_eq!(nodes(&aml)[1].1, 7);
+}
+
+#[test]
 fn names_go_on_where_three_digits_end() {
     let events = Events::new(Arc::new(NoSink)).unwrap();
     let aml = CpuController::new(BASE, (0..8192).collect(), 1, events).aml();

@@ -37,9 +37,10 @@ fn controller(base: u64) -> Vec<u8> {
     let (register, button) = (Path::new("GDAT"), Path::new("\\_SB_.PWRB"));
     let read = Store::new(&EVENTS, &register);
     let cpus = on(Cause::Cpu, &MethodCall::new(Path::new("\\_SB_.CPUS.CSCN"), vec![]));
+    let memory = on(Cause::Memory, &MethodCall::new(Path::new("\\_SB_.MHPC.MSCN"), vec![]));
     let slots = on(Cause::Pci, &MethodCall::new(Path::new("\\_SB_.PHPR.PSCN"), vec![]));
     let pressed = on(Cause::PowerButton, &Notify::new(&button, &PRESSED));
-    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &cpus, &slots, &pressed]);
+    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &cpus, &memory, &slots, &pressed]);
     device(
         "_SB_.GEC_",
         vec![

@@ -43,11 +43,11 @@ fn a_guest_that_has_not_been_asked_yet_is_told_nothing() {
 }
 
 #[test]
-fn a_program_that_does_not_take_the_rest_is_given_up() {
+fn a_guest_does_not_wait_for_ever_and_its_last_words_are_kept() {
     let mut guest = Guest::new(NONE);
     let listener = guest.listen(80);
     let talk = conversation(80, 5000);
-    let _program = guest.connect(&listener, talk);
+    let mut program = guest.connect(&listener, talk);
     let (mut sent, mut forwarded) = (0, 0);
     while forwarded == sent {
         guest.say(talk, Op::Data, &[0; 4000]);
@@ -57,6 +57,13 @@ fn a_program_that_does_not_take_the_rest_is_given_up() {
     }
     guest.shut_down(talk, SENDS_NO_MORE | RECEIVES_NO_MORE);
     guest.expect(Op::Reset);
+    // The same ports again, while the rest is still there.
+    let mut second = guest.connect(&listener, talk);
+    guest.say(talk, Op::Data, b"new");
+    assert_eq!(read(&mut second, 3), b"new");
+    guest.stop();
+    guest.start();
+    assert_eq!(read_all(&mut program).len(), sent as usize);
 }
 
 #[test]
@@ -77,7 +84,7 @@ fn there_are_no_more_connections_than_the_limit() {
     assert_eq!(read_all(&mut late), b"");
     // One leaves, another may come.
     programs.pop();
-    guest.expect(Op::Reset);
+    guest.expect_end();
     guest.accept(52);
 }
 
@@ -142,8 +149,10 @@ fn a_restored_guest_hears_that_its_streams_are_gone() {
 #[test]
 fn impossible_states_are_refused() {
     let mut guest = Guest::without_buffers(EVER);
-    let ports = (0..3000).map(|local| Ports { local, guest: 1 });
-    assert!(Persist::restore(&mut guest.front, State { connections: Some(ports.collect()) }).is_err());
+    let ports = |local| Ports { local, guest: 1 };
+    for known in [(0..3000).map(ports).collect(), vec![ports(2), ports(1)], vec![ports(1), ports(1)]] {
+        assert!(Persist::restore(&mut guest.front, State { connections: Some(known) }).is_err());
+    }
     assert_eq!(Persist::save(&guest.front), State::default());
 }
 
@@ -166,6 +175,19 @@ fn only_what_is_left_over_is_replaced() {
     let _other = UnixListener::bind(&path).unwrap();
     drop(first);
     assert!(path.exists());
+}
+
+#[test]
+fn the_digits_that_a_path_leaves_room_for() {
+    let dir = tempfile::tempdir().unwrap();
+    for (len, digits) in [(96, 10), (97, 9), (105, 1)] {
+        let path = dir.path().join("s".repeat(len - dir.path().as_os_str().len() - 1));
+        assert_eq!(listener::digits(&path), digits);
+        let port = 10u32.pow(digits as u32 - 1);
+        let _program = UnixListener::bind(format!("{}_{port}", path.display())).unwrap();
+        listener::dial(&path, port).unwrap();
+        assert!(listener::dial(&path, u32::MAX).is_err(), "nobody there, or no path");
+    }
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn each_direction_ends_on_its_own() {
     program.write_all(b"answer").unwrap();
     drop(program);
     assert_eq!(guest.expect(Op::Data).1, b"answer");
-    guest.expect(Op::Reset);
+    guest.expect_end();
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_host_that_leaves_gets_its_last_words_through() {
         assert!(payload.iter().all(|byte| *byte == 7) && header.len > 0);
         heard += payload.len();
     }
-    guest.expect(Op::Reset);
+    guest.expect_end();
     guest.say(talk, Op::Data, b"hello?");
     guest.expect(Op::Reset);
 }
@@ -109,6 +109,49 @@ fn nobody_there() {
     let (request, _) = guest.expect(Op::Request);
     guest.say(conversation(request.source_port, 9), Op::Reset, &[]);
     assert_eq!(read_all(&mut client), b"");
+}
+
+#[test]
+fn the_guest_waits_for_a_busy_program() {
+    let mut guest = Guest::new(EVER);
+    let (listener, first) = busy(&guest, 80);
+    let talk = conversation(80, 5000);
+    guest.say(talk, Op::Request, &[]);
+    // One that changes its mind is not put through.
+    let fickle = conversation(80, 5001);
+    guest.say(fickle, Op::Request, &[]);
+    guest.say(fickle, Op::Reset, &[]);
+    listener.accept().unwrap();
+    drop(first);
+    let (response, _) = guest.expect(Op::Response);
+    assert_eq!(response.destination_port, 5000);
+    let mut program = listener.accept().unwrap().0;
+    guest.say(talk, Op::Data, b"at last");
+    assert_eq!(read(&mut program, 7), b"at last");
+    // Not for ever.
+    let mut guest = Guest::new(NONE);
+    let (_listener, _first) = busy(&guest, 80);
+    guest.say(talk, Op::Request, &[]);
+    guest.expect(Op::Reset);
+}
+
+#[test]
+fn ports_are_free_that_nobody_has_or_waits_for() {
+    let mut guest = Guest::new(EVER);
+    let listener = guest.listen(FIRST);
+    let _program = guest.connect(&listener, conversation(FIRST, 52));
+    let _busy = busy(&guest, FIRST + 1);
+    guest.say(conversation(FIRST + 1, 52), Op::Request, &[]);
+    let (_client, talk) = guest.accept(52);
+    assert_eq!(talk.host, FIRST + 2);
+}
+
+/// A program that has one client waiting and room for no other.
+fn busy(guest: &Guest, port: u32) -> (UnixListener, UnixStream) {
+    let listener = guest.listen(port);
+    rustix::net::listen(&listener, 0).unwrap();
+    let client = client(Path::new(&format!("{}_{port}", guest.path.display())));
+    (listener, client)
 }
 
 #[test]

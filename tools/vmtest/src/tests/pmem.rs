@@ -1,0 +1,70 @@
+//! Persistent memory.
+
+use serde_json::json;
+use vmtest::context::Context;
+use vmtest::host;
+use vmtest::vm::{Builder, Vm};
+
+vmtest::tests![pmem: checksums_agree_across_a_reboot, discarded_writes, in_a_directory];
+
+/// The checksum that the guest sees.
+fn sha256(vm: &Vm) -> String {
+    vm.ok("sha256sum </dev/pmem0").chars().take(64).collect()
+}
+
+fn checksums_agree_across_a_reboot(context: &Context) {
+    let file = context.path("file");
+    host::make_full_disk(&file, 16);
+    let mut vm = Builder::new(context).with("pmem", json!([{"file": file, "id": "p"}])).boot();
+    // The guest has it where the device tree says it is.
+    let range = vm.api().info()["device_tree"]["p"]["resources"][0]["MmioAddressRange"].clone();
+    let base = range["base"].as_u64().unwrap();
+    assert_eq!(vm.ok("cat /sys/bus/nd/devices/region0/resource"), format!("{base:#x}"), "{range}");
+    assert_eq!(vm.ok("cat /sys/block/pmem0/size"), "32768");
+    assert_eq!(sha256(&vm), host::sha256(&file));
+    // Flushed, and so in the host's file; odd sizes and places too.
+    vm.ok("dd if=/dev/urandom of=/dev/pmem0 bs=1M seek=4 count=7 conv=fsync");
+    vm.ok("dd if=/dev/urandom of=/dev/pmem0 bs=512 seek=3 count=5 conv=fsync");
+    let written = sha256(&vm);
+    assert_eq!(written, host::sha256(&file));
+    vm.agent().start("reboot -f");
+    vm.wait_ready();
+    assert_eq!(sha256(&vm), written);
+    vm.agent().start("poweroff -f");
+    assert!(vm.vmm.wait_exit().success());
+    assert_eq!(written, host::sha256(&file));
+}
+
+fn discarded_writes(context: &Context) {
+    let file = context.path("file");
+    host::make_full_disk(&file, 8);
+    let before = host::sha256(&file);
+    let vm = Builder::new(context).with("pmem", json!([{"file": file, "discard_writes": true}])).boot();
+    assert_eq!(sha256(&vm), before);
+    vm.ok("dd if=/dev/urandom of=/dev/pmem0 bs=1M count=3 conv=fsync");
+    assert_ne!(sha256(&vm), before);
+    assert_eq!(host::sha256(&file), before);
+    // Nothing of it is left in the next machine.
+    vm.api().put("vm.reboot").expect(204);
+    vm.wait_ready();
+    assert_eq!(sha256(&vm), before);
+}
+
+fn in_a_directory(context: &Context) {
+    let dir = context.path("dir");
+    std::fs::create_dir(&dir).unwrap();
+    let vm = Builder::new(context).with("pmem", json!([{"file": dir, "size": 8 << 20}])).boot();
+    assert_eq!(vm.ok("cat /sys/block/pmem0/size"), "16384");
+    vm.ok("cmp -n 8388608 /dev/pmem0 /dev/zero");
+    vm.ok("dd if=/dev/urandom of=/tmp/random bs=1M count=5");
+    vm.ok("dd if=/tmp/random of=/dev/pmem0 bs=1M conv=fsync");
+    vm.ok("echo 3 >/proc/sys/vm/drop_caches; cmp -n 5242880 /dev/pmem0 /tmp/random");
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0, "its file has no name");
+    // Without a size there is nothing to make.
+    vm.api().put("vm.delete").expect(204);
+    let mut config = vm.config.clone();
+    config["pmem"] = json!([{"file": dir}]);
+    vm.api().put_json("vm.create", &config).expect(204);
+    let refusal = vm.api().put("vm.boot").expect(400);
+    assert!(refusal.body.contains("no size specified"), "{}", refusal.body);
+}
