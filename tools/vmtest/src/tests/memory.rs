@@ -62,7 +62,7 @@ fn with_balloon<'a>(context: &'a Context, memory: &Value, balloon: Value) -> Bui
     Builder::new(context).with("memory", whole).with("balloon", balloon)
 }
 
-fn balloon_over(context: &Context, memory: &Value) {
+fn balloon_over(context: &Context, memory: &Value) -> Vm {
     let vm = with_balloon(context, memory, json!({"size": 0})).boot();
     use_memory(&vm, 160);
     let (full, total) = (resident(&vm), guest_memory(&vm, "MemTotal"));
@@ -76,16 +76,17 @@ fn balloon_over(context: &Context, memory: &Value) {
     wait_for_balloon(&vm, 32 * MIB);
     assert_eq!(guest_memory(&vm, "MemTotal"), total - 32 * MIB);
     use_memory(&vm, 128);
+    vm
+}
+
+fn balloon(context: &Context) {
+    let vm = balloon_over(context, &json!({}));
     // The next machine has the balloon that this one was to have.
     vm.api().put("vm.reboot").expect(204);
     vm.wait_ready();
     wait_for_balloon(&vm, 32 * MIB);
     let too_much = vm.api().put_json("vm.resize", &json!({"desired_balloon": RAM})).expect(400).body;
     assert!(too_much.contains("greater than RAM"), "{too_much}");
-}
-
-fn balloon(context: &Context) {
-    balloon_over(context, &json!({}));
 }
 
 fn balloon_of_shared_memory(context: &Context) {
