@@ -343,10 +343,12 @@ impl Nodes {
         &self.spaces
     }
 
+    pub(crate) fn slot(&self, id: &str) -> Option<&Slot> {
+        self.nodes.iter().find(|node| node.id == id).map(|node| &node.slot)
+    }
+
     pub(crate) fn is_busy(&self, id: &str) -> bool {
-        self.nodes
-            .iter()
-            .any(|node| node.id == id && matches!(node.slot.try_lock(), Err(TryLockError::WouldBlock)))
+        self.slot(id).is_some_and(|slot| matches!(slot.try_lock(), Err(TryLockError::WouldBlock)))
     }
 }
 
