@@ -52,6 +52,20 @@ pub struct DeviceNode {
     /// Its PCI address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pci_bdf: Option<String>,
+    /// Set while the guest is asked to let go of the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removal: Option<Removal>,
+}
+
+/// How far the guest is in letting go of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Removal {
+    /// It was asked a moment ago.
+    Pending,
+    /// It has not done so in time: `vm.remove-device` asks again.
+    Overdue,
 }
 
 /// What a device occupies. Clients must expect kinds that they do not know.

@@ -32,8 +32,8 @@ pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
 pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};
 pub use info::{
-    Counters, DeviceNode, Meters, MmioAddressRange, PciBarResource, PciBarWidth, PciDeviceInfo, Resource,
-    VmInfo, VmState, VmmPing,
+    Counters, DeviceNode, Meters, MmioAddressRange, PciBarResource, PciBarWidth, PciDeviceInfo, Removal,
+    Resource, VmInfo, VmState, VmmPing,
 };
 pub use request::{MAX_BODY, MAX_DESCRIPTORS, Request, WantsDescriptors, With};
 pub use table::{Command, Reads, VERBS};

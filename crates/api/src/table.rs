@@ -232,15 +232,15 @@ commands! {
         /// Add a vsock device.
         VmAddVsock(VsockConfig) -> Option<PciDeviceInfo> = "vm.add-vsock" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The vsock device could not be added to the VM";
         /// Ask the guest to let go of a device.
-        VmRemoveDevice(VmRemoveDevice) -> () = "vm.remove-device" PUT, when PRESENT, may [NotImplemented, NoSuchDevice], else "The device could not be removed from the VM";
+        VmRemoveDevice(VmRemoveDevice) -> () = "vm.remove-device" PUT, when PRESENT, may [InvalidConfig, NoSuchDevice, Pending], else "The device could not be removed from the VM";
+        /// Change the number of vCPUs, the RAM size or the balloon.
+        VmResize(VmResize) -> () = "vm.resize" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Pending], else "The VM could not be resized";
         /// Change a disk's size.
         VmResizeDisk(VmResizeDisk) -> () = "vm.resize-disk" PUT, when BOOTED, may [InvalidConfig, NoSuchDevice], else "The disk could not be resized";
+        /// Change a memory zone's size.
+        VmResizeZone(VmResizeZone) -> () = "vm.resize-zone" PUT, when PRESENT, may [InvalidConfig], else "The memory zone could not be resized";
     }
     unbuilt {
-        /// Change the number of vCPUs, the RAM size or the balloon.
-        VmResize(VmResize) -> () = "vm.resize" PUT, when PRESENT, may [InvalidConfig, Pending], else "The VM could not be resized";
-        /// Change a memory zone's size.
-        VmResizeZone(VmResizeZone) -> () = "vm.resize-zone" PUT, when PRESENT, may [InvalidConfig, NoSuchDevice], else "The memory zone could not be resized";
         /// Write the paused VM to files.
         VmSnapshot(VmSnapshotConfig) -> () = "vm.snapshot" PUT, when PAUSED, may [InvalidConfig], else "The VM could not be snapshotted";
         /// Make a VM from a snapshot's files.

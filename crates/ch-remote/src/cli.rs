@@ -30,6 +30,11 @@ pub(crate) const OUTPUT: &str = "output";
 pub(crate) const COMPLETIONS: &str = "completions";
 /// The subcommand that attaches to a console.
 pub(crate) const CONSOLE: &str = "console";
+/// The subcommand that lists devices.
+pub(crate) const DEVICES: &str = "devices";
+/// The subcommand that may wait for the guest.
+pub(crate) const REMOVE_DEVICE: &str = "remove-device";
+const WAIT_FOR_GUEST: &str = "wait";
 /// The subcommand that follows events.
 pub(crate) const EVENTS: &str = "events";
 const ALL: &str = "all";
@@ -135,8 +140,10 @@ pub(crate) fn command() -> Command {
                 .value_parser(value_parser!(Format)),
         )
         .subcommands(SUBCOMMANDS.iter().map(subcommand))
+        .mut_subcommand(REMOVE_DEVICE, |command| command.arg(wait_for_guest()))
         .subcommand(completions_command())
         .subcommand(console_command())
+        .subcommand(Command::new(DEVICES).about("List the devices in PCI slots"))
         .subcommand(events_command())
         .subcommand(wait_command())
 }
@@ -167,6 +174,20 @@ fn subcommand(sub: &'static Subcommand) -> Command {
 
 fn option(flag: &'static Flag) -> Arg {
     Arg::new(flag.name).long(flag.name).value_name(flag.value).required(flag.required).help(flag.help)
+}
+
+fn wait_for_guest() -> Arg {
+    Arg::new(WAIT_FOR_GUEST)
+        .long(WAIT_FOR_GUEST)
+        .action(ArgAction::SetTrue)
+        .help("Return when the guest has let go of the device, or fail when it does not in time")
+}
+
+/// The device that `remove-device` is to wait for, if it is to.
+pub(crate) fn awaited_device(name: &str, arguments: &ArgMatches) -> Option<String> {
+    (name == REMOVE_DEVICE && arguments.get_flag(WAIT_FOR_GUEST))
+        .then(|| arguments.get_one::<String>(VALUE).cloned())
+        .flatten()
 }
 
 fn completions_command() -> Command {

@@ -11,6 +11,7 @@
 mod bus;
 mod cli;
 mod console;
+mod devices;
 mod events;
 mod output;
 mod payload;
@@ -30,6 +31,7 @@ use clap::error::ErrorKind;
 
 use cli::Endpoint;
 use console::ConsoleError;
+use devices::StayError;
 use events::EventsError;
 use output::Format;
 use payload::{Given, Payload, PayloadError};
@@ -50,6 +52,10 @@ enum Failure {
     Remote(#[from] RemoteError),
     #[error("Error waiting for the VM")]
     Wait(#[from] WaitError),
+    #[error("Error listing the devices")]
+    Devices(#[source] serde_json::Error),
+    #[error("Error waiting for the guest")]
+    Stay(#[from] StayError),
     #[error("Error attaching to the console")]
     Console(#[from] ConsoleError),
     #[error("Error following the events")]
@@ -99,6 +105,10 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             let info = remote(endpoint, None).call(wait::VM_INFO, &Payload::default())?;
             Ok(console::attach(&info.unwrap_or_default(), cli::console_device(arguments))?)
         }
+        cli::DEVICES => {
+            let info = remote(endpoint, None).call(wait::VM_INFO, &Payload::default())?.unwrap_or_default();
+            print(&devices::render(&info, format.unwrap_or_else(default_format)).map_err(Failure::Devices)?)
+        }
         cli::EVENTS => events(&*remote(endpoint, None), arguments, format),
         _ => table::find(name).map_or(Ok(()), |sub| call(&*remote(endpoint, None), sub, arguments, format)),
     }
@@ -112,10 +122,18 @@ fn call(
     format: Option<Format>,
 ) -> Result<(), Failure> {
     let payload = sub.payload(&Given(arguments)).map_err(|e| Failure::Arguments(sub.name, e))?;
-    match remote.call(sub.verb, &payload)? {
-        Some(body) => print(&output::render(sub.verb, &body, format, io::stdout().is_terminal())),
-        None => Ok(()),
+    if let Some(body) = remote.call(sub.verb, &payload)? {
+        print(&output::render(sub.verb, &body, format, io::stdout().is_terminal()))?;
     }
+    if let Some(id) = cli::awaited_device(sub.name, arguments) {
+        devices::wait_until_gone(remote, &id, || thread::sleep(WAIT_INTERVAL))?;
+    }
+    Ok(())
+}
+
+/// Tables for people, JSON for programs.
+fn default_format() -> Format {
+    if io::stdout().is_terminal() { Format::Table } else { Format::Json }
 }
 
 /// The way to the VMM at `endpoint`. No call waits beyond `deadline`.
@@ -141,8 +159,7 @@ fn wait(endpoint: Endpoint, arguments: &ArgMatches) -> Result<(), Failure> {
 }
 
 fn events(remote: &dyn Remote, arguments: &ArgMatches, format: Option<Format>) -> Result<(), Failure> {
-    let people = io::stdout().is_terminal();
-    let format = format.unwrap_or(if people { Format::Table } else { Format::Json });
+    let format = format.unwrap_or_else(default_format);
     let mut stdout = io::stdout().lock();
     let mut each = |data: &[u8]| events::print(data, format, &mut stdout);
     Ok(remote.events(cli::all_events(arguments), &mut each)?)

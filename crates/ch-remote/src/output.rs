@@ -102,7 +102,8 @@ pub(crate) fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn columns(rows: &[Vec<String>]) -> String {
+/// Aligned columns.
+pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| cell_text(cell)).collect()).collect();
     let count = rows.iter().map(Vec::len).max().unwrap_or_default();

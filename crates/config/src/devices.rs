@@ -54,6 +54,8 @@ enum Shelf {
     },
     /// In a field that says only whether the device is there. It has no settings, not even a place.
     Switch { name: &'static str, is_on: fn(&VmConfig) -> bool, device: Switch },
+    /// The devices that plug RAM stand here in the order of slots. Their settings are those of the memory.
+    Memory,
 }
 
 macro_rules! field {
@@ -72,6 +74,7 @@ const SHELVES: &[Shelf] = &[
     field!(fs),
     field!(pmem),
     field!(vsock),
+    Shelf::Memory,
     field!(balloon),
     Shelf::Switch {
         name: "watchdog",
@@ -198,7 +201,11 @@ impl Item<'_> {
 }
 
 fn items(vm: &VmConfig) -> impl Iterator<Item = Item<'_>> {
-    SHELVES.iter().flat_map(|shelf| match shelf {
+    SHELVES.iter().flat_map(|shelf| items_of(shelf, vm))
+}
+
+fn items_of<'c>(shelf: &'static Shelf, vm: &'c VmConfig) -> Vec<Item<'c>> {
+    match shelf {
         Shelf::Field { name, read, .. } => {
             let stock = read(vm);
             let items = stock.items().into_iter().enumerate().map(|(i, (pci, device))| Item {
@@ -212,8 +219,8 @@ fn items(vm: &VmConfig) -> impl Iterator<Item = Item<'_>> {
         Shelf::Switch { name, is_on, device } if is_on(vm) => {
             vec![Item { section: name, index: None, pci: &ANY_PLACE, device }]
         }
-        Shelf::Switch { .. } => Vec::new(),
-    })
+        Shelf::Switch { .. } | Shelf::Memory => Vec::new(),
+    }
 }
 
 /// Shows every device that the user can place, for a change.
@@ -242,24 +249,29 @@ pub(crate) fn check(at: &mut Scope<'_, '_>) {
     }
 }
 
-/// Slots of a segment, less the first one's host bridge.
-const SLOTS: usize = 31;
+/// Slots of a segment. The first one's host bridge has one.
+const SLOTS: usize = 32;
 
-/// Whether every device that will be built has a slot of its own in the first segment.
-pub(crate) fn check_slots(at: &mut Scope<'_, '_>) {
+/// Whether every device that will be built has a slot of its own in its segment; in the first one, `others` need one besides.
+pub(crate) fn check_slots(others: usize, at: &mut Scope<'_, '_>) {
     let mut taken = HashMap::new();
-    let built = items(at.vm).filter(|item| item.device.kind().is_some() && item.pci.pci_segment == 0);
-    for (count, item) in built.enumerate() {
-        let path = item.path();
+    let mut counts = HashMap::from([(0, 1 + others)]);
+    for item in items(at.vm).filter(|item| item.device.kind().is_some()) {
+        let (path, segment) = (item.path(), item.pci.pci_segment);
         if let Some(slot) = item.pci.pci_device_id
-            && let Some(other) = taken.insert(slot, path.clone())
+            && let Some(other) = taken.insert((segment, slot), path.clone())
         {
             let text = format!("Slot {slot} is that of {other}, too");
             at.within(path.clone()).invalid("pci_device_id", text, "choose another, or leave it out");
         }
-        if count == SLOTS {
-            let text = format!("A PCI segment has room for {SLOTS} devices");
-            at.within(path).invalid("", text, "leave devices out: this is the first without a slot");
+        let count = counts.entry(segment).or_insert(0);
+        *count += 1;
+        if *count == SLOTS + 1 {
+            let room = if segment == 0 { SLOTS - 1 } else { SLOTS };
+            let text = format!("PCI segment {segment} has room for {room} devices");
+            let hint =
+                "leave devices out, or place some in another pci_segment: this is the first without a slot";
+            at.within(path).invalid("", text, hint);
         }
     }
 }
@@ -290,8 +302,8 @@ pub(crate) fn name(vm: &mut VmConfig, mut next: u32) -> u32 {
     next
 }
 
-/// What is to be built, once all have their ids.
-pub(crate) fn plan(vm: &VmConfig) -> Vec<Device> {
+/// What is to be built, once all have their ids, with the devices for `memory` in their place.
+pub(crate) fn plan(vm: &VmConfig, mut memory: Vec<Device>) -> Vec<Device> {
     let planned = |item: Item<'_>| {
         let kind = item.device.kind()?;
         let id = match item.device.name() {
@@ -300,7 +312,14 @@ pub(crate) fn plan(vm: &VmConfig) -> Vec<Device> {
         };
         Some(Device { id, place: Place::of(item.pci), kind })
     };
-    items(vm).filter_map(planned).collect()
+    let mut devices = Vec::new();
+    for shelf in SHELVES {
+        match shelf {
+            Shelf::Memory => devices.append(&mut memory),
+            _ => devices.extend(items_of(shelf, vm).into_iter().filter_map(planned)),
+        }
+    }
+    devices
 }
 
 /// The files that devices use.
@@ -312,7 +331,7 @@ pub(crate) fn grants(vm: &VmConfig) -> Vec<Grant> {
 pub(crate) fn remove(vm: &mut VmConfig, id: &str) -> bool {
     SHELVES.iter().any(|shelf| match shelf {
         Shelf::Field { change, .. } => change(vm).remove(id),
-        Shelf::Switch { .. } => false,
+        Shelf::Switch { .. } | Shelf::Memory => false,
     })
 }
 
@@ -321,7 +340,7 @@ pub(crate) fn remove(vm: &mut VmConfig, id: &str) -> bool {
 pub(crate) fn fields_of_devices() -> Vec<(&'static str, bool)> {
     let field = |shelf: &Shelf| match shelf {
         Shelf::Field { name, read, .. } => Some((*name, read(&VmConfig::default()).is_list())),
-        Shelf::Switch { .. } => None,
+        Shelf::Switch { .. } | Shelf::Memory => None,
     };
     SHELVES.iter().filter_map(field).collect()
 }

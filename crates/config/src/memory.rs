@@ -12,6 +12,9 @@ use crate::words::{self, UnknownWord};
 /// RAM of a machine that does not say how much.
 const DEFAULT_SIZE: u64 = 512 << 20;
 
+/// The zone that all RAM is if the user has made none.
+pub(crate) const WHOLE: &str = "mem0";
+
 /// Guest RAM. All sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -158,6 +161,13 @@ impl MemoryConfig {
         let mut zones = self.zones.iter().flatten().peekable();
         let all_zones = zones.peek().is_some() && zones.all(|zone| zone.shared || zone.hugepages);
         self.shared || self.hugepages || (self.size == 0 && all_zones)
+    }
+
+    /// The ids of the zones: `mem0` is all RAM if the user has made none.
+    pub(crate) fn zone_ids(&self) -> impl Iterator<Item = &str> {
+        let zones = self.zones.as_deref().unwrap_or_default();
+        let whole = Some(WHOLE).filter(|_| zones.is_empty());
+        whole.into_iter().chain(zones.iter().map(|zone| zone.id.as_str()))
     }
 
     /// RAM with all that was hot-plugged, in bytes; saturates.

@@ -1,12 +1,19 @@
 //! `numa` and `--numa` (`spec/config.md` §10).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use keyval::Syntax;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Scope;
+use crate::devices;
 use crate::flag::{self, FlagError};
+use crate::vm::VmConfig;
+
+/// The highest number of a node: each table of distances has a row for each number.
+pub(crate) const LAST_NODE: u32 = 255;
+/// The distance of a node to itself; none is less.
+const NEAREST: u8 = 10;
 
 /// A node: CPUs and memory, or one device that starts memory traffic.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,4 +114,98 @@ pub(crate) fn check(nodes: &[NumaConfig], at: &mut Scope<'_, '_>) {
             }
         }
     }
+}
+
+/// What the reference finds only while it builds the machine: what nodes name must be there, and once.
+pub(crate) fn check_references(nodes: &[NumaConfig], at: &mut Scope<'_, '_>) {
+    let ids: HashSet<u32> = nodes.iter().map(|node| node.guest_numa_id).collect();
+    let mut seen = HashSet::new();
+    let mut cpu_owners = HashMap::new();
+    for (i, node) in nodes.iter().enumerate() {
+        let at = &mut at.within(format!("numa[{i}]"));
+        let id = node.guest_numa_id;
+        if !seen.insert(id) {
+            refuse(at, "guest_numa_id", format!("node {id} is defined twice"), "number each node once");
+        }
+        if id > LAST_NODE {
+            let text = format!("node {id} is above {LAST_NODE}");
+            refuse(at, "guest_numa_id", text, "number the nodes from 0 on");
+        }
+        check_zones(node, at);
+        check_cpus(node, &mut cpu_owners, at);
+        check_distances(node, &ids, at);
+    }
+}
+
+fn check_zones(node: &NumaConfig, at: &mut Scope<'_, '_>) {
+    let memory = &at.vm.memory;
+    for zone in
+        node.memory_zones.iter().flatten().filter(|zone| memory.zone_ids().all(|id| id != zone.as_str()))
+    {
+        let hint = "name one of memory.zones, or mem0 if there are none";
+        refuse(at, "memory_zones", format!("there is no memory zone {zone}"), hint);
+    }
+}
+
+fn check_cpus(node: &NumaConfig, owners: &mut HashMap<u32, u32>, at: &mut Scope<'_, '_>) {
+    let (id, max) = (node.guest_numa_id, at.vm.cpus.max_vcpus);
+    for cpu in node.cpus.iter().flatten() {
+        if *cpu >= max {
+            refuse(at, "cpus", format!("there is no vCPU {cpu}"), "use numbers below cpus.max_vcpus");
+        }
+        let first = *owners.entry(*cpu).or_insert(id);
+        if first != id {
+            let text = format!("vCPU {cpu} belongs to multiple NUMA nodes: {first} and {id}");
+            refuse(at, "cpus", text, "list each vCPU in one node");
+        }
+    }
+}
+
+fn check_distances(node: &NumaConfig, ids: &HashSet<u32>, at: &mut Scope<'_, '_>) {
+    let mut seen = HashSet::new();
+    for NumaDistance { destination, distance } in node.distances.iter().flatten() {
+        if !ids.contains(destination) {
+            let text = format!("a distance leads to node {destination}, which is not defined");
+            refuse(at, "distances", text, "define the node, or leave the distance out");
+        }
+        if !seen.insert(destination) {
+            let text = format!("two distances lead to node {destination}");
+            refuse(at, "distances", text, "give each distance once");
+        }
+        if *distance < NEAREST && *destination != node.guest_numa_id {
+            let text = format!("the distance to node {destination} is {distance}");
+            refuse(at, "distances", text, "use a number from 10, which is as near as itself, to 255");
+        }
+    }
+}
+
+fn refuse(at: &mut Scope<'_, '_>, field: &str, rule: String, hint: &str) {
+    at.invalid(field, format!("Invalid NUMA configuration: {rule}"), hint);
+}
+
+/// What nodes say in vain, and what they leave out.
+pub(crate) fn warnings(vm: &VmConfig) -> Vec<String> {
+    let nodes = vm.numa.as_deref().unwrap_or_default();
+    let mut warnings = Vec::new();
+    for node in nodes {
+        let id = node.guest_numa_id;
+        let own = node.distances.iter().flatten().filter(|distance| distance.destination == id);
+        if own.into_iter().any(|own| own.distance != NEAREST) {
+            warnings
+                .push(format!("the distance of NUMA node {id} to itself is {NEAREST}, whatever is given"));
+        }
+        let device = node.device_id.as_deref().filter(|device| !devices::ids(vm).contains(*device));
+        if let Some(device) = device {
+            warnings.push(format!("NUMA node {id} is left empty: there is no device '{device}'"));
+        }
+    }
+    let is_in_node =
+        |zone: &str| nodes.iter().any(|node| node.memory_zones.iter().flatten().any(|own| own == zone));
+    if !nodes.is_empty() {
+        let without = vm.memory.zone_ids().filter(|zone| !is_in_node(zone));
+        let text =
+            |zone| format!("memory zone '{zone}' is in no NUMA node: guests may ignore all of them then");
+        warnings.extend(without.map(text));
+    }
+    warnings
 }

@@ -138,6 +138,11 @@ impl Section for Balloon {
     fn name(&self) -> Name {
         Name::Fixed("__balloon")
     }
+
+    fn kind(&self) -> Option<DeviceKind> {
+        let Self { size, deflate_on_oom, free_page_reporting } = *self;
+        Some(DeviceKind::Balloon(plan::Balloon { size, deflate_on_oom, free_page_reporting }))
+    }
 }
 
 /// A persistent memory device.

@@ -10,7 +10,7 @@ use crate::check::Scope;
 use crate::devices::{Name, Section};
 use crate::flag::{self, FlagError};
 use crate::pci::Placed;
-use crate::plan::{Access, Grant};
+use crate::plan::{self, Access, DeviceKind, Grant};
 use crate::queues;
 use crate::words::{self, UnknownWord};
 
@@ -243,6 +243,10 @@ impl VsockConfig {
 impl Section for Vsock {
     fn name(&self) -> Name {
         Name::Prefix("_vsock")
+    }
+
+    fn kind(&self) -> Option<DeviceKind> {
+        Some(DeviceKind::Vsock(plan::Vsock { cid: self.cid, socket: self.socket.clone() }))
     }
 
     fn paths(&self) -> Vec<(&'static str, &Path)> {

@@ -2,7 +2,6 @@
 //! comes.
 
 use crate::consoles::ConsoleMode;
-use crate::cpus::CoreScheduling;
 use crate::disk::{DiskConfig, ImageType};
 use crate::net::NetConfig;
 use crate::vm::VmConfig;
@@ -27,32 +26,19 @@ fn any<T>(list: Option<&Vec<T>>) -> bool {
 }
 
 fn sections(vm: &VmConfig) -> Vec<(bool, &'static str)> {
-    let (cpus, memory, platform) = (&vm.cpus, &vm.memory, vm.platform());
-    let zones = || memory.zones.iter().flatten();
+    let platform = vm.platform();
     vec![
-        (cpus.max_vcpus > cpus.boot_vcpus, "cpus.max_vcpus"),
-        (cpus.kvm_hyperv, "cpus.kvm_hyperv"),
-        (cpus.core_scheduling == CoreScheduling::Vcpu, "cpus.core_scheduling"),
-        (memory.hotplug_size.is_some(), "memory.hotplug_size"),
-        (memory.hotplugged_size.is_some(), "memory.hotplugged_size"),
-        (zones().any(|zone| zone.hotplug_size.is_some()), "memory.zones.hotplug_size"),
-        (zones().any(|zone| zone.host_numa_node.is_some()), "memory.zones.host_numa_node"),
         (vm.payload.as_ref().is_some_and(|payload| payload.fw_cfg_config.is_some()), "payload.fw_cfg_config"),
         (any(vm.rate_limit_groups.as_ref()), "rate_limit_groups"),
-        (vm.balloon.is_some(), "balloon"),
         (any(vm.generic_vhost_user.as_ref()), "generic_vhost_user"),
         (any(vm.fs.as_ref()), "fs"),
         (vm.debug_console.mode != ConsoleMode::Off, "debug_console"),
         (any(vm.devices.as_ref()), "devices"),
         (any(vm.user_devices.as_ref()), "user_devices"),
         (any(vm.vdpa.as_ref()), "vdpa"),
-        (vm.vsock.is_some(), "vsock"),
         (vm.pvmemcontrol.is_some(), "pvmemcontrol"),
         (vm.iommu, "iommu"),
-        (any(vm.numa.as_ref()), "numa"),
         (vm.rtc.is_some(), "rtc"),
-        (any(vm.pci_segments.as_ref()), "pci_segments"),
-        (platform.num_pci_segments > 1, "platform.num_pci_segments"),
         (platform.iommufd, "platform.iommufd"),
         (vm.tpm.is_some(), "tpm"),
         (vm.ivshmem.is_some(), "ivshmem"),

@@ -5,33 +5,63 @@ use std::error::Error;
 use std::io;
 
 use api::{ApiError, Code};
-use machine::{BuildError, ResizeDiskError};
+use machine::{BuildError, DeviceError, GrowError, PlugError, ResizeDiskError, ResizeError};
 use rustix::io::Errno;
 
 /// A failed build as clients are told of it.
 pub(crate) fn build_failed(error: &BuildError) -> ApiError {
     let code = match error {
         BuildError::NotBuilt(_) => Code::NotImplemented,
-        BuildError::AddressSpace { .. } | BuildError::TooManyVcpus { .. } | BuildError::Identity(_) => {
-            Code::InvalidConfig
-        }
-        // Less would have been there.
-        BuildError::Ram(_) if matches!(errno_of(error), Some(Errno::NOMEM | Errno::NOSPC)) => {
-            Code::InvalidConfig
-        }
-        BuildError::Ram(_) | BuildError::Payload(_) | BuildError::Device(_) => code_of(error),
+        BuildError::AddressSpace { .. }
+        | BuildError::Segments { .. }
+        | BuildError::TooManyVcpus { .. }
+        | BuildError::Crowded { .. }
+        | BuildError::Identity(_) => Code::InvalidConfig,
+        BuildError::Ram(_) => code_of_ram(error),
+        BuildError::Device(DeviceError::Exists { .. }) => Code::Duplicate,
+        BuildError::Payload(_) | BuildError::Device(_) => code_of(error),
         BuildError::State(_) => Code::InvalidConfig,
         BuildError::Hypervisor(_) | BuildError::Tables(_) | BuildError::Threads(_) => Code::Internal,
     };
     ApiError::from_error(code, error)
 }
 
+/// A device that does not come to a machine, which may be confined to the files that were named before.
+pub(crate) fn add_failed(error: DeviceError, is_confined: bool) -> ApiError {
+    let is_denied = is_confined && errno_of(&error) == Some(Errno::ACCESS);
+    let error = build_failed(&error.into());
+    if is_denied {
+        error.within("The VM is confined by Landlock: name what later devices use in landlock_rules")
+    } else {
+        error
+    }
+}
+
 /// A disk that keeps its size.
-pub(crate) fn resize_failed(error: &ResizeDiskError) -> ApiError {
+pub(crate) fn resize_disk_failed(error: &ResizeDiskError) -> ApiError {
     let code = match error {
         ResizeDiskError::NoDisk(_) => Code::NoSuchDevice,
         ResizeDiskError::Image(_) => code_of(error),
         ResizeDiskError::Late(_) => Code::Internal,
+    };
+    ApiError::from_error(code, error)
+}
+
+/// The number of vCPUs cannot be changed.
+pub(crate) fn resize_failed(error: &ResizeError) -> ApiError {
+    let code = match error {
+        ResizeError::Pending(_) => Code::Pending,
+        ResizeError::Vcpu(_) | ResizeError::Hypervisor(_) | ResizeError::Threads(_) => Code::Internal,
+    };
+    ApiError::from_error(code, error)
+}
+
+/// RAM does not grow.
+pub(crate) fn grow_failed(error: &GrowError) -> ApiError {
+    let code = match error {
+        GrowError::Refused(_) | GrowError::NextBoot(_) => Code::InvalidConfig,
+        GrowError::Plug(PlugError::Ram(_)) => code_of_ram(error),
+        GrowError::Plug(PlugError::Hypervisor(_) | PlugError::NoRam(_)) => Code::Internal,
     };
     ApiError::from_error(code, error)
 }
@@ -45,6 +75,15 @@ pub(crate) fn consoles_failed(error: &(dyn Error + 'static)) -> ApiError {
 pub(crate) fn no_hypervisor(error: &dyn Error) -> ApiError {
     ApiError::from_error(Code::Unavailable, error)
         .within("Failed to open hypervisor interface (is hypervisor interface available?)")
+}
+
+/// Of RAM that the host does not give.
+fn code_of_ram(error: &(dyn Error + 'static)) -> Code {
+    match errno_of(error) {
+        // Less would have been there.
+        Some(Errno::NOMEM | Errno::NOSPC) => Code::InvalidConfig,
+        _ => code_of(error),
+    }
 }
 
 /// Of an error about something that the configuration names. Where the kernel had no say in it, the thing itself is wrong.

@@ -116,7 +116,7 @@ impl Control {
         }
         let mut ready = [EpollEvent::default(); 3];
         while !self.ending {
-            match epoll.wait(-1, &mut ready) {
+            match epoll.wait(self.patience(), &mut ready) {
                 Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e.into()),
                 _ => {}
             }
@@ -155,16 +155,18 @@ impl Control {
         if raised.has(Event::News) {
             machine.look_after();
         }
+        if raised.has(Event::Ejected) {
+            self.part_with_ejected();
+        }
+        self.tell_of_overdue();
+        let Some(machine) = self.machine() else { return Ok(()) };
         let wanted = [Event::PowerOff, Event::Reset].into_iter().find(|event| raised.has(*event));
         if machine.is_paused() {
             self.kept.extend(wanted);
             return Ok(());
         }
         match wanted {
-            Some(Event::PowerOff) if self.options.no_shutdown => {
-                self.stop_machine();
-                self.publish();
-            }
+            Some(Event::PowerOff) if self.options.no_shutdown => self.stop_machine(),
             Some(Event::PowerOff) => self.ending = true,
             Some(_) => self.reboot().map_err(Ended::Reboot)?,
             None => {}

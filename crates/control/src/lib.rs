@@ -13,6 +13,7 @@ mod control;
 mod monitor;
 mod profile;
 mod published;
+mod resize;
 mod sections;
 mod verbs;
 

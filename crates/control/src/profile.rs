@@ -4,7 +4,7 @@ use std::io;
 
 use libc::{
     SYS_bind, SYS_epoll_create1, SYS_eventfd2, SYS_fcntl, SYS_ftruncate, SYS_getpgrp, SYS_getsockopt,
-    SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_listen,
+    SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_listen, SYS_mbind,
     SYS_memfd_create, SYS_setsockopt, SYS_socket, SYS_timerfd_create, SYS_unlink, SYS_unlinkat,
 };
 use sandbox::call::{Call, any, equal, ioctl};
@@ -32,6 +32,7 @@ const BUILD: &[Call] = &[
     any(SYS_landlock_create_ruleset),
     any(SYS_landlock_restrict_self),
     any(SYS_listen),
+    any(SYS_mbind),
     any(SYS_memfd_create),
     any(SYS_setsockopt),
     equal(SYS_socket, 0, libc::AF_UNIX),

@@ -40,7 +40,13 @@ impl Reads for Published {
 
     fn vm_info(&self) -> Result<VmInfo, ApiError> {
         let missing = || ApiError::new(Code::VmNotCreated, ["VM is not created".into()]);
-        self.shown.load().info.clone().ok_or_else(missing)
+        let shown = self.shown.load();
+        let mut info = shown.info.clone().ok_or_else(missing)?;
+        if let Some(readings) = &shown.readings {
+            // A balloon changes it all the time, and nobody tells control.
+            info.memory_actual_size = readings.ram_size();
+        }
+        Ok(info)
     }
 
     fn vm_counters(&self) -> Result<Counters, ApiError> {

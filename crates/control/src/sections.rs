@@ -1,12 +1,13 @@
-//! Devices that come to a VM and leave it before it boots: the plan is checked with them, and the next boot builds it
-//! (`spec/rest-api.md` §6).
+//! Devices that come to a VM and leave it: the plan is checked with them. If there is a machine, it gets them at once, or asks its guest
+//! to let go of them; if not, the next boot builds the plan (`spec/rest-api.md` §4, §6; `spec/lifecycle.md` §11).
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Instant;
 
 use api::{ApiError, Code, PciDeviceInfo, With};
 use config::plan::Extra;
 use config::{DeviceConfig, NetConfig, Plan, VmConfig};
-use machine::{Consoles, Descriptors};
+use machine::{BuildError, Consoles, Descriptors, Machine, RemoveError};
 
 use crate::control::Vm;
 use crate::{Control, blame};
@@ -37,41 +38,120 @@ impl Control {
     }
 
     fn add_with(&mut self, extra: Extra, descriptors: Vec<OwnedFd>) -> Added {
-        let vm = self.vm_at_rest("adding devices to a running VM")?;
-        let (plan, id) = vm.plan.check_more(extra).map_err(|problems| ApiError::from_problems(&problems))?;
+        let vm = self.created()?;
+        let (mut plan, id) =
+            vm.plan.check_more(extra).map_err(|problems| ApiError::from_problems(&problems))?;
         Consoles::check(&plan).map_err(|e| blame::consoles_failed(&e))?;
+        let added = match &mut vm.machine {
+            Some(machine) => Some(hot_add(machine, &mut plan, &id, &descriptors)?),
+            None => None,
+        };
         vm.plan = plan;
         if !descriptors.is_empty() {
             vm.descriptors.insert(id, descriptors);
         }
         self.publish();
-        Ok(None)
+        Ok(added)
     }
 
+    /// Takes a device's section out. The guest of a machine is asked to let go of the device, which works until it does.
     pub(crate) fn remove_device(&mut self, id: &str) -> Result<(), ApiError> {
-        let vm = self.vm_at_rest("removing devices from a running VM")?;
-        let unknown = || {
-            let why = format!("There is no device '{id}' to remove: see the ids in vm.info");
-            ApiError::new(Code::NoSuchDevice, [why])
-        };
-        let less = vm.plan.check_less(id).ok_or_else(unknown)?;
-        vm.plan = less.map_err(|problems| ApiError::from_problems(&problems))?;
-        vm.descriptors.remove(id);
+        let vm = self.created()?;
+        let id = id.strip_prefix(TRANSPORT).unwrap_or(id);
+        match (vm.plan.check_less(id), &mut vm.machine) {
+            (Some(less), machine) => {
+                let less = less.map_err(|problems| ApiError::from_problems(&problems))?;
+                if let Some(machine) = machine {
+                    machine.ask_back(id).map_err(|e| not_removed(&e))?;
+                }
+                vm.plan = less;
+                vm.descriptors.remove(id);
+            }
+            (None, Some(machine)) => machine.ask_again(id).map_err(|e| not_removed(&e))?,
+            (None, None) => return Err(not_removed(&RemoveError::Unknown(id.into()))),
+        }
         self.publish();
         Ok(())
     }
 
-    /// The VM, which no machine has been built from yet.
-    fn vm_at_rest(&mut self, otherwise: &str) -> Result<&mut Vm, ApiError> {
-        let vm = self
-            .vm
-            .as_mut()
-            .ok_or_else(|| ApiError::new(Code::VmNotCreated, ["VM is not created".into()]))?;
-        if vm.machine.is_some() {
-            return Err(api::Command::not_implemented(otherwise));
-        }
-        Ok(vm)
+    fn created(&mut self) -> Result<&mut Vm, ApiError> {
+        self.vm.as_mut().ok_or_else(|| ApiError::new(Code::VmNotCreated, ["VM is not created".into()]))
     }
+
+    /// Takes away the devices that the guest has ejected.
+    pub(crate) fn part_with_ejected(&mut self) {
+        let removed = self.machine().map(Machine::take_ejected).unwrap_or_default();
+        self.tell_of_each("device-removed", &removed);
+    }
+
+    /// Tells once of each device that the guest has not let go of in time.
+    pub(crate) fn tell_of_overdue(&mut self) {
+        let overdue = self.machine().map(|machine| machine.take_overdue(Instant::now())).unwrap_or_default();
+        for PciDeviceInfo { id, bdf } in &overdue {
+            tracing::warn!("The guest has not let go of '{id}' ({bdf}) yet: vm.remove-device asks again");
+        }
+        self.tell_of_each("device-removal-overdue", &overdue);
+    }
+
+    fn tell_of_each(&self, event: &'static str, devices: &[PciDeviceInfo]) {
+        if devices.is_empty() {
+            return;
+        }
+        // Whoever hears of it finds it in vm.info.
+        self.publish();
+        for PciDeviceInfo { id, bdf } in devices {
+            self.events.record("vm", event, &[("id", id), ("bdf", bdf)]);
+        }
+    }
+
+    /// Drops the machine, if there is one. With it go the devices that its guest had not let go of yet.
+    pub(crate) fn drop_machine(&mut self) -> bool {
+        let Some(machine) = self.vm.as_mut().and_then(|vm| vm.machine.take()) else { return false };
+        let removals = machine.removals();
+        drop(machine);
+        self.tell_of_each("device-removed", &removals);
+        true
+    }
+
+    /// How long the loop may wait for events: milliseconds until a removal is overdue, or -1.
+    pub(crate) fn patience(&mut self) -> i32 {
+        let overdue = self.machine().and_then(|machine| machine.next_overdue());
+        overdue.map_or(-1, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            // Not a moment too early, which would be one round for nothing after the other.
+            i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX)
+        })
+    }
+}
+
+/// In front of a device's id: that of its transport, which `vm.info` shows too.
+const TRANSPORT: &str = "_virtio-pci-";
+
+/// Gives the machine the device `id` of the plan, which notes its slot.
+fn hot_add(
+    machine: &mut Machine,
+    plan: &mut Plan,
+    id: &str,
+    descriptors: &[OwnedFd],
+) -> Result<PciDeviceInfo, ApiError> {
+    if !plan.unbuilt().is_empty() {
+        return Err(blame::build_failed(&BuildError::NotBuilt(plan.unbuilt().to_vec())));
+    }
+    let device = plan.devices.iter().find(|device| device.id == id);
+    let device = device.ok_or_else(|| not_removed(&RemoveError::Unknown(id.into())))?;
+    let added =
+        machine.add(device, descriptors).map_err(|e| blame::add_failed(e, plan.grants().is_some()))?;
+    machine.slots().for_each(|(id, slot)| plan.settle(id, slot));
+    Ok(added)
+}
+
+fn not_removed(error: &RemoveError) -> ApiError {
+    let code = match error {
+        RemoveError::Unknown(_) => Code::NoSuchDevice,
+        RemoveError::Kept(_) => Code::InvalidConfig,
+        RemoveError::Pending(_) => Code::Pending,
+    };
+    ApiError::from_error(code, error)
 }
 
 /// Descriptor numbers in JSON mean nothing to this process (`spec/rest-api.md` §4).

@@ -13,7 +13,7 @@ use machine::{Consoles, Descriptors, Machine, Start};
 use crate::control::Vm;
 use crate::{Control, blame, sections};
 
-type Done = Result<(), ApiError>;
+pub(crate) type Done = Result<(), ApiError>;
 
 fn internal(error: &dyn Error) -> ApiError {
     ApiError::from_error(Code::Internal, error)
@@ -50,6 +50,8 @@ impl Control {
             Command::VmAddDevice { body, reply } => reply.send(self.add_device(body)),
             Command::VmAddUserDevice { body, reply } => reply.send(self.add(Extra::UserDevice(body))),
             Command::VmRemoveDevice { body, reply } => reply.send(self.remove_device(&body.id)),
+            Command::VmResize { body, reply } => reply.send(self.resize(&body)),
+            Command::VmResizeZone { body, reply } => reply.send(self.resize_zone(&body)),
             Command::VmResizeDisk { body, reply } => reply.send(self.resize_disk(&body)),
             Command::Unbuilt { verb, reply } => reply.send(Err(Command::not_implemented(verb.name))),
         }
@@ -67,11 +69,11 @@ impl Control {
         }
     }
 
-    fn machine_is_absent(&self) -> bool {
+    pub(crate) fn machine_is_absent(&self) -> bool {
         self.vm.as_ref().is_none_or(|vm| vm.machine.is_none())
     }
 
-    fn tell(&self, event: &'static str) {
+    pub(crate) fn tell(&self, event: &'static str) {
         self.events.record("vm", event, &[]);
     }
 
@@ -162,27 +164,31 @@ impl Control {
 
     fn shut_down(&mut self) -> Done {
         self.stop_machine();
-        self.publish();
         Ok(())
     }
 
-    /// Drops the machine, if there is one, and closes its consoles.
+    /// Drops the machine, if there is one, and closes its consoles. Whoever hears of it finds it in `vm.info`.
     pub(crate) fn stop_machine(&mut self) {
-        let Some(vm) = self.vm.as_mut() else { return };
         self.kept.clear();
-        if vm.machine.take().is_some() {
-            vm.consoles = None;
+        if self.drop_machine() {
+            self.close_consoles();
+            self.publish();
             self.tell("shutdown");
+        }
+    }
+
+    /// The next machine opens them anew.
+    fn close_consoles(&mut self) {
+        if let Some(vm) = self.vm.as_mut() {
+            vm.consoles = None;
         }
     }
 
     /// Also what a guest's reset comes to.
     pub(crate) fn reboot(&mut self) -> Done {
         self.tell("rebooting");
-        if let Some(vm) = self.vm.as_mut() {
-            vm.machine = None;
-            vm.consoles = None;
-        }
+        self.drop_machine();
+        self.close_consoles();
         let rebuilt = self.build_machine();
         self.publish();
         rebuilt?;
@@ -193,9 +199,9 @@ impl Control {
     fn delete(&mut self) -> Done {
         self.stop_machine();
         if self.vm.take().is_some() {
+            self.publish();
             self.tell("deleted");
         }
-        self.publish();
         Ok(())
     }
 
@@ -216,7 +222,7 @@ impl Control {
     }
 
     fn resize_disk(&mut self, VmResizeDisk { id, desired_size }: &VmResizeDisk) -> Done {
-        self.running()?.resize_disk(id, *desired_size).map_err(|e| blame::resize_failed(&e))
+        self.running()?.resize_disk(id, *desired_size).map_err(|e| blame::resize_disk_failed(&e))
     }
 
     fn running(&mut self) -> Result<&mut Machine, ApiError> {

@@ -20,6 +20,8 @@ pub enum Event {
     Fatal = 4,
     /// Something that control asked for and did not wait for has come to its end: a device that was late to hold still, a job.
     News = 8,
+    /// The guest has let go of a device that it was asked for.
+    Ejected = 16,
 }
 
 /// One record for the event monitor (`spec/events.md` §2).

@@ -72,6 +72,8 @@ pub enum Effect {
     None,
     /// The device's regions have moved (a BAR or its decode bit was written).
     Remap,
+    /// The guest has let go of something that it was asked for: control looks what it is.
+    Ejected,
     /// The machine is to be reset or switched off.
     Power(Power),
 }

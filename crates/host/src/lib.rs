@@ -18,6 +18,7 @@ pub mod own_file;
 pub mod pty;
 pub mod signals;
 pub mod terminal;
+pub mod unix_socket;
 
 pub use boot_time::boot_time;
 pub use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};

@@ -4,14 +4,14 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use host::lock;
 use host::own_file::OwnFile;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use host::unix_socket::{InTheWay, make_room};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use sandbox::{Access, Grant};
 use thiserror::Error;
 
@@ -148,7 +148,7 @@ fn bind_path(path: PathBuf) -> Result<Bound, BindError> {
         _ => {}
     }
     let lock = Lock::take(&path)?;
-    make_room(&path)?;
+    make_room(&path).map_err(|error| in_the_way(&path, error))?;
     match UnixListener::bind(&path) {
         Ok(listener) => {
             let file = SocketFile { file: OwnFile::made_at(path), is_bound: true, lock };
@@ -158,29 +158,12 @@ fn bind_path(path: PathBuf) -> Result<Bound, BindError> {
     }
 }
 
-/// Removes the socket of a process that did not end well; anything else at the path is somebody's.
-fn make_room(path: &Path) -> Result<(), BindError> {
-    let stale = |source| BindError::Stale { path: path.into(), source };
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(stale(source)),
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(BindError::Occupied(path.into())),
-        Ok(_) => {}
+fn in_the_way(path: &Path, error: InTheWay) -> BindError {
+    match error {
+        InTheWay::File => BindError::Occupied(path.into()),
+        InTheWay::Program => BindError::Served(path.into()),
+        InTheWay::Stale(source) => BindError::Stale { path: path.into(), source },
     }
-    match try_connect(path) {
-        Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(stale),
-        // Its queue is full, or it is a socket of another type that somebody holds.
-        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(BindError::Served(path.into())),
-        Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(stale(error.into())),
-    }
-}
-
-/// Whether somebody listens at `path`. Never waits.
-fn try_connect(path: &Path) -> rustix::io::Result<()> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 /// The lock on `PATH.lock`. Dropped, it takes the file with it if this start has made it.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use api::{Client, Counters, Meters, VmState};
+use api::{Client, Counters, Meters, Removal, VmInfo, VmState};
 use meter::Latency;
 
 /// The format's media type.
@@ -36,6 +36,7 @@ pub(crate) fn render(client: &Client) -> String {
     if let Some(info) = &info {
         text.family("memory_actual_bytes", "gauge", "RAM the VM has now.");
         text.sample("memory_actual_bytes", &[], info.memory_actual_size);
+        removals(&mut text, info);
     }
     text.family("events_total", "counter", "Event records, by source and event.");
     for ((source, event), count) in reads.events().counts() {
@@ -50,6 +51,21 @@ pub(crate) fn render(client: &Client) -> String {
         queues(&mut text, &meters);
     }
     text.0
+}
+
+/// Devices that the guest was asked to let go of.
+fn removals(text: &mut Text, info: &VmInfo) {
+    text.family(
+        "device_removals",
+        "gauge",
+        "Devices that the guest has not let go of yet, by how long it takes.",
+    );
+    let tree = info.device_tree.iter().flat_map(|tree| tree.values());
+    let removals: Vec<_> = tree.filter_map(|node| node.removal).collect();
+    for (state, removal) in [("pending", Removal::Pending), ("overdue", Removal::Overdue)] {
+        let count = removals.iter().filter(|other| **other == removal).count();
+        text.sample("device_removals", &[("state", state)], count);
+    }
 }
 
 fn calls(text: &mut Text, client: &Client) {

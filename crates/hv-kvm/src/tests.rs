@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use config::plan::Zone;
-use hv::{DirtyLog, Mapping, MappingKind, Vm};
-use kvm_ioctls::Kvm;
+use config::plan::{Topology, Zone};
+use hv::cpuid::Model;
+use hv::{CpuState, DirtyLog, Hypervisor, Mapping, MappingKind, RunState, Vcpu, Vm};
+use kvm_ioctls::{Cap, Kvm};
 use memory::{GuestRam, HostMemory};
 
+use crate::KvmHypervisor;
 use crate::vm::KvmVm;
 
 const SIZE: usize = 1 << 20;
@@ -29,6 +31,70 @@ fn memory() -> Arc<dyn HostMemory> {
 /// Memory of 1 MiB at the `nth` MiB.
 pub(crate) fn mapping(nth: u64, kind: MappingKind) -> Mapping {
     Mapping { guest: nth * SIZE as u64, memory: memory(), kind }
+}
+
+/// What a vCPU has, but for what goes on by itself: its time stamp counter, and Hyper-V's run time and reference counter.
+fn still(vcpu: &mut dyn Vcpu) -> CpuState {
+    const GO_ON: [u32; 3] = [0x10, 0x4000_0010, 0x4000_0020];
+    let mut state = vcpu.state().unwrap();
+    state.msr.retain(|number, _| !GO_ON.contains(number));
+    state
+}
+
+#[test]
+fn a_reset_vcpu_is_as_it_was_created() {
+    const SYSENTER_CS: u32 = 0x174;
+    let Some(vm) = machine() else { return };
+    let leaves = KvmHypervisor(Kvm::new().unwrap()).supported_cpuid().unwrap();
+    let _first = vm.create_vcpu(0, &leaves).unwrap();
+    let mut vcpu = vm.create_vcpu(1, &leaves).unwrap();
+    let fresh = still(vcpu.as_mut());
+    assert_eq!(fresh.run_state, RunState::Uninitialized);
+    vcpu.reset().unwrap();
+    assert!(still(vcpu.as_mut()) == fresh, "there was nothing to do");
+
+    let mut used = fresh.clone();
+    used.registers.rip = 0x1234;
+    used.registers.rax = 7;
+    used.system.cr0 |= 1;
+    // The local APIC in its other mode, where its id stands elsewhere.
+    used.system.apic_base |= 1 << 10;
+    used.lapic[0x20..0x24].copy_from_slice(&1u32.to_le_bytes());
+    used.debug.dr7 |= 1;
+    used.xsave[32] ^= 1;
+    used.msr = [(SYSENTER_CS, 0x10)].into();
+    used.run_state = RunState::Halted;
+    used.events.nmi_pending = 1;
+    vcpu.set_state(&used).unwrap();
+    vcpu.inject_nmi().unwrap();
+    let changed = still(vcpu.as_mut());
+    assert_eq!((changed.run_state, changed.msr[&SYSENTER_CS]), (RunState::Halted, 0x10));
+    vcpu.reset().unwrap();
+    let now = still(vcpu.as_mut());
+    assert_eq!((now.registers, now.system, &now.msr), (fresh.registers, fresh.system, &fresh.msr));
+    assert!(now == fresh, "{:?} {:?} {:?}", now.debug, now.events, now.run_state);
+}
+
+#[test]
+fn a_vcpu_with_hyper_v_has_its_interrupt_controller() {
+    const SCONTROL: u32 = 0x4000_0080;
+    let Some(vm) = machine() else { return };
+    let hypervisor = KvmHypervisor(Kvm::new().unwrap());
+    if !hypervisor.0.check_extension(Cap::HypervSynic) {
+        eprintln!("skipped: this kernel has no Hyper-V");
+        return;
+    }
+    let topology = Topology { threads_per_core: 1, cores_per_die: 1, dies_per_package: 1, packages: 1 };
+    let model = Model { topology, phys_bits: 46, nested: true, hyperv: true, tsc_khz: None };
+    let leaves = hv::cpuid::build(&hypervisor.supported_cpuid().unwrap(), &model);
+    let mut vcpu = vm.create_vcpu(0, &leaves).unwrap();
+    let mut control = |change: fn(&mut dyn Vcpu)| {
+        change(vcpu.as_mut());
+        vcpu.state().unwrap().msr.get(&SCONTROL).copied()
+    };
+    assert_eq!(control(|_| {}), Some(1), "KVM begins with it switched on");
+    assert_eq!(control(|vcpu| vcpu.set_msrs(&[(SCONTROL, 0)]).unwrap()), Some(0));
+    assert_eq!(control(|vcpu| vcpu.reset().unwrap()), Some(1));
 }
 
 #[test]

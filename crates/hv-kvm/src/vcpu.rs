@@ -10,7 +10,7 @@ use hv::{
     CpuState, EXIT_REASONS, Error, ExitReason, Exits, Kicker, Registers, SystemRegisters, Vcpu, VcpuExit,
     VcpuIo,
 };
-use kvm_bindings::kvm_run;
+use kvm_bindings::{KVM_CAP_HYPERV_SYNIC, KVM_EXIT_HYPERV_HCALL, kvm_enable_cap, kvm_run};
 use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
 
 use crate::convert::EventAbilities;
@@ -25,6 +25,8 @@ pub(crate) struct KvmVcpu {
     target: kick::Target,
     msrs: Arc<[u32]>,
     events: EventAbilities,
+    /// What it was created with.
+    fresh: Box<CpuState>,
     exits: Arc<Exits>,
     /// What the guest can reach stays mapped as long as it can run.
     _memory: Arc<Slots>,
@@ -44,8 +46,14 @@ impl KvmVcpu {
         let table = cpuid::to_kvm(leaves).map_err(|e| {
             Error::operation("hold so many CPUID leaves", std::io::Error::other(format!("{e:?}")))
         })?;
+        if hv::cpuid::promise_synic(leaves) {
+            let synic = kvm_enable_cap { cap: KVM_CAP_HYPERV_SYNIC, ..kvm_enable_cap::default() };
+            fd.enable_cap(&synic)
+                .map_err(|e| Error::operation("switch on Hyper-V's interrupt controller", e))?;
+        }
         fd.set_cpuid2(&table).map_err(|e| Error::operation("set a vCPU's CPUID", e))?;
         let run = std::ptr::from_mut(fd.get_kvm_run());
+        let fresh = Box::new(power_on(convert::read_state(&fd, &msrs)?));
         Ok(Self {
             fd,
             run,
@@ -53,6 +61,7 @@ impl KvmVcpu {
             target: kick::Target::default(),
             msrs,
             events,
+            fresh,
             exits: Arc::new(Exits::new(&EXIT_REASONS)),
             _memory: memory,
         })
@@ -73,6 +82,7 @@ impl KvmVcpu {
                 Ok(KvmExit::MmioRead(address, data)) => io.mmio_read(address, data),
                 Ok(KvmExit::MmioWrite(address, data)) => io.mmio_write(address, data),
                 Ok(KvmExit::IoapicEoi(vector)) => io.end_of_interrupt(vector),
+                Ok(KvmExit::Hyperv) => self.refuse_hypercall(),
                 Ok(KvmExit::Shutdown) => return Ok(VcpuExit::Shutdown),
                 Ok(KvmExit::Intr | KvmExit::Hlt) => {}
                 Ok(KvmExit::FailEntry(reason, cpu)) => {
@@ -95,6 +105,20 @@ impl KvmVcpu {
         }
     }
 
+    /// Hypercalls that KVM does not answer by itself are about messages and events between virtual machines, of which there are none.
+    /// The other reasons for this exit (where the guest wants its messages) need no answer.
+    fn refuse_hypercall(&self) {
+        const INVALID_CODE: u64 = 2;
+        // SAFETY: the run page is mapped, and KVM filled this member before it reported a reason of Hyper-V's; its type says which
+        // part of the union that is.
+        unsafe {
+            let hyperv = &raw mut (*self.run).__bindgen_anon_1.hyperv;
+            if (*hyperv).type_ == KVM_EXIT_HYPERV_HCALL {
+                (*hyperv).u.hcall.result = INVALID_CODE;
+            }
+        }
+    }
+
     fn internal_error(&self) -> Error {
         // SAFETY: the run page is mapped, and KVM filled this member before it reported an internal error.
         let suberror = unsafe { (*self.run).__bindgen_anon_1.internal.suberror };
@@ -102,6 +126,30 @@ impl KvmVcpu {
             self.fd.get_regs().map_or_else(|_| "an unknown place".into(), |regs| format!("{:#x}", regs.rip));
         Error::Stuck(format!("KVM internal error {suberror} at {place}"))
     }
+}
+
+/// What a reset puts in, of what a new vCPU has.
+fn power_on(mut state: CpuState) -> CpuState {
+    const TSC: u32 = 0x10;
+    state.msr.retain(|number, _| !is_of_the_machine(*number));
+    // A zero from us has KVM synchronise the counter with the other vCPUs', as it did at the creation.
+    state.msr.insert(TSC, 0);
+    state
+}
+
+/// Whether all vCPUs share an MSR: the wall clock of KVM, and what of Hyper-V's is not for each virtual processor (Hypervisor Top-Level
+/// Functional Specification, appendix C).
+fn is_of_the_machine(msr: u32) -> bool {
+    matches!(
+        msr,
+        0x11 | 0x4b56_4d00
+            | 0x4000_0000
+            | 0x4000_0001
+            | 0x4000_0020
+            | 0x4000_0021
+            | 0x4000_00f1..=0x4000_00ff
+            | 0x4000_0100..=0x4000_0118
+    )
 }
 
 fn reason(exit: &Result<KvmExit<'_>, kvm_ioctls::Error>) -> ExitReason {
@@ -149,6 +197,19 @@ impl Vcpu for KvmVcpu {
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
         convert::write_state(&self.fd, state, self.events)
+    }
+
+    fn reset(&mut self) -> Result<(), Error> {
+        // The first round ends a guest of the guest, in whose registers it may have written; the second finds the vCPU's own.
+        for _ in 0..2 {
+            // Reading lets KVM act on what waits for the vCPU, so that it does not wait any longer.
+            let now = self.state()?;
+            let mut state = self.fresh.as_ref().clone();
+            // Some MSRs can be read only, and those have not changed.
+            state.msr.retain(|number, value| now.msr.get(number) != Some(value));
+            self.set_state(&state)?;
+        }
+        Ok(())
     }
 
     fn set_boot_registers(&mut self, registers: &Registers, system: &SystemRegisters) -> Result<(), Error> {

@@ -26,6 +26,8 @@ pub struct Model {
     pub phys_bits: u8,
     /// Whether the guest may be a hypervisor itself.
     pub nested: bool,
+    /// Whether the guest finds Hyper-V's interface in place of KVM's.
+    pub hyperv: bool,
     /// The guest's time stamp counter, if its rate is known.
     pub tsc_khz: Option<u32>,
 }
@@ -53,7 +55,10 @@ pub fn build(supported: &[Leaf], model: &Model) -> Vec<Leaf> {
     for function in [0xb, 0x1f].into_iter().filter(|function| *function <= max_basic) {
         leaves.extend(topology_leaves(function, topology));
     }
-    if let Some(tsc_khz) = model.tsc_khz {
+    if model.hyperv {
+        leaves.retain(|leaf| leaf.function >> 16 != HYPERVISOR >> 16);
+        leaves.extend(hyperv_leaves());
+    } else if let Some(tsc_khz) = model.tsc_khz {
         leaves.retain(|leaf| leaf.function != TIMING);
         leaves.push(Leaf { function: TIMING, index: None, eax: tsc_khz, ebx: APIC_BUS_KHZ, ecx: 0, edx: 0 });
         for base in leaves.iter_mut().filter(|leaf| leaf.function == 0x4000_0000) {
@@ -61,6 +66,45 @@ pub fn build(supported: &[Leaf], model: &Model) -> Vec<Leaf> {
         }
     }
     leaves
+}
+
+/// The first of the leaves in which hypervisors say what they are.
+const HYPERVISOR: u32 = 0x4000_0000;
+
+/// What the guest finds of Hyper-V (Hypervisor Top-Level Functional Specification, chapter 2; `spec/devices2.md` §17).
+fn hyperv_leaves() -> impl Iterator<Item = Leaf> {
+    const INTERFACE: u32 = u32::from_le_bytes(*b"Hv#1");
+    /// Run time, reference counter, synthetic interrupts and timers, APIC, hypercalls, virtual processor numbers, reference TSC,
+    /// frequencies.
+    const MSRS: u32 = 0x7f | 1 << 9 | 1 << 11;
+    /// Hypercall parameters in XMM registers (and what goes with them), frequencies.
+    const FEATURES: u32 = 1 << 3 | 1 << 4 | 1 << 8;
+    /// Hypercalls to flush translations, MSRs for the APIC, relaxed timing, interrupts to several virtual processors at once, and more
+    /// of them than 64.
+    const RECOMMENDED: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10;
+    /// Attempts before a guest tells of a lock that it spins on.
+    const SPINS: u32 = 0xfff;
+    const BUILD: [u32; 2] = [0x3839, 10 << 16];
+    let [vendor_b, vendor_c, vendor_d] = [b"Linu", b"x KV", b"M Hv"].map(|part| u32::from_le_bytes(*part));
+    [
+        [HYPERVISOR + 10, vendor_b, vendor_c, vendor_d],
+        [INTERFACE, 0, 0, 0],
+        [BUILD[0], BUILD[1], 0, 0],
+        [MSRS, 0, 0, FEATURES],
+        [RECOMMENDED, SPINS, 0, 0],
+    ]
+    .into_iter()
+    .chain([[0; 4]; 6])
+    .zip(HYPERVISOR..)
+    .map(|([eax, ebx, ecx, edx], function)| Leaf { function, index: None, eax, ebx, ecx, edx })
+}
+
+/// Whether the leaves promise Hyper-V's synthetic interrupt controller, which the back end must then switch on.
+pub fn promise_synic(leaves: &[Leaf]) -> bool {
+    const SYNIC: u32 = 1 << 2;
+    let is_hyperv =
+        leaves.iter().any(|leaf| leaf.function == HYPERVISOR + 1 && leaf.eax.to_le_bytes() == *b"Hv#1");
+    is_hyperv && leaves.iter().any(|leaf| leaf.function == HYPERVISOR + 3 && leaf.eax & SYNIC != 0)
 }
 
 fn restrict(leaf: &mut Leaf, model: &Model, amd: bool) {
@@ -181,7 +225,7 @@ mod tests {
     }
 
     fn model(topology: Topology, nested: bool) -> Model {
-        Model { topology, phys_bits: 46, nested, tsc_khz: Some(2_000_000) }
+        Model { topology, phys_bits: 46, nested, hyperv: false, tsc_khz: Some(2_000_000) }
     }
 
     #[test]
@@ -214,5 +258,22 @@ mod tests {
         assert_eq!((phys_bits(&host), phys_bits(&shown)), (0x34, 46));
         assert_eq!(shown[1].eax, TIMING);
         assert_eq!(shown[2].eax, 2_000_000);
+    }
+    #[test]
+    fn hyper_v_comes_in_place_of_kvm() {
+        let host = [
+            leaf(0x4000_0000, None),
+            Leaf { eax: 0xff, ..leaf(0x4000_0001, None) },
+            Leaf { eax: 7, ..leaf(0x8000_0001, None) },
+        ];
+        let shown = build(&host, &Model { hyperv: true, ..model(FLAT, true) });
+        let numbers: Vec<_> = shown.iter().map(|leaf| leaf.function).collect();
+        assert_eq!(numbers[0], 0x8000_0001);
+        assert!(numbers[1..].iter().copied().eq(0x4000_0000..=0x4000_000a), "{numbers:x?}");
+        let text: Vec<u8> =
+            [shown[1].ebx, shown[1].ecx, shown[1].edx].into_iter().flat_map(u32::to_le_bytes).collect();
+        assert_eq!((shown[1].eax, text.as_slice()), (0x4000_000a, &b"Linux KVM Hv"[..]));
+        assert_eq!((shown[4].eax, shown[4].edx, shown[5].eax, shown[5].ebx), (0xa7f, 0x118, 0x62e, 0xfff));
+        assert!(promise_synic(&shown) && !promise_synic(&build(&host, &model(FLAT, true))));
     }
 }

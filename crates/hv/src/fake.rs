@@ -1,7 +1,7 @@
 //! A hypervisor for the tests of those above: its CPUs only wait, and keep the state they were given.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use device::{Doorbells, Interrupt, Msi, MsiSource, MsiVector};
@@ -19,6 +19,31 @@ pub struct FakeHypervisor {
     pub memory: Arc<FakeMemory>,
     /// What waits in the local APICs of all its machines.
     pub interrupts: Interrupts,
+    /// How many vCPUs its machines may make from now on, all together; no limit if negative.
+    pub vcpus_left: VcpusLeft,
+}
+
+/// Counts down with each vCPU.
+#[derive(Clone, Debug)]
+pub struct VcpusLeft(Arc<AtomicI64>);
+
+impl Default for VcpusLeft {
+    fn default() -> Self {
+        Self(Arc::new(AtomicI64::new(-1)))
+    }
+}
+
+impl VcpusLeft {
+    /// Sets the number, or takes the limit away.
+    pub fn set(&self, count: i64) {
+        self.0.store(count, Ordering::SeqCst);
+    }
+
+    fn take(&self) -> bool {
+        let one_less = |left: i64| (left > 0).then(|| left - 1);
+        self.0.load(Ordering::SeqCst) < 0
+            || self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+    }
 }
 
 /// Messages that have arrived. They are gone when a CPU gets another state, and its local APIC with it.
@@ -66,13 +91,21 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn create_vm(&self) -> Result<Arc<dyn Vm>, Error> {
-        Ok(Arc::new(FakeVm { memory: self.memory.clone(), interrupts: self.interrupts.clone() }))
+        Ok(Arc::new(FakeVm {
+            memory: self.memory.clone(),
+            interrupts: self.interrupts.clone(),
+            vcpus_left: self.vcpus_left.clone(),
+            apic_ids: Mutex::default(),
+        }))
     }
 }
 
 struct FakeVm {
     memory: Arc<FakeMemory>,
     interrupts: Interrupts,
+    vcpus_left: VcpusLeft,
+    /// Of the vCPUs made so far.
+    apic_ids: Mutex<BTreeSet<u32>>,
 }
 
 impl Vm for FakeVm {
@@ -90,7 +123,14 @@ impl Vm for FakeVm {
         })
     }
 
-    fn create_vcpu(&self, _: u32, _: &[Leaf]) -> Result<Box<dyn Vcpu>, Error> {
+    fn create_vcpu(&self, apic_id: u32, _: &[Leaf]) -> Result<Box<dyn Vcpu>, Error> {
+        let is_new = self.apic_ids.lock().unwrap_or_else(PoisonError::into_inner).insert(apic_id);
+        if !is_new {
+            return Err(Error::operation("make the same vCPU twice", std::io::ErrorKind::AlreadyExists));
+        }
+        if !self.vcpus_left.take() {
+            return Err(Error::operation("make a vCPU, as it was told", std::io::ErrorKind::Other));
+        }
         let (state, interrupts) = (CpuState::default(), self.interrupts.clone());
         Ok(Box::new(FakeVcpu { kicked: Arc::default(), state, interrupts }))
     }
@@ -177,6 +217,11 @@ impl Vcpu for FakeVcpu {
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
         self.state = state.clone();
         self.interrupts.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(())
+    }
+
+    fn reset(&mut self) -> Result<(), Error> {
+        self.state = CpuState::default();
         Ok(())
     }
 

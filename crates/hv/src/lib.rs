@@ -218,6 +218,13 @@ pub trait Vcpu: Send {
     /// [`Error::Operation`].
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error>;
 
+    /// Back to power-on, as [`Vm::create_vcpu`] made it: whatever waits for it is forgotten. Its time stamp counter goes with those of
+    /// the other vCPUs.
+    ///
+    /// # Errors
+    /// [`Error::Operation`].
+    fn reset(&mut self) -> Result<(), Error>;
+
     /// Puts in only the registers a boot protocol sets.
     ///
     /// # Errors

@@ -1,16 +1,19 @@
 //! The board: everything at fixed addresses (`spec/devices.md` §2, §3).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use chipset::acpi::{Ged, Notifier, PmTimer, SleepControl};
+use chipset::acpi::{CpuController, CpuSlots, Ged, MemoryHotplug, MemorySlots, Notifier};
+use chipset::acpi::{PciHotplug, PciSlots, PmTimer, SleepControl};
 use chipset::cmos::Cmos;
 use chipset::debug::{BootLog, TextPort};
 use chipset::i8042::I8042;
 use chipset::serial::Serial;
-use device::{Device, InterruptLine, Slot};
+use config::plan;
+use device::{Device, Events, InterruptLine, Slot};
 use hv::IrqChip;
 use irqchip::{IoApic, Pins};
-use memory::layout;
+use memory::layout::{self, DeviceArea};
 use pci::{ConfigLatch, ConfigPorts, HostBridge};
 use stream::Stream;
 
@@ -21,15 +24,28 @@ use crate::nodes::Nodes;
 pub(crate) struct Board {
     pub(crate) pins: Pins,
     pub(crate) notifier: Notifier,
+    pub(crate) pci_slots: PciSlots,
+    pub(crate) cpu_slots: CpuSlots,
+    pub(crate) memory_slots: MemorySlots,
 }
 
 /// What the board is built around.
 pub(crate) struct Fixed<'a> {
     pub(crate) irqchip: Arc<dyn IrqChip>,
-    /// Bytes of RAM.
+    /// Bytes of RAM at boot.
     pub(crate) ram: u64,
-    /// Where the generic event device's register lies.
-    pub(crate) ged: u64,
+    /// Where RAM lies that comes later through ACPI.
+    pub(crate) memory_window: layout::Range,
+    /// The CPUs there can be.
+    pub(crate) cpus: &'a plan::Cpus,
+    /// The NUMA nodes of CPUs, by the CPU's number.
+    pub(crate) cpu_nodes: BTreeMap<u32, u8>,
+    /// How many PCI segments there are.
+    pub(crate) segments: usize,
+    /// Where what is not at an address of its own lies.
+    pub(crate) area: &'a DeviceArea,
+    /// Who hears of what the guest does.
+    pub(crate) events: &'a Events,
     /// The ports to configuration space.
     pub(crate) ports: &'a Arc<ConfigPorts>,
 }
@@ -49,11 +65,22 @@ pub(crate) fn attach(
         let serial = Serial::build(stream, line).map_err(|e| DeviceError::build("__serial", e))?;
         put("__serial", slot(serial))?;
     }
-    let ged = Ged::new(fixed.ged, pins.line(Ged::PIN));
+    let ged = Ged::new(platform_page(fixed.area, 1), pins.line(Ged::PIN));
     let notifier = ged.notifier();
+    let apic_ids = (0..fixed.cpus.max).map(|vcpu| fixed.cpus.topology.apic_id(vcpu)).collect();
+    let (page, present) = (platform_page(fixed.area, 2), fixed.cpus.boot);
+    let cpus = CpuController::new(page, apic_ids, present, fixed.events.clone()).in_nodes(fixed.cpu_nodes);
+    let cpu_slots = cpus.slots();
+    let pci_hotplug = PciHotplug::new(platform_page(fixed.area, 3), fixed.segments, notifier.clone());
+    let pci_slots = pci_hotplug.slots();
+    let memory_hotplug = MemoryHotplug::new(platform_page(fixed.area, 4), fixed.memory_window);
+    let memory_slots = memory_hotplug.slots();
     let (low, high) = (fixed.ram.min(layout::HOLE), fixed.ram.saturating_sub(layout::HOLE));
     put("__sleep_control", slot(SleepControl))?;
     put("__ged", slot(ged))?;
+    put("__cpus", slot(cpus))?;
+    put("__pci_hotplug", slot(pci_hotplug))?;
+    put("__memory_hotplug", slot(memory_hotplug))?;
     put("__pm_timer", slot(PmTimer::new(chipset::stopwatch())))?;
     put("__i8042", slot(I8042))?;
     put("__cmos", slot(Cmos::new(chipset::wall_clock(), low, high)))?;
@@ -62,7 +89,13 @@ pub(crate) fn attach(
     put("__firmware_port", slot(TextPort::firmware(stdout)))?;
     put("__host_bridge", slot(HostBridge::new()))?;
     put("__config_ports", slot(ConfigLatch::new(fixed.ports.clone())))?;
-    Ok(Board { pins, notifier })
+    Ok(Board { pins, notifier, pci_slots, cpu_slots, memory_slots })
+}
+
+/// A page of the platform area, counted from its end, from 1.
+fn platform_page(area: &DeviceArea, nth: u64) -> u64 {
+    const PAGE: u64 = 4096;
+    area.platform + layout::PLATFORM_SIZE - nth * PAGE
 }
 
 fn slot(device: impl Device + 'static) -> Slot {

@@ -4,23 +4,25 @@ use std::sync::Arc;
 use std::thread;
 
 use boot::Loaded;
+use boot::acpi::AcpiError;
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
-use hv::cpuid::{self, Leaf, Model};
-use hv::{Hypervisor, Vcpu, Vm};
+use hv::{Hypervisor, Vcpu, Vm, cpuid};
 use memory::GuestRam;
 use memory::layout::{self, DeviceArea};
 use pci::{ConfigPorts, Segments, Windows};
 use sandbox::{Profile, groups};
 
 use crate::board::Board;
+use crate::cpus::CpuMaker;
+use crate::growth::Growth;
 use crate::io::MachineIo;
 use crate::nodes::{Given, Nodes};
 use crate::own_memory::MemoryPlaces;
 use crate::ram::MappedRam;
-use crate::tree::{StateError, Tree};
+use crate::tree::Tree;
 use crate::vcpus::Vcpus;
-use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board};
+use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board, numa};
 
 /// What a machine begins with.
 pub enum Start<'a> {
@@ -51,19 +53,22 @@ pub fn build(
         return Err(BuildError::NotBuilt(plan.unbuilt().to_vec()));
     }
     let limit = hypervisor.max_vcpus();
-    if plan.cpus.boot > limit {
-        return Err(BuildError::TooManyVcpus { wanted: plan.cpus.boot, limit });
+    if plan.cpus.max > limit {
+        return Err(BuildError::TooManyVcpus { wanted: plan.cpus.max, limit });
     }
-    let build = |memory: &Memory<'_>| Parts::build(plan, hypervisor, consoles, descriptors, events, memory);
+    let host = Host { hypervisor, consoles, descriptors, events };
     match start {
         Start::Boot => {
             let ram = GuestRam::allocate(&plan.memory.zones)?;
-            let memory = Memory { ram: &ram, places: &MemoryPlaces::new() };
-            let (parts, loaded) = while_loading(&ram, &plan.payload, || build(&memory))?;
+            let memory = Memory { ram: &ram, at_boot: plan.memory.total(), places: &MemoryPlaces::new() };
+            let (parts, loaded) =
+                while_loading(&ram, &plan.payload, || Parts::build(plan, host, &memory, plan.cpus.boot))?;
             parts.boot(plan, &ram, &loaded, events)
         }
         Start::Restore { tree, ram } => {
-            build(&Memory { ram: &ram, places: &tree.memory })?.restore(plan, tree, events)
+            let vcpus = tree.vcpu_slots(plan.cpus.max)?;
+            let memory = Memory { ram: &ram, at_boot: tree.boot_ram, places: &tree.memory };
+            Parts::build(plan, host, &memory, vcpus)?.restore(tree, events)
         }
     }
 }
@@ -89,9 +94,19 @@ fn while_loading<T>(
     })
 }
 
+/// What a machine is built from, besides its plan.
+struct Host<'a> {
+    hypervisor: &'a dyn Hypervisor,
+    consoles: Consoles,
+    descriptors: &'a Descriptors,
+    events: &'a Events,
+}
+
 /// What the guest finds in its address space besides registers.
 struct Memory<'a> {
     ram: &'a GuestRam,
+    /// Bytes of RAM when the guest was booted.
+    at_boot: u64,
     /// Where devices had memory of their own before.
     places: &'a MemoryPlaces,
 }
@@ -100,7 +115,9 @@ struct Memory<'a> {
 struct Parts {
     vm: Arc<dyn Vm>,
     ram: MappedRam,
-    area: DeviceArea,
+    growth: Growth,
+    windows: Vec<Windows>,
+    maker: CpuMaker,
     vcpus: Vec<Box<dyn Vcpu>>,
     board: Board,
     nodes: Nodes,
@@ -110,32 +127,39 @@ struct Parts {
 }
 
 impl Parts {
-    fn build(
-        plan: &Plan,
-        hypervisor: &dyn Hypervisor,
-        consoles: Consoles,
-        descriptors: &Descriptors,
-        events: &Events,
-        Memory { ram, places }: &Memory<'_>,
-    ) -> Result<Self, BuildError> {
+    /// With the first `vcpus` vCPUs.
+    fn build(plan: &Plan, host: Host<'_>, memory: &Memory<'_>, vcpus: u32) -> Result<Self, BuildError> {
+        let Host { hypervisor, consoles, descriptors, events } = host;
+        let Memory { ram, at_boot, places } = *memory;
         let supported = hypervisor.supported_cpuid()?;
         let phys_bits = cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits);
-        let largest = plan.memory.largest();
-        let area = layout::device_area(largest, phys_bits)
-            .ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
+        let addresses = Addresses::lay_out(plan, at_boot, ram.end(), phys_bits)?;
+        let Addresses { later, area, windows } = addresses;
         let vm = hypervisor.create_vm()?;
-        let mapped = MappedRam::new(vm.clone(), (*ram).clone())?;
-        let vcpus = create_vcpus(&plan.cpus, vm.as_ref(), &supported, phys_bits)?;
+        let mapped = MappedRam::new(vm.clone(), ram.clone())?;
+        let maker = CpuMaker::new(vm.clone(), &plan.cpus, &supported, phys_bits);
+        let vcpus = (0..vcpus).map(|number| maker.make(number)).collect::<Result<_, _>>()?;
         let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
         let spaces = Arc::new(AddressSpaces::new(doorbells));
         let ports = Arc::new(ConfigPorts::default());
-        let mut nodes = Nodes::new(spaces.clone(), segments(&area), vm.clone(), ram.dma(), events.clone());
-        let fixed =
-            board::Fixed { irqchip: vm.irqchip(), ram: ram.total(), ged: ged_address(&area), ports: &ports };
+        let segments = Segments::new(windows.iter().copied());
+        let mut nodes = Nodes::new(spaces.clone(), segments, vm.clone(), ram.dma(), events.clone());
+        let fixed = board::Fixed {
+            irqchip: vm.irqchip(),
+            ram: at_boot,
+            memory_window: later,
+            cpus: &plan.cpus,
+            cpu_nodes: numa::nodes_of_cpus(plan),
+            segments: windows.len(),
+            area: &area,
+            events,
+            ports: &ports,
+        };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;
         nodes.promise_memory(plan, places)?;
         attach_devices(&mut nodes, plan, &consoles, descriptors)?;
-        Ok(Self { vm, ram: mapped, area, vcpus, board, nodes, spaces, ports, consoles })
+        let growth = Growth { boot_ram: at_boot, later, phys_bits, slots: board.memory_slots.clone() };
+        Ok(Self { vm, ram: mapped, growth, windows, maker, vcpus, board, nodes, spaces, ports, consoles })
     }
 
     /// Writes what firmware would leave behind and lets the first CPU begin at the payload's entry.
@@ -146,57 +170,64 @@ impl Parts {
         loaded: &Loaded,
         events: &Events,
     ) -> Result<Machine, BuildError> {
-        boot::acpi::write(ram, &self.tables(plan)).map_err(unwritable)?;
+        boot::acpi::write(ram, &self.tables(plan)).map_err(|e| match e {
+            AcpiError::TooLarge(_) => BuildError::Crowded { vcpus: plan.cpus.max, source: e },
+            AcpiError::Window(_) | AcpiError::Ram(_) => unwritable(e),
+        })?;
         boot::smbios::write(ram, &plan.smbios)?;
         if let Some(first) = self.vcpus.first_mut() {
             let (registers, system) =
                 boot::enter(ram, loaded, &first.system_registers()?).map_err(unwritable)?;
             first.set_boot_registers(&registers, &system)?;
         }
-        self.finish(plan, events)
+        self.finish(events)
     }
 
     /// Puts a saved state into everything.
-    fn restore(mut self, plan: &Plan, tree: &Tree, events: &Events) -> Result<Machine, BuildError> {
-        let (expected, found) = (self.vcpus.len(), tree.vcpus.len());
-        if expected != found {
-            return Err(StateError::Vcpus { expected, found }.into());
-        }
-        for (vcpu, state) in self.vcpus.iter_mut().zip(&tree.vcpus) {
-            vcpu.set_state(state)?;
+    fn restore(mut self, tree: &Tree, events: &Events) -> Result<Machine, BuildError> {
+        for (vcpu, number) in self.vcpus.iter_mut().zip(0u32..) {
+            if let Some(state) = tree.vcpus.get(&number) {
+                vcpu.set_state(state)?;
+            }
         }
         // After the CPUs' local APICs: a device may send at once what was on its way.
         self.nodes.restore(&tree.nodes)?;
+        tree.check_vcpus(&self.board.cpu_slots)?;
+        self.growth.check_ram(&self.ram)?;
         // After the CPUs' time stamp counters, which the clock is computed from.
         if let (Some(clock), Some(reading)) = (self.vm.clock(), tree.clock) {
             clock.set(reading)?;
         }
-        let mut machine = self.finish(plan, events)?;
+        let mut machine = self.finish(events)?;
         machine.paused = true;
         Ok(machine)
     }
 
     /// Puts the CPUs on their threads.
-    fn finish(self, plan: &Plan, events: &Events) -> Result<Machine, BuildError> {
+    fn finish(self, events: &Events) -> Result<Machine, BuildError> {
         let io = Arc::new(MachineIo {
             spaces: self.spaces,
             config_ports: self.ports,
             pins: self.board.pins,
             events: events.clone(),
         });
-        let mut vcpus = Vcpus::new(io, events.clone());
+        let mut vcpus = Vcpus::new(io, events.clone(), self.maker.core_scheduling());
         for (number, vcpu) in (0u32..).zip(self.vcpus) {
-            let hosts = plan.cpus.affinity.iter().find(|(vcpu, _)| *vcpu == number);
-            vcpus.add(vcpu, hosts.map(|(_, hosts)| hosts.as_slice())).map_err(BuildError::Threads)?;
+            vcpus.add(vcpu, self.maker.hosts(number)).map_err(BuildError::Threads)?;
         }
+        vcpus.park_unless(|number| self.board.cpu_slots.is_present(number));
         Ok(Machine {
+            pci_slots: self.board.pci_slots,
             vcpus,
+            cpu_slots: self.board.cpu_slots,
+            maker: self.maker,
             nodes: self.nodes,
             notifier: self.board.notifier,
             consoles: self.consoles,
             paused: false,
             vm: self.vm,
             ram: self.ram,
+            growth: self.growth,
         })
     }
 
@@ -205,14 +236,20 @@ impl Parts {
         let cpu = |vcpu| boot::acpi::Cpu { apic_id: topology.apic_id(vcpu), enabled: vcpu < plan.cpus.boot };
         boot::acpi::Tables {
             cpus: (0..plan.cpus.max).map(cpu).collect(),
-            segments: vec![boot::acpi::PciSegment {
-                number: 0,
-                window32: layout::HOLE as u32..=(layout::HOLE + layout::PCI32_SIZE - 1) as u32,
-                window64: self.area.pci64_start..=self.area.pci64_end,
-            }],
+            segments: (0u8..).zip(&self.windows).map(|(number, own)| described(plan, number, own)).collect(),
+            nodes: numa::nodes(plan, self.growth.later, self.ram.guest(), &self.nodes),
+            pm1_ports: plan.cpus.kvm_hyperv && plan.cpus.nested,
             devices: self.nodes.aml(),
         }
     }
+}
+
+/// A segment as the guest's firmware tables have it.
+fn described(plan: &Plan, number: u8, windows: &Windows) -> boot::acpi::PciSegment {
+    let node = numa::node_of_segment(plan, number.into());
+    let Windows { memory32, memory64 } = *windows;
+    let window32 = memory32.0 as u32..=memory32.1 as u32;
+    boot::acpi::PciSegment { number, node, window32, window64: memory64.0..=memory64.1 }
 }
 
 /// Builds the plan's devices one by one. Slots that users chose, or that devices had before, are promised first.
@@ -231,41 +268,45 @@ fn attach_devices(
     Ok(())
 }
 
-/// The machine's one segment: its 32-bit window lies below the ECAM, its 64-bit one after RAM.
-fn segments(area: &DeviceArea) -> Segments {
-    let windows = Windows {
+/// What lies where beyond RAM.
+pub(crate) struct Addresses {
+    /// RAM that comes later through ACPI.
+    later: layout::Range,
+    /// What is not RAM.
+    area: DeviceArea,
+    /// Each PCI segment's windows.
+    windows: Vec<Windows>,
+}
+
+impl Addresses {
+    /// Beyond `boot_ram` bytes of RAM, and behind all that there is before `end`, for a guest that sees `phys_bits` of addresses.
+    pub(crate) fn lay_out(plan: &Plan, boot_ram: u64, end: u64, phys_bits: u8) -> Result<Self, BuildError> {
+        let largest = plan.memory.largest();
+        let later = layout::rooms(layout::end(boot_ram), [(plan.memory.more, 0)]);
+        let later = later.first().copied().unwrap_or_default();
+        let end = layout::end(largest).max(later.0.saturating_add(later.1)).max(end);
+        let area = layout::device_area(end, phys_bits);
+        let area = area.ok_or(BuildError::AddressSpace { ram: largest, phys_bits })?;
+        let windows = windows(&area, &plan.pci_segments)?;
+        Ok(Self { later, area, windows })
+    }
+}
+
+/// Each segment's part of the 32-bit window, which lies below the ECAM, and of the 64-bit one, after RAM.
+fn windows(area: &DeviceArea, segments: &[plan::Segment]) -> Result<Vec<Windows>, BuildError> {
+    let whole = Windows {
         memory32: (layout::HOLE, layout::HOLE + layout::PCI32_SIZE - 1),
         memory64: (area.pci64_start, area.pci64_end),
     };
-    Segments::new(windows, [])
+    let weights: Vec<_> = segments.iter().map(|segment| (segment.memory32, segment.memory64)).collect();
+    let windows = whole.split(&weights);
+    let is_empty = |(first, last): (u64, u64)| first > last;
+    match windows.iter().position(|part| is_empty(part.memory32) || is_empty(part.memory64)) {
+        Some(segment) => Err(BuildError::Segments { segment, count: windows.len() }),
+        None => Ok(windows),
+    }
 }
 
 fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> BuildError {
     BuildError::Tables(Box::new(error))
-}
-
-/// The generic event device's register: on the last page of the platform area.
-fn ged_address(area: &DeviceArea) -> u64 {
-    const PAGE: u64 = 4096;
-    area.platform + layout::PLATFORM_SIZE - PAGE
-}
-
-fn create_vcpus(
-    cpus: &plan::Cpus,
-    vm: &dyn Vm,
-    supported: &[Leaf],
-    phys_bits: u8,
-) -> Result<Vec<Box<dyn Vcpu>>, BuildError> {
-    let topology = cpus.topology;
-    let model = Model { topology, phys_bits, nested: cpus.nested, tsc_khz: None };
-    let leaves = cpuid::build(supported, &model);
-    let create = |number| {
-        let apic_id = topology.apic_id(number);
-        let mut own = leaves.clone();
-        cpuid::personalise(&mut own, topology, apic_id);
-        let mut vcpu = vm.create_vcpu(apic_id, &own)?;
-        vcpu.set_msrs(&boot::boot_msrs())?;
-        Ok(vcpu)
-    };
-    (0..cpus.boot).map(create).collect()
 }

@@ -30,6 +30,9 @@ devices! {
     Net by virtio_devices::net;
     Rng by virtio_devices::rng;
     Pmem by virtio_devices::pmem;
+    Vsock by virtio_devices::vsock;
+    Mem by virtio_devices::mem;
+    Balloon by virtio_devices::balloon;
     Watchdog by virtio_devices::watchdog;
     Pvpanic by chipset::pvpanic;
     #[cfg(feature = "test-devices")]

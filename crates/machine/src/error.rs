@@ -41,10 +41,21 @@ pub enum BuildError {
         /// Address bits the guest sees.
         phys_bits: u8,
     },
+    /// The address space cannot be dealt out.
+    #[error(
+        "There are no addresses for the BARs of PCI segment {segment} of {count}: use fewer segments (platform.num_pci_segments), lower \
+         weights (pci_segments), or more cpus.max_phys_bits"
+    )]
+    Segments {
+        /// The first without.
+        segment: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// The host runs fewer vCPUs.
-    #[error("This host runs at most {limit} vCPUs in one VM, not {wanted}: lower cpus.boot_vcpus")]
+    #[error("This host runs at most {limit} vCPUs in one VM, not {wanted}: lower cpus.max_vcpus")]
     TooManyVcpus {
-        /// vCPUs asked for.
+        /// vCPUs that there may be.
         wanted: u32,
         /// The hypervisor's limit.
         limit: u32,
@@ -58,6 +69,15 @@ pub enum BuildError {
     /// The kernel or firmware.
     #[error("The payload cannot be loaded")]
     Payload(#[from] boot::LoadError),
+    /// Firmware tables have no room for all the vCPUs that there may be.
+    #[error("The firmware tables cannot describe {vcpus} vCPUs: lower cpus.max_vcpus")]
+    Crowded {
+        /// vCPUs that there may be.
+        vcpus: u32,
+        /// How much room there is.
+        #[source]
+        source: boot::acpi::AcpiError,
+    },
     /// Firmware tables.
     #[error("The firmware tables cannot be written")]
     Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -96,6 +116,25 @@ pub enum PauseError {
     Device(#[from] LateDevice),
 }
 
+/// Why the number of vCPUs could not be changed. It is as before then.
+#[derive(Debug, Error)]
+pub enum ResizeError {
+    /// The guest has to let go of some first.
+    #[error(
+        "The guest still has vCPUs that it was asked to let go of: ask for {0} vCPUs again to remind it, or reboot the VM"
+    )]
+    Pending(u32),
+    /// One that was there before does not come back.
+    #[error("A vCPU cannot be taken into use again")]
+    Vcpu(#[from] VcpuError),
+    /// The hypervisor makes no more.
+    #[error("A vCPU cannot be created")]
+    Hypervisor(#[from] hv::Error),
+    /// Threads of the host.
+    #[error("A vCPU's thread cannot be started")]
+    Threads(#[source] std::io::Error),
+}
+
 /// Why a disk keeps its size.
 #[derive(Debug, Error)]
 pub enum ResizeDiskError {
@@ -124,9 +163,29 @@ pub enum PlugError {
     NoRam(u64),
 }
 
+/// Why RAM does not grow. It is as before then.
+#[derive(Debug, Error)]
+pub enum GrowError {
+    /// The machine cannot have so much, or not in this step.
+    #[error(transparent)]
+    Refused(#[from] chipset::acpi::GrowthError),
+    /// The machine that is built at the next reboot could not have so much.
+    #[error("The VM could not boot again with this much RAM")]
+    NextBoot(#[source] Box<BuildError>),
+    /// The host does not give it.
+    #[error(transparent)]
+    Plug(#[from] PlugError),
+}
+
 /// Why a device could not be built or placed.
 #[derive(Debug, Error)]
 pub enum DeviceError {
+    /// Its id is that of another, perhaps one that the guest has not let go of yet.
+    #[error("Device '{id}' is still there: choose another id, or wait for its event device-removed")]
+    Exists {
+        /// The device's id.
+        id: String,
+    },
     /// Its back end.
     #[error("Cannot build device '{id}'")]
     Build {

@@ -35,6 +35,7 @@ impl MachineIo {
         match effect {
             // The bus has moved the device.
             Effect::None | Effect::Remap => {}
+            Effect::Ejected => self.events.raise(Event::Ejected),
             Effect::Power(Power::Reset) => self.events.raise(Event::Reset),
             Effect::Power(Power::Off) => self.events.raise(Event::PowerOff),
         }

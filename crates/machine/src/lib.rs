@@ -12,12 +12,17 @@ mod board;
 mod build;
 mod catalogue;
 mod consoles;
+mod cpus;
 mod error;
+mod growth;
+mod hotplug;
 mod io;
 mod nodes;
+mod numa;
 mod output_files;
 mod own_memory;
 mod ram;
+mod ram_size;
 mod readings;
 mod tree;
 mod vcpus;
@@ -28,21 +33,27 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use api::DeviceNode;
-use chipset::acpi::{Cause, Notifier};
+use chipset::acpi::{Cause, CpuSlots, Notifier, PciSlots};
+use config::VmConfig;
 use config::plan::Zone;
-use config::{VmConfig, plan};
 use memory::GuestAddress;
 use virtio_devices::blk::Disk;
 use virtio_devices::console::Resizer;
 
-use nodes::{Given, Nodes};
+use cpus::CpuMaker;
+use growth::Growth;
+use nodes::Nodes;
 use ram::MappedRam;
 use vcpus::Vcpus;
 
 pub use build::{Start, build};
 pub use catalogue::profiles;
 pub use consoles::Consoles;
-pub use error::{BuildError, ConsoleError, DeviceError, LateDevice, PauseError, PlugError, ResizeDiskError};
+pub use error::{
+    BuildError, ConsoleError, DeviceError, GrowError, LateDevice, PauseError, PlugError, ResizeDiskError,
+    ResizeError,
+};
+pub use hotplug::RemoveError;
 pub use readings::Readings;
 pub use tree::{StateError, Tree};
 pub use vcpus::VcpuError;
@@ -53,12 +64,16 @@ mod tests;
 /// A machine. Its parts are dropped in this order: CPUs first, RAM last.
 pub struct Machine {
     vcpus: Vcpus,
+    cpu_slots: CpuSlots,
+    maker: CpuMaker,
     nodes: Nodes,
     notifier: Notifier,
+    pci_slots: PciSlots,
     consoles: Consoles,
     paused: bool,
     vm: Arc<dyn hv::Vm>,
     ram: MappedRam,
+    growth: Growth,
 }
 
 /// Descriptors that clients handed over for devices, by the device's id: of a network device, the queues of its tap.
@@ -100,9 +115,11 @@ impl Machine {
         self.paused = false;
     }
 
-    /// Looks after what was late and has come to its end meanwhile: [`device::Event::News`] says when.
+    /// Looks after what was late and has come to its end meanwhile, and after what the guest has let go of: [`device::Event::News`]
+    /// says when.
     pub fn look_after(&mut self) {
         self.nodes.look_after();
+        self.park_ejected();
     }
 
     /// The state of a paused machine, without guest RAM.
@@ -112,21 +129,8 @@ impl Machine {
     pub fn save(&self) -> Result<Tree, StateError> {
         let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
         let memory = self.nodes.memory_places();
-        Ok(Tree { nodes: self.nodes.save()?, memory, vcpus: self.vcpus.save()?, clock })
-    }
-
-    /// Builds a device and puts it into a slot, which comes out: the same for a device of the first plan and one that comes later.
-    /// `descriptors` are what a client opened for it.
-    ///
-    /// # Errors
-    /// [`DeviceError`] names the device and what is in the way; nothing is left behind.
-    pub fn attach(&mut self, device: &plan::Device, descriptors: &[OwnedFd]) -> Result<u8, DeviceError> {
-        self.nodes.attach(device, Given { descriptors, stream: self.consoles.console.as_ref() })
-    }
-
-    /// Takes a device away. Its threads have ended and its back end is closed when this returns. False if there is none.
-    pub fn detach(&mut self, id: &str) -> bool {
-        self.nodes.detach(id)
+        let (nodes, vcpus) = (self.nodes.save()?, self.vcpus.save()?);
+        Ok(Tree { nodes, memory, vcpus, boot_ram: self.growth.boot_ram, clock })
     }
 
     /// Gives the guest more RAM, a zone of it at `base`.
@@ -179,11 +183,6 @@ impl Machine {
         self.vcpus.nmi()
     }
 
-    /// Bytes of RAM.
-    pub fn ram_size(&self) -> u64 {
-        self.ram.total()
-    }
-
     /// Open consoles, to be kept when the machine goes.
     pub fn consoles(&self) -> &Consoles {
         &self.consoles
@@ -206,6 +205,10 @@ impl Machine {
 
     /// What the machine counts, for threads that read it later.
     pub fn readings(&self) -> Readings {
-        Readings { devices: self.nodes.counters(), vcpus: self.vcpus.exits() }
+        Readings {
+            devices: self.nodes.counters(),
+            vcpus: self.vcpus.exits(),
+            ram_size: self.watch_ram_size(),
+        }
     }
 }

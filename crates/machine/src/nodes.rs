@@ -16,11 +16,12 @@ use device::{AddressSpaces, Device, Events, Slot};
 use memory::DmaRam;
 use meter::CounterSet;
 use pci::{
-    BarLease, BarNeed, BuildContext, Built, Handle, Learned, MemoryLease, OwnMemory, Segment, Segments,
-    SlotLease,
+    Address, BarKind, BarLease, BarNeed, BuildContext, Built, Handle, Learned, MemoryLease, OwnMemory,
+    Segment, Segments, SlotLease,
 };
 use stream::Stream;
 
+use crate::hotplug::Removal;
 use crate::own_memory::{MappedMemory, MemoryPlaces};
 use crate::tree::{NodeStates, StateError};
 use crate::{DeviceError, LateDevice, catalogue};
@@ -45,6 +46,8 @@ struct FunctionPart {
     counters: Option<Arc<dyn CounterSet>>,
     handle: Option<Handle>,
     learned: Option<Learned>,
+    /// If the guest was asked to let go of it.
+    removal: Option<Removal>,
 }
 
 /// What somebody has opened for a device.
@@ -119,18 +122,27 @@ impl Nodes {
         self.promised_memory.clear();
     }
 
-    /// Builds a device and gives it a slot and addresses. The slot comes out. A failure leaves nothing behind.
-    pub(crate) fn attach(&mut self, device: &plan::Device, given: Given<'_>) -> Result<u8, DeviceError> {
+    /// Builds a device and gives it a slot, which comes out, and addresses. A failure leaves nothing behind.
+    pub(crate) fn attach(&mut self, device: &plan::Device, given: Given<'_>) -> Result<Address, DeviceError> {
         let Given { descriptors, stream } = given;
-        let context =
-            BuildContext { id: &device.id, ram: &self.ram, events: &self.events, descriptors, stream };
+        self.follow_bars();
+        let (id, ram, events, boot_bar) = (&device.id, &self.ram, &self.events, self.boot_bar(&device.place));
+        let context = BuildContext { id, ram, events, descriptors, stream, boot_bar };
         let built = catalogue::build(device, &context)?;
         self.settle(&device.id, &device.place, built)
     }
 
-    fn settle(&mut self, id: &str, place: &Place, built: Built) -> Result<u8, DeviceError> {
+    /// [`BuildContext::boot_bar`] of a device at this place.
+    fn boot_bar(&self, place: &Place) -> BarKind {
+        let first = self.segments.get(0).ok().filter(|_| place.segment == 0);
+        let has_room = |segment: &Segment| {
+            segment.lease_bar(BarKind::Memory32, virtio::BAR_SIZE, virtio::BAR_ALIGN).is_ok()
+        };
+        if first.is_some_and(has_room) { BarKind::Memory32 } else { BarKind::Memory64 }
+    }
+
+    fn settle(&mut self, id: &str, place: &Place, built: Built) -> Result<Address, DeviceError> {
         let misplaced = |source| DeviceError::Place { id: id.into(), source };
-        self.follow_bars();
         let segment = self.segments.get(place.segment).map_err(misplaced)?;
         let lease = match self.promised.remove(id) {
             Some(lease) => lease,
@@ -150,10 +162,10 @@ impl Nodes {
             msi: self.msi.as_ref(),
         };
         let slot = function.settle(&settled).map_err(|e| DeviceError::build(id, e))?;
-        let number = lease.address().slot;
-        let part = FunctionPart { lease, bars, memory, is_virtio, counters, handle, learned };
-        self.insert(id, slot, Some(part))?;
-        Ok(number)
+        let (address, removal) = (lease.address(), None);
+        let function = FunctionPart { lease, bars, memory, is_virtio, counters, handle, learned, removal };
+        self.insert(id, slot, Some(function))?;
+        Ok(address)
     }
 
     /// Gives the guest memory that the device `id` brings: where it was promised, or anywhere in the segment's window.
@@ -178,16 +190,36 @@ impl Nodes {
         Ok(())
     }
 
-    /// Takes a device away: it stops, its addresses and its slot are free, its threads have ended. False if there is none.
-    pub(crate) fn detach(&mut self, id: &str) -> bool {
-        let Some(at) = self.nodes.iter().position(|node| node.id == id) else { return false };
-        let node = self.nodes.remove(at);
+    /// Takes the device in this slot away: it stops, its addresses and its slot are free, its threads have ended. Its id comes out.
+    pub(crate) fn detach_at(&mut self, address: Address) -> Option<String> {
+        let is_there = |node: &Node| node.function.as_ref().is_some_and(|f| f.lease.address() == address);
+        let node = self.nodes.remove(self.nodes.iter().position(is_there)?);
         let deadline = Instant::now() + self.patience;
         if let Some(mut device) = enter(&node, deadline) {
             device.pause();
         }
         self.spaces.detach(node.slot, deadline);
-        true
+        Some(node.id)
+    }
+
+    /// Where a PCI function is.
+    pub(crate) fn address(&self, id: &str) -> Option<Address> {
+        let node = self.nodes.iter().find(|node| node.id == id)?;
+        Some(node.function.as_ref()?.lease.address())
+    }
+
+    /// Whether the guest was asked to let go of a PCI function, for a change. `None` if there is no such function.
+    pub(crate) fn removal_mut(&mut self, id: &str) -> Option<&mut Option<Removal>> {
+        let node = self.nodes.iter_mut().find(|node| node.id == id)?;
+        Some(&mut node.function.as_mut()?.removal)
+    }
+
+    /// The functions that the guest was asked to let go of.
+    pub(crate) fn removals(&self) -> impl Iterator<Item = (&str, Address, Removal)> {
+        self.nodes.iter().filter_map(|node| {
+            let function = node.function.as_ref()?;
+            Some((node.id.as_str(), function.lease.address(), function.removal?))
+        })
     }
 
     /// Lets leases of addresses follow BARs that the guest has moved.
@@ -345,6 +377,11 @@ impl Nodes {
 
     pub(crate) fn slot(&self, id: &str) -> Option<&Slot> {
         self.nodes.iter().find(|node| node.id == id).map(|node| &node.slot)
+    }
+
+    /// Where a device's registers are.
+    pub(crate) fn regions(&self, id: &str) -> Vec<device::Region> {
+        self.slot(id).unwrap().lock().unwrap().regions()
     }
 
     pub(crate) fn is_busy(&self, id: &str) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use config::plan::Zone;
 use hv::{Mapping, MappingKind, RegionId, Vm};
-use memory::{GuestAddress, GuestRam, HostMemory};
+use memory::{GuestAddress, GuestMemoryBackend, GuestRam, HostMemory};
 
 use crate::PlugError;
 
@@ -31,9 +31,14 @@ impl MappedRam {
         Ok(())
     }
 
-    /// Bytes of RAM.
-    pub(crate) fn total(&self) -> u64 {
-        self.ram.total()
+    /// RAM as the VMM sees it.
+    pub(crate) fn guest(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// Whether there are `len` bytes of RAM at `base`.
+    pub(crate) fn has(&self, base: GuestAddress, len: u64) -> bool {
+        usize::try_from(len).is_ok_and(|len| self.ram.map().check_range(base, len))
     }
 
     /// Adds a zone at `base`: the VMM's own threads see it first, since nobody names its addresses yet.

@@ -11,6 +11,9 @@ use virtio_devices::blk::Disk;
 
 use super::*;
 
+mod cpus;
+mod growth;
+
 /// A kernel in a file.
 fn kernel() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -18,7 +21,7 @@ fn kernel() -> tempfile::NamedTempFile {
     file
 }
 
-struct Rig {
+pub(crate) struct Rig {
     hypervisor: FakeHypervisor,
     events: Events,
     kernel: tempfile::NamedTempFile,
@@ -26,7 +29,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(1 << 20).unwrap();
         let events = Events::new(Arc::new(NoSink)).unwrap();
@@ -34,7 +37,7 @@ impl Rig {
     }
 
     /// A plan with a disk on the image, a watchdog and pvpanic, and more.
-    fn plan(&self, more: &str) -> Plan {
+    pub(crate) fn plan(&self, more: &str) -> Plan {
         let text = format!(
             r#"{{"payload":{{"kernel":{:?}}},"memory":{{"size":134217728}},"console":{{"mode":"Null"}},
             "serial":{{"mode":"Null"}},"watchdog":true,"pvpanic":true,
@@ -50,7 +53,7 @@ impl Rig {
         build(plan, start, &self.hypervisor, consoles, &Descriptors::new(), &self.events)
     }
 
-    fn boot(&self, plan: &Plan) -> Machine {
+    pub(crate) fn boot(&self, plan: &Plan) -> Machine {
         self.build(plan, Start::Boot).unwrap()
     }
 }
@@ -86,6 +89,11 @@ fn devices_get_slots_in_order_and_keep_them_when_the_machine_is_built_again() {
     assert!(slots(&machine).contains(&slot("e", 6)));
 }
 
+/// Takes a device away as if the guest had let go of it.
+fn detach(machine: &mut Machine, id: &str) -> bool {
+    machine.nodes.address(id).and_then(|address| machine.nodes.detach_at(address)).is_some()
+}
+
 #[test]
 fn a_device_that_is_detached_leaves_nothing_behind() {
     let rig = Rig::new();
@@ -93,17 +101,14 @@ fn a_device_that_is_detached_leaves_nothing_behind() {
     let mut machine = rig.boot(&plan);
     machine.start();
     assert_eq!(machine.handles::<Arc<Disk>>().map(|(id, _)| id).collect::<Vec<_>>(), ["d"]);
-    assert!(machine.detach("d"));
-    assert!(!machine.detach("d"));
+    assert!(detach(&mut machine, "d"));
+    assert!(!detach(&mut machine, "d"));
     assert!(machine.device_tree().keys().all(|id| !id.contains("d0") && id != "d"));
     assert_eq!(machine.handles::<Arc<Disk>>().count(), 0);
     // Slot and image are free: the same device can come back, to a machine that runs.
     let disk = plan.devices.iter().find(|device| device.id == "d").unwrap();
-    assert_eq!(machine.attach(disk, &[]).unwrap(), 2);
-    assert!(
-        matches!(machine.attach(disk, &[]), Err(DeviceError::Build { .. })),
-        "its own lock is in the way"
-    );
+    assert_eq!(machine.add(disk, &[]).unwrap().bdf, "0000:00:02.0");
+    assert!(matches!(machine.add(disk, &[]), Err(DeviceError::Exists { .. })), "it is there");
     machine.pause().unwrap();
     assert!(machine.save().unwrap().nodes.contains_key("d"));
 }
@@ -270,7 +275,16 @@ fn a_state_goes_round_with_everything_in_it() {
     machine.start();
     machine.pause().unwrap();
     let tree = machine.save().unwrap();
-    for id in ["__cmos", "__config_ports", "__ged", "__host_bridge", "__i8042", "__ioapic", "__pm_timer"] {
+    for id in [
+        "__cmos",
+        "__config_ports",
+        "__ged",
+        "__memory_hotplug",
+        "__host_bridge",
+        "__i8042",
+        "__ioapic",
+        "__pm_timer",
+    ] {
         assert!(tree.nodes.contains_key(id), "{id}");
     }
     assert!(
@@ -299,7 +313,7 @@ fn a_state_goes_round_with_everything_in_it() {
     };
     assert!(refuse(&lacking).contains("'d'") && refuse(&strange).contains("'ghost'"));
     assert!(refuse(&broken).contains("'__cmos'"));
-    let no_vcpu = Tree { vcpus: Vec::new(), ..tree };
+    let no_vcpu = Tree { vcpus: Default::default(), ..tree };
     assert!(refuse(&no_vcpu).contains("0 vCPUs"));
 }
 
@@ -320,6 +334,63 @@ fn ram_comes_and_goes_for_guest_and_devices_together() {
     machine.unplug(BASE).unwrap();
     assert!(matches!(machine.unplug(BASE), Err(PlugError::NoRam(_))));
     assert_eq!((machine.ram_size(), rig.hypervisor.memory.mapped()), (128 << 20, vec![0]));
+}
+
+#[test]
+fn what_the_guest_has_given_to_its_balloon_is_not_its_own() {
+    let rig = Rig::new();
+    let machine = rig.boot(&rig.plan(""));
+    assert!(!machine.set_balloon(1 << 20));
+    drop(machine);
+    let machine = rig.boot(&rig.plan(r#","balloon":{"size":16777216}"#));
+    let readings = machine.readings();
+    assert_eq!(readings.ram_size(), 128 << 20, "it was asked for and is not given yet");
+    let bar = match &machine.device_tree()["_virtio-pci-__balloon"].resources[..] {
+        [api::Resource::PciBar(bar)] => bar.base,
+        other => panic!("{other:?}"),
+    };
+    let register = |offset: u64| {
+        let mut value = [0; 4];
+        machine.nodes.spaces().read(device::Space::Mmio, bar + 0x4000 + offset, &mut value);
+        u32::from_le_bytes(value)
+    };
+    let give = |pages: u32| {
+        let _ = machine.nodes.spaces().write(device::Space::Mmio, bar + 0x4004, &pages.to_le_bytes());
+    };
+    assert_eq!(register(0), 4096);
+    give(4096);
+    assert_eq!((readings.ram_size(), machine.ram_size()), (112 << 20, 112 << 20));
+    give(u32::MAX);
+    assert_eq!(readings.ram_size(), 0, "no guest gives more than it has");
+    assert!(machine.set_balloon(8 << 20));
+    assert_eq!(register(0), 2048);
+}
+
+#[test]
+fn memory_that_is_not_plugged_is_not_the_guest_s() {
+    let rig = Rig::new();
+    let memory = r#"{"size":134217728,"hotplug_method":"VirtioMem","hotplug_size":1073741824}"#;
+    let mut config = rig.plan("").config().clone();
+    config.memory = config::from_json(memory.as_bytes()).unwrap().0;
+    let plan = config::check(config).unwrap();
+    let machine = rig.boot(&plan);
+    assert_eq!(machine.ram_size(), 128 << 20);
+    assert_eq!(rig.hypervisor.memory.mapped(), [0, 1 << 32], "the room is there from the start");
+    let bar = match &machine.device_tree()["_virtio-pci-mem0"].resources[..] {
+        [api::Resource::PciBar(bar)] => bar.base,
+        other => panic!("{other:?}"),
+    };
+    assert!(bar >= (1 << 32) + (1 << 30), "windows lie behind the room: {bar:#x}");
+    let requested = || {
+        let mut size = [0; 8];
+        machine.nodes.spaces().read(device::Space::Mmio, bar + 0x4000 + 48, &mut size[..4]);
+        u64::from_le_bytes(size)
+    };
+    let wanted = config::VmResize { desired_ram: Some(192 << 20), ..config::VmResize::default() };
+    assert_eq!(requested(), 0);
+    machine.request_ram(&plan.check_resized_running(&wanted).unwrap());
+    assert_eq!(requested(), 64 << 20);
+    assert_eq!(machine.ram_size(), 128 << 20, "it is for the guest to plug it");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chipset::acpi::CpuSlots;
 use device::{Collision, RestoreError, SaveError, Saved};
 use hv::{ClockReading, CpuState};
 use serde::{Deserialize, Serialize};
@@ -20,10 +21,36 @@ pub struct Tree {
     pub(crate) nodes: NodeStates,
     /// Where devices' own memory lies. What is in it is not part of the state.
     pub(crate) memory: MemoryPlaces,
-    /// vCPUs, by number.
-    pub(crate) vcpus: Vec<CpuState>,
+    /// vCPUs in use, by number.
+    pub(crate) vcpus: BTreeMap<u32, CpuState>,
+    /// Bytes of RAM when the guest was booted: what has come since through ACPI lies beyond.
+    pub(crate) boot_ram: u64,
     /// The guest's paravirtual clock, if it has one.
     pub(crate) clock: Option<ClockReading>,
+}
+
+impl Tree {
+    /// How many vCPUs a machine needs, in use or parked, to have each of these at its number. It can have `max`.
+    pub(crate) fn vcpu_slots(&self, max: u32) -> Result<u32, StateError> {
+        let last = self.vcpus.last_key_value().map(|(number, _)| *number);
+        match last {
+            Some(last) if last >= max => Err(self.other_vcpus()),
+            _ => Ok(last.map_or(0, |last| last + 1)),
+        }
+    }
+
+    /// Whether each CPU that the guest has is here.
+    pub(crate) fn check_vcpus(&self, slots: &CpuSlots) -> Result<(), StateError> {
+        if slots.present().all(|number| self.vcpus.contains_key(&number)) {
+            Ok(())
+        } else {
+            Err(self.other_vcpus())
+        }
+    }
+
+    fn other_vcpus(&self) -> StateError {
+        StateError::Vcpus { found: self.vcpus.len() }
+    }
 }
 
 /// Why a state cannot be taken out or put in. Each names the device.
@@ -67,14 +94,17 @@ pub enum StateError {
         #[source]
         source: Collision,
     },
-    /// There are more or fewer vCPUs.
-    #[error("The state has {found} vCPUs, and this machine {expected}")]
+    /// There are other vCPUs.
+    #[error(
+        "The state has {found} vCPUs, which are not those of this machine: restore with the configuration that was saved with it"
+    )]
     Vcpus {
-        /// vCPUs of the machine.
-        expected: usize,
         /// vCPUs of the state.
         found: usize,
     },
+    /// RAM that came while the machine ran is not there.
+    #[error("The state has RAM at {0:#x}, and there is none: restore with the RAM that was saved with it")]
+    Ram(u64),
     /// The guest's clock.
     #[error("The state of the guest's clock cannot be saved")]
     Clock(#[source] hv::Error),

@@ -5,27 +5,37 @@
 //!  held ----------------> running -----------------------------------------> held
 //!    \______________________ Exit ______________________________/
 //! ```
+//! A vCPU that the guest has let go of is parked: held, in its power-on state, and not among those that are told to run.
 
+mod cores;
+mod thread;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use device::{Event, Events};
-use hv::{CpuState, Error, Exits, Kicker, Vcpu, VcpuExit, VcpuIo};
+use config::CoreScheduling;
+use device::Events;
+use hv::{CpuState, Error, Exits, Kicker, Vcpu, VcpuIo};
 use libc::{SYS_eventfd2, SYS_timerfd_gettime, SYS_timerfd_settime};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use sandbox::call::{Call, any};
 use sandbox::{Profile, groups};
 use thiserror::Error as ThisError;
+
+use cores::{COOKIE, Neighbours};
+use thread::{Body, Mail, cpu_set};
 
 /// What device registers do on a vCPU's thread.
 const REGISTERS: &[Call] = &[any(SYS_eventfd2), any(SYS_timerfd_gettime), any(SYS_timerfd_settime)];
 
 /// The thread of a vCPU. No call is as frequent as its running, so KVM's come first.
-pub(crate) static PROFILE: Profile =
-    Profile::new("vcpu", &[groups::KVM_VCPU, groups::EPOLL, groups::STREAM, groups::AFFINITY, REGISTERS]);
+pub(crate) static PROFILE: Profile = Profile::new(
+    "vcpu",
+    &[groups::KVM_VCPU, groups::EPOLL, groups::STREAM, groups::AFFINITY, COOKIE, REGISTERS],
+);
 
 /// How long the vCPUs together may take to answer or to end. A vCPU that is inside a device finishes there first.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,31 +47,22 @@ pub enum VcpuError {
     #[error("Thread vcpu{vcpu} does not answer within {} s: a device or the hypervisor holds it; try again, or end the VMM", limit.as_secs())]
     Silent {
         /// Which vCPU.
-        vcpu: usize,
+        vcpu: u32,
         /// How long it was waited for.
         limit: Duration,
     },
     /// Its thread is gone.
     #[error("Thread vcpu{0} has ended: shut the VM down and boot it again")]
-    Ended(usize),
+    Ended(u32),
     /// The hypervisor refused.
     #[error("vCPU {vcpu} refuses")]
     Hypervisor {
         /// Which vCPU.
-        vcpu: usize,
+        vcpu: u32,
         /// The hypervisor's reason.
         #[source]
         source: Error,
     },
-}
-
-/// What is asked of a vCPU's thread.
-enum Mail {
-    Run,
-    Pause(Sender<()>),
-    Nmi(Sender<Result<(), Error>>),
-    Save(Sender<Result<CpuState, Error>>),
-    Exit,
 }
 
 /// One vCPU's thread as others see it.
@@ -69,6 +70,7 @@ struct Thread {
     mail: Sender<Mail>,
     kicker: Box<dyn Kicker>,
     exits: Arc<Exits>,
+    is_parked: bool,
     /// Closed when the thread ends.
     ended: Receiver<()>,
     thread: JoinHandle<()>,
@@ -88,55 +90,101 @@ pub(crate) struct Vcpus {
     threads: Vec<Thread>,
     io: Arc<dyn VcpuIo + Send + Sync>,
     events: Events,
+    core_scheduling: CoreScheduling,
+    /// Of the vCPU that comes next.
+    neighbours: Neighbours,
     patience: Duration,
 }
 
 impl Vcpus {
-    /// No vCPUs yet. Their I/O will go through `io`, and their news to `events`.
-    pub(crate) fn new(io: Arc<dyn VcpuIo + Send + Sync>, events: Events) -> Self {
-        Self { threads: Vec::new(), io, events, patience: PATIENCE }
+    /// No vCPUs yet. Their I/O will go through `io`, and their news to `events`; `core_scheduling` says who may share a core with them.
+    pub(crate) fn new(
+        io: Arc<dyn VcpuIo + Send + Sync>,
+        events: Events,
+        core_scheduling: CoreScheduling,
+    ) -> Self {
+        let neighbours = Neighbours::first(core_scheduling);
+        Self { threads: Vec::new(), io, events, core_scheduling, neighbours, patience: PATIENCE }
     }
 
     /// Puts the next vCPU on a thread `vcpuN`, held, on the host CPUs `hosts` or on any.
-    pub(crate) fn add(&mut self, mut vcpu: Box<dyn Vcpu>, hosts: Option<&[usize]>) -> io::Result<()> {
+    pub(crate) fn add(&mut self, vcpu: Box<dyn Vcpu>, hosts: Option<&[usize]>) -> io::Result<()> {
         let number = self.threads.len();
         let (mail, inbox) = mpsc::channel();
         let (alive, ended) = mpsc::channel();
+        let (claimed, claim) = mpsc::channel();
         let (kicker, exits) = (vcpu.kicker(), vcpu.exits());
-        let hosts = hosts.map(cpu_set);
-        let (io, events) = (self.io.clone(), self.events.clone());
+        let body = Body {
+            number,
+            vcpu,
+            inbox,
+            io: self.io.clone(),
+            events: self.events.clone(),
+            hosts: hosts.map(cpu_set),
+            neighbours: self.neighbours,
+            claimed,
+        };
         let body = move || {
             let _alive: Sender<()> = alive;
-            if let Some(Err(e)) = hosts.map(|hosts| sched_setaffinity(None, &hosts)) {
-                tracing::warn!("vCPU {number} runs on any host CPU: its affinity is refused: {e}");
-            }
-            serve(vcpu.as_mut(), &inbox, io.as_ref(), &events);
-            // Whoever waits for the end may take it that the vCPU is gone.
-            drop(vcpu);
+            body.run();
         };
         let thread = sandbox::spawn(&PROFILE, format!("vcpu{number}"), body)?;
-        self.threads.push(Thread { mail, kicker, exits, ended, thread });
+        // The next one may share its core with this one, which must have its cookie by then.
+        let claimed = claim.recv_timeout(self.patience).map_err(io::Error::other)??;
+        self.neighbours = self.neighbours.next(self.core_scheduling, claimed);
+        self.threads.push(Thread { mail, kicker, exits, is_parked: false, ended, thread });
         Ok(())
     }
 
-    /// Lets all vCPUs run.
+    /// vCPUs that have a thread, in use or parked.
+    pub(crate) fn count(&self) -> u32 {
+        self.threads.len() as u32
+    }
+
+    /// Parks all vCPUs that are not to `stay`, without waiting for them.
+    pub(crate) fn park_unless(&mut self, stays: impl Fn(u32) -> bool) {
+        for (thread, number) in self.threads.iter_mut().zip(0u32..) {
+            if !thread.is_parked && !stays(number) {
+                thread.is_parked = true;
+                // The answer is of no use: the vCPU is reset again before it is used.
+                thread.post(Mail::Reset(mpsc::channel().0));
+            }
+        }
+    }
+
+    /// Takes a parked vCPU into use again, held and in its power-on state. One that is in use stays as it is.
+    pub(crate) fn take_into_use(&mut self, number: u32) -> Result<(), VcpuError> {
+        let parked = (0u32..).zip(&self.threads).find(|(n, thread)| *n == number && thread.is_parked);
+        self.try_ask(parked, Mail::Reset)?;
+        if let Some(thread) = self.threads.get_mut(number as usize) {
+            thread.is_parked = false;
+        }
+        Ok(())
+    }
+
+    fn in_use(&self) -> impl Iterator<Item = (u32, &Thread)> {
+        (0u32..).zip(&self.threads).filter(|(_, thread)| !thread.is_parked)
+    }
+
+    /// Lets all vCPUs in use run.
     pub(crate) fn run(&self) {
-        self.threads.iter().for_each(|thread| thread.post(Mail::Run));
+        self.in_use().for_each(|(_, thread)| thread.post(Mail::Run));
     }
 
     /// Holds all vCPUs and returns when none runs any more. After an error some are held.
     pub(crate) fn pause(&self) -> Result<(), VcpuError> {
-        self.ask(Mail::Pause).map(drop)
+        // One that was parked a moment ago may run still.
+        self.ask((0u32..).zip(&self.threads), Mail::Pause).map(drop)
     }
 
-    /// Sends every vCPU a non-maskable interrupt.
+    /// Sends every vCPU in use a non-maskable interrupt.
     pub(crate) fn nmi(&self) -> Result<(), VcpuError> {
-        self.try_ask(Mail::Nmi).map(drop)
+        self.try_ask(self.in_use(), Mail::Nmi).map(drop)
     }
 
-    /// The state of every vCPU, by number. They are held.
-    pub(crate) fn save(&self) -> Result<Vec<CpuState>, VcpuError> {
-        self.try_ask(Mail::Save)
+    /// The state of every vCPU in use, by number. They are held.
+    pub(crate) fn save(&self) -> Result<BTreeMap<u32, CpuState>, VcpuError> {
+        self.try_ask(self.in_use(), Mail::Save)
     }
 
     /// Where the exits of each vCPU are counted, by number.
@@ -144,34 +192,40 @@ impl Vcpus {
         self.threads.iter().map(|thread| thread.exits.clone()).collect()
     }
 
-    /// Asks all at once, then collects the answers in order.
-    fn ask<T>(&self, question: impl Fn(Sender<T>) -> Mail) -> Result<Vec<T>, VcpuError> {
-        let asked: Vec<Receiver<T>> = self
-            .threads
-            .iter()
-            .map(|thread| {
+    /// Asks all of them at once, then collects the answers.
+    fn ask<'a, T>(
+        &self,
+        threads: impl IntoIterator<Item = (u32, &'a Thread)>,
+        question: impl Fn(Sender<T>) -> Mail,
+    ) -> Result<Vec<(u32, T)>, VcpuError> {
+        let asked: Vec<(u32, Receiver<T>)> = threads
+            .into_iter()
+            .map(|(vcpu, thread)| {
                 let (answer, answers) = mpsc::channel();
                 thread.post(question(answer));
-                answers
+                (vcpu, answers)
             })
             .collect();
         let deadline = Instant::now() + self.patience;
-        let answer = |(vcpu, answers): (usize, Receiver<T>)| {
+        let answer = |(vcpu, answers): (u32, Receiver<T>)| {
             let left = deadline.saturating_duration_since(Instant::now());
-            answers.recv_timeout(left).map_err(|e| match e {
+            answers.recv_timeout(left).map(|answer| (vcpu, answer)).map_err(|e| match e {
                 RecvTimeoutError::Timeout => VcpuError::Silent { vcpu, limit: self.patience },
                 RecvTimeoutError::Disconnected => VcpuError::Ended(vcpu),
             })
         };
-        asked.into_iter().enumerate().map(answer).collect()
+        asked.into_iter().map(answer).collect()
     }
 
     /// As [`Vcpus::ask`], for what the hypervisor may refuse.
-    fn try_ask<T>(&self, question: impl Fn(Sender<Result<T, Error>>) -> Mail) -> Result<Vec<T>, VcpuError> {
-        let answers = self.ask(question)?.into_iter().enumerate();
-        answers
-            .map(|(vcpu, answer)| answer.map_err(|source| VcpuError::Hypervisor { vcpu, source }))
-            .collect()
+    fn try_ask<'a, T>(
+        &self,
+        threads: impl IntoIterator<Item = (u32, &'a Thread)>,
+        question: impl Fn(Sender<Result<T, Error>>) -> Mail,
+    ) -> Result<BTreeMap<u32, T>, VcpuError> {
+        let refused = |vcpu| move |source| VcpuError::Hypervisor { vcpu, source };
+        let answers = self.ask(threads, question)?.into_iter();
+        answers.map(|(vcpu, answer)| Ok((vcpu, answer.map_err(refused(vcpu))?))).collect()
     }
 }
 
@@ -188,48 +242,6 @@ impl Drop for Vcpus {
             }
             // A panic was reported by the panic hook.
             let _ = thread.join();
-        }
-    }
-}
-
-fn cpu_set(hosts: &[usize]) -> CpuSet {
-    let mut set = CpuSet::new();
-    for host in hosts.iter().filter(|host| **host < CpuSet::MAX_CPU) {
-        set.set(*host);
-    }
-    set
-}
-
-fn serve(vcpu: &mut dyn Vcpu, inbox: &Receiver<Mail>, io: &dyn VcpuIo, events: &Events) {
-    let mut running = false;
-    loop {
-        let mail = if running { inbox.try_recv().ok() } else { inbox.recv().ok().or(Some(Mail::Exit)) };
-        // Nobody waits for an answer that cannot be delivered.
-        match mail {
-            Some(Mail::Run) => running = true,
-            Some(Mail::Pause(held)) => {
-                running = false;
-                vcpu.note_pause();
-                let _ = held.send(());
-            }
-            Some(Mail::Nmi(done)) => drop(done.send(vcpu.inject_nmi())),
-            Some(Mail::Save(done)) => drop(done.send(vcpu.state())),
-            Some(Mail::Exit) => return,
-            None => match vcpu.run(io) {
-                Ok(VcpuExit::Stopped) => {}
-                Ok(VcpuExit::Shutdown) => {
-                    running = false;
-                    events.raise(Event::Reset);
-                }
-                Err(error) => {
-                    running = false;
-                    tracing::error!(
-                        "{error}: {}",
-                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()
-                    );
-                    events.raise(Event::Fatal);
-                }
-            },
         }
     }
 }

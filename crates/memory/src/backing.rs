@@ -1,5 +1,6 @@
 //! What stands behind a zone of guest RAM: anonymous memory, a memory file, huge pages or a file of the user's.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +15,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError};
 
 use crate::mapping::Mapping;
-use crate::{RamRegion, WriteHook, layout};
+use crate::{RamRegion, WriteHook, layout, policy};
 
 /// Why guest RAM could not be had.
 #[derive(Debug, Error)]
@@ -56,6 +57,19 @@ pub enum RamError {
         #[source]
         source: io::Error,
     },
+    /// The pages cannot come from the node that they are to come from.
+    #[error(
+        "Failed applying NUMA memory policy: memory zone '{zone}' cannot have its pages from node {node} of the host, see          /sys/devices/system/node; change its host_numa_node or leave it out"
+    )]
+    Policy {
+        /// The zone's id.
+        zone: String,
+        /// The node's number.
+        node: u32,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel refused advice (huge pages, merging, prefault).
     #[error("Cannot prepare memory zone '{zone}'")]
     Advise {
@@ -70,12 +84,29 @@ pub enum RamError {
     Layout(#[source] GuestRegionCollectionError),
 }
 
-/// Backs the zones, in order, around the hole.
-pub(crate) fn allocate(zones: &[Zone]) -> Result<Vec<(RamRegion, Arc<Mapping>)>, RamError> {
+/// Where zones have room for more, by id.
+pub(crate) fn rooms(zones: &[Zone]) -> BTreeMap<String, layout::Range> {
+    let total = zones.iter().fold(0u64, |total, zone| total.saturating_add(zone.size));
+    let wanted = zones.iter().map(|zone| (zone.room, alignment(zone.pages) as u64));
+    let rooms = layout::rooms(layout::end(total), wanted);
+    zones
+        .iter()
+        .zip(rooms)
+        .filter(|(zone, _)| zone.room > 0)
+        .map(|(zone, room)| (zone.id.clone(), room))
+        .collect()
+}
+
+/// Backs the zones, in order, around the hole, and their room for more.
+pub(crate) fn allocate(
+    zones: &[Zone],
+    rooms: &BTreeMap<String, layout::Range>,
+) -> Result<Vec<(RamRegion, Arc<Mapping>)>, RamError> {
     let mut all = Vec::new();
     let mut offset = 0;
     for zone in zones {
-        all.append(&mut back(zone, &layout::place(offset, zone.size))?);
+        let room = rooms.get(&zone.id).copied();
+        all.append(&mut back(zone, &layout::place(offset, zone.size), room)?);
         offset += zone.size;
     }
     Ok(all)
@@ -83,30 +114,36 @@ pub(crate) fn allocate(zones: &[Zone]) -> Result<Vec<(RamRegion, Arc<Mapping>)>,
 
 /// Backs one zone at `base`, in one piece.
 pub(crate) fn allocate_at(zone: &Zone, base: u64) -> Result<(RamRegion, Arc<Mapping>), RamError> {
-    let backed = back(zone, &[(base, zone.size)])?;
+    let backed = back(zone, &[(base, zone.size)], None)?;
     backed.into_iter().next().ok_or(RamError::Layout(GuestRegionCollectionError::NoMemoryRegion))
 }
 
-fn back(zone: &Zone, ranges: &[layout::Range]) -> Result<Vec<(RamRegion, Arc<Mapping>)>, RamError> {
+/// Backs a zone at `ranges`. What it has room for in `room` lies behind in the same file, and has no pages yet.
+fn back(
+    zone: &Zone,
+    ranges: &[layout::Range],
+    room: Option<layout::Range>,
+) -> Result<Vec<(RamRegion, Arc<Mapping>)>, RamError> {
     let failed = |source| RamError::Backing { zone: zone.id.clone(), source };
-    let file = open(zone)?;
+    let file = open(zone, zone.size + room.map_or(0, |(_, len)| len))?;
     let mut file_offset = 0;
-    let mut all = Vec::with_capacity(ranges.len());
-    for &(base, len) in ranges {
+    let mut all = Vec::with_capacity(ranges.len() + 1);
+    let ranges = ranges.iter().map(|range| (*range, false)).chain(room.map(|room| (room, true)));
+    for ((base, len), is_room) in ranges {
         let file = file.as_ref().map(|f| f.try_clone().map(|f| FileOffset::new(f, file_offset)));
-        all.push(map(zone, base, len, file.transpose().map_err(failed)?)?);
+        all.push(map(zone, (base, len), is_room, file.transpose().map_err(failed)?)?);
         file_offset += len;
     }
     Ok(all)
 }
 
-fn open(zone: &Zone) -> Result<Option<File>, RamError> {
+fn open(zone: &Zone, size: u64) -> Result<Option<File>, RamError> {
     let failed = |source| RamError::Backing { zone: zone.id.clone(), source };
     let file = match (&zone.file, zone.pages) {
         (None, Pages::Normal { .. }) if !zone.shared => return Ok(None),
         (Some(path), _) => {
             let file = open_users(path).map_err(failed)?;
-            if file.metadata().map_err(failed)?.len() >= zone.size {
+            if file.metadata().map_err(failed)?.len() >= size {
                 return Ok(Some(file));
             }
             file
@@ -116,7 +153,7 @@ fn open(zone: &Zone) -> Result<Option<File>, RamError> {
             memory_file(huge_flags(page)).map_err(|source| no_huge_pages(zone, zone.size, page, source))?
         }
     };
-    file.set_len(zone.size).map_err(failed)?;
+    file.set_len(size).map_err(failed)?;
     Ok(Some(file))
 }
 
@@ -143,10 +180,10 @@ fn no_huge_pages(zone: &Zone, size: u64, page: Option<u64>, source: io::Error) -
     RamError::HugePages { zone: zone.id.clone(), size, page, source }
 }
 
-/// Whether `file` lies on a file system of huge pages: the only ones whose blocks are as large as these.
-fn has_huge_pages(file: &File) -> bool {
+/// Bytes of a page, if `file` lies on a file system of huge pages: the only ones whose blocks are as large as these.
+fn huge_page(file: &File) -> Option<u64> {
     const SMALLEST: u64 = 2 << 20;
-    file.metadata().is_ok_and(|metadata| metadata.blksize() >= SMALLEST)
+    file.metadata().ok().map(|metadata| metadata.blksize()).filter(|size| *size >= SMALLEST)
 }
 
 fn huge_flags(page: Option<u64>) -> MemfdFlags {
@@ -157,17 +194,19 @@ fn huge_flags(page: Option<u64>) -> MemfdFlags {
 
 fn map(
     zone: &Zone,
-    base: u64,
-    len: u64,
+    (base, len): layout::Range,
+    is_room: bool,
     file: Option<FileOffset>,
 ) -> Result<(RamRegion, Arc<Mapping>), RamError> {
     let failed = |source| RamError::Map { zone: zone.id.clone(), size: len, source };
     let size = usize::try_from(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
     let mut flags = if zone.shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
-    let huge = file.as_ref().is_some_and(|file| has_huge_pages(file.file()));
+    let page = file.as_ref().and_then(|file| huge_page(file.file()));
+    let huge = page.is_some();
     // Ordinary pages come from memory or swap sooner or later. Huge pages come from a pool: one that is not there when it is touched is
-    // a bus error, for us as for the guest.
-    if !zone.reserve && !huge {
+    // a bus error, for us as for the guest. Those of a room come when a part of it becomes RAM (`DmaView::claim`).
+    let is_unreserved = if huge { is_room } else { !zone.reserve };
+    if is_unreserved {
         flags |= MapFlags::NORESERVE;
     }
     let source = file.as_ref().map(|file| (file.file(), file.start()));
@@ -176,9 +215,13 @@ fn map(
         if huge { no_huge_pages(zone, len, page, source) } else { failed(source) }
     })?;
     let mapping = Arc::new(mapping);
-    advise(zone, mapping.start(), size)
+    if let Some(node) = zone.host_numa_node {
+        let refused = |source| RamError::Policy { zone: zone.id.clone(), node, source };
+        policy::bind(mapping.start(), size, node).map_err(refused)?;
+    }
+    advise(zone, mapping.start(), size, zone.prefault && !is_room)
         .map_err(|source| RamError::Advise { zone: zone.id.clone(), source })?;
-    let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::of(mapping.clone()))
+    let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::of(mapping.clone(), page))
         .with_mmap_prot((ProtFlags::READ | ProtFlags::WRITE).bits().cast_signed())
         .with_mmap_flags(flags.bits().cast_signed())
         .with_hugetlbfs(huge);
@@ -203,7 +246,7 @@ fn alignment(pages: Pages) -> usize {
     }
 }
 
-fn advise(zone: &Zone, start: *mut u8, size: usize) -> io::Result<()> {
+fn advise(zone: &Zone, start: *mut u8, size: usize, prefault: bool) -> io::Result<()> {
     let advise = |advice| {
         // SAFETY: the range was mapped by the caller a moment ago, and none of these advices changes its contents.
         unsafe { rustix::mm::madvise(start.cast(), size, advice) }
@@ -215,7 +258,7 @@ fn advise(zone: &Zone, start: *mut u8, size: usize) -> io::Result<()> {
     if zone.mergeable {
         advise(Advice::LinuxMergeable)?;
     }
-    if zone.prefault {
+    if prefault {
         advise(Advice::LinuxPopulateWrite)?;
     }
     Ok(())
@@ -266,6 +309,23 @@ mod tests {
         let error = GuestRam::allocate(&[fifo]).unwrap_err();
         std::fs::remove_file(path).unwrap();
         assert!(matches!(&error, RamError::Backing { zone, .. } if zone == "z"), "{error}");
+    }
+
+    #[test]
+    fn pages_come_from_the_node_that_they_are_to_come_from() {
+        let bound =
+            |node| Zone { host_numa_node: Some(node), room: 128 << 20, prefault: true, ..zone(1 << 20) };
+        let ram = GuestRam::allocate(&[bound(0)]).unwrap();
+        let policies = std::fs::read_to_string("/proc/self/numa_maps").unwrap();
+        for region in ram.map().iter() {
+            let line = format!("{:x} bind:0", region.get_mmap().as_ptr().addr());
+            assert!(policies.contains(&line), "{line} in {policies}");
+        }
+        for node in [1023, 1024, u32::MAX] {
+            let error = GuestRam::allocate(&[bound(node)]).unwrap_err();
+            assert!(matches!(error, RamError::Policy { .. }), "{error}");
+            assert!(error.to_string().contains(&node.to_string()), "{error}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use arc_swap::Guard;
 use vm_memory::guest_memory::GuestMemorySliceIterator;
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, Permissions};
 
+use crate::layout::Range;
 use crate::{GuestRam, HookSlice, Ram, RamMap, WriteHook};
 
 /// A device's way to guest RAM. Cheap to clone.
@@ -23,6 +24,11 @@ pub struct DmaView(Guard<Arc<Ram>>);
 impl DmaRam {
     pub(crate) fn new(ram: GuestRam) -> Self {
         Self(ram)
+    }
+
+    /// Where the zone `id` has room for more, if it has.
+    pub fn room(&self, id: &str) -> Option<Range> {
+        self.0.0.load().rooms.get(id).copied()
     }
 
     /// RAM as the device sees it now.
@@ -41,6 +47,11 @@ impl DmaView {
     /// Whether `other` sees the same.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// All of RAM, where there is no way round the physical address.
+    pub(crate) fn map(&self) -> &RamMap {
+        &self.0.map
     }
 
     /// Whether there is RAM at `address`.

@@ -18,15 +18,22 @@ pub struct WriteHook {
     enabled: AtomicBool,
     /// One bit per 4 KiB page; allocated when first enabled.
     dirty: OnceLock<Box<[AtomicU64]>>,
+    /// Bytes of the host pages behind the region, if they are larger than usual.
+    page: Option<u64>,
     /// The memory of the region, which `vm-memory` knows by address only: it stays as long as the region, whoever has that.
     _keeps: Option<Arc<Mapping>>,
 }
 
 impl WriteHook {
-    /// The log of a region that consists of all of `mapping`.
-    pub(crate) fn of(mapping: Arc<Mapping>) -> Self {
+    /// The log of a region that consists of all of `mapping`, which is made of huge pages of `page` bytes, if any.
+    pub(crate) fn of(mapping: Arc<Mapping>, page: Option<u64>) -> Self {
         let log = Self::with_len(mapping.size());
-        Self { _keeps: Some(mapping), ..log }
+        Self { page, _keeps: Some(mapping), ..log }
+    }
+
+    /// Bytes of a host page behind the region: what can be given back to the host at the least.
+    pub(crate) fn host_page(&self) -> u64 {
+        self.page.unwrap_or(PAGE as u64)
     }
 
     /// Starts logging with a clean log.

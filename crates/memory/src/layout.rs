@@ -38,6 +38,9 @@ pub const ABOVE_4G: u64 = 1 << 32;
 /// Platform registers (hot-plug controllers, GED) lie in the last MiB before the end of the address space.
 pub const PLATFORM_SIZE: u64 = 1 << 20;
 
+/// RAM that comes later does so in multiples of this many bytes, on such addresses: Linux manages memory in blocks of this size.
+pub const BLOCK: u64 = 128 << 20;
+
 /// A RAM range in the guest: base and length in bytes.
 pub type Range = (u64, u64);
 
@@ -56,6 +59,27 @@ pub fn place(from: u64, size: u64) -> Vec<Range> {
     ranges
 }
 
+/// Where RAM of `size` bytes ends.
+pub fn end(size: u64) -> u64 {
+    place(0, size).last().map_or(0, |(base, len)| base.saturating_add(*len))
+}
+
+/// Places room for more behind RAM that ends at `end`, and above 4 GiB: for each size and alignment, one after the other, at multiples of
+/// 128 MiB at least. A size of 0 takes no room. What does not fit 64 bits begins at the last address.
+pub fn rooms(end: u64, wanted: impl IntoIterator<Item = (u64, u64)>) -> Vec<Range> {
+    const LEAST: u64 = 128 << 20;
+    let mut end = end.max(ABOVE_4G);
+    let mut next = |(size, align): (u64, u64)| {
+        if size == 0 {
+            return (end, 0);
+        }
+        let start = end.checked_next_multiple_of(align.max(LEAST)).unwrap_or(u64::MAX);
+        end = start.saturating_add(size);
+        (start, size)
+    };
+    wanted.into_iter().map(&mut next).collect()
+}
+
 /// The address space beyond RAM, for a guest that sees `phys_bits` of physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceArea {
@@ -67,13 +91,12 @@ pub struct DeviceArea {
     pub platform: u64,
 }
 
-/// Lays out what follows `ram` bytes of RAM, or `None` if they leave no room in `phys_bits`.
-pub fn device_area(ram: u64, phys_bits: u8) -> Option<DeviceArea> {
+/// Lays out what follows all RAM that there can be, which ends at `ram_end`, or `None` if it leaves no room in `phys_bits`.
+pub fn device_area(ram_end: u64, phys_bits: u8) -> Option<DeviceArea> {
     const RESERVED_AT_TOP: u64 = 64 << 10;
     const ALIGN: u64 = 4 << 30;
     let top = 1u64.checked_shl(phys_bits.into())?.checked_sub(RESERVED_AT_TOP)?;
     let platform = top.checked_sub(PLATFORM_SIZE)?;
-    let ram_end = place(0, ram).last().map_or(0, |(base, len)| base + len);
     let pci64_start = ram_end.max(ABOVE_4G).checked_next_multiple_of(ALIGN)?;
     (pci64_start < platform).then_some(DeviceArea { pci64_start, pci64_end: platform - 1, platform })
 }
@@ -123,11 +146,23 @@ mod tests {
     }
 
     #[test]
+    fn room_for_more_lies_behind_ram_and_above_4_gib() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(
+            rooms(end(MIB), [(256 * MIB, 0), (0, 0), (128 * MIB, 1 << 30)]),
+            [(ABOVE_4G, 256 * MIB), (ABOVE_4G + 256 * MIB, 0), (5 << 30, 128 * MIB)]
+        );
+        assert_eq!(rooms(end(HOLE + MIB), [(128 * MIB, 4096)]), [(ABOVE_4G + 128 * MIB, 128 * MIB)]);
+        assert_eq!(rooms(u64::MAX, [(MIB, 0)]), [(u64::MAX, MIB)]);
+        assert_eq!((end(0), end(HOLE), end(HOLE + 1)), (0, HOLE, ABOVE_4G + 1));
+    }
+
+    #[test]
     fn devices_follow_ram_and_may_not_fit() {
-        let area = device_area(5 << 30, 46).unwrap();
+        let area = device_area(end(5 << 30), 46).unwrap();
         assert_eq!(area.pci64_start, 8 << 30);
         assert_eq!(area.platform, (1 << 46) - (64 << 10) - (1 << 20));
-        assert_eq!(device_area(1 << 40, 36), None);
+        assert_eq!(device_area(end(1 << 40), 36), None);
         assert_eq!(device_area(1 << 20, 64), None);
     }
 }

@@ -19,6 +19,8 @@ mod hook;
 mod host;
 pub mod layout;
 mod mapping;
+mod pages;
+mod policy;
 mod testing;
 
 use std::collections::BTreeMap;
@@ -34,10 +36,12 @@ pub use backing::RamError;
 pub use dma::{DmaRam, DmaView};
 pub use hook::{HookSlice, WriteHook};
 pub use host::{Contents, HostMemory, map};
-pub use testing::test_ram;
+pub use pages::PagesError;
+pub use testing::{test_ram, test_ram_with_room};
 pub use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
-    GuestMemoryError, GuestMemoryRegion, Permissions, VolatileSlice,
+    GuestMemoryError, GuestMemoryRegion, Permissions, ReadVolatile, VolatileMemoryError, VolatileSlice,
+    WriteVolatile,
 };
 
 /// All of guest RAM at one moment, by physical address.
@@ -56,6 +60,8 @@ pub(crate) struct Ram {
     pub(crate) map: RamMap,
     /// By the guest address of the region that lies in it.
     mappings: BTreeMap<u64, Arc<Mapping>>,
+    /// Parts of the map that are no RAM yet, by the id of the zone that grows there.
+    pub(crate) rooms: BTreeMap<String, layout::Range>,
 }
 
 /// A look at guest RAM: the map stays as it is while this lives. Keep it for one piece of work and no longer, or memory that was
@@ -76,19 +82,22 @@ impl GuestRam {
         Self(Arc::new(ArcSwap::from_pointee(ram)))
     }
 
-    /// Allocates RAM for the zones, in order, around the hole below 4 GiB.
+    /// Allocates RAM for the zones, in order, around the hole below 4 GiB, and their room for more behind.
     ///
     /// # Errors
     /// [`RamError`] names the zone that could not be backed.
     pub fn allocate(zones: &[Zone]) -> Result<Self, RamError> {
         let mut regions = Vec::new();
         let mut mappings = BTreeMap::new();
-        for (region, mapping) in backing::allocate(zones)? {
+        let rooms = backing::rooms(zones);
+        for (region, mapping) in backing::allocate(zones, &rooms)? {
             mappings.insert(region.start_addr().0, mapping);
             regions.push(region);
         }
+        // A zone's room lies behind the RAM of those that follow.
+        regions.sort_by_key(GuestMemoryRegion::start_addr);
         let map = RamMap::from_regions(regions).map_err(RamError::Layout)?;
-        Ok(Self::publish(Ram { map, mappings }))
+        Ok(Self::publish(Ram { map, mappings, rooms }))
     }
 
     /// Adds a zone's memory at `base`, in one piece. Control is the only one to change RAM.
@@ -101,7 +110,7 @@ impl GuestRam {
         let map = old.map.insert_region(Arc::new(region)).map_err(RamError::Layout)?;
         let mut mappings = old.mappings.clone();
         mappings.insert(base.0, mapping);
-        self.0.store(Arc::new(Ram { map, mappings }));
+        self.0.store(Arc::new(Ram { map, mappings, rooms: old.rooms.clone() }));
         Ok(())
     }
 
@@ -115,7 +124,7 @@ impl GuestRam {
         let (map, _) = old.map.remove_region(base, len).map_err(RamError::Layout)?;
         let mut mappings = old.mappings.clone();
         mappings.remove(&base.0);
-        self.0.store(Arc::new(Ram { map, mappings }));
+        self.0.store(Arc::new(Ram { map, mappings, rooms: old.rooms.clone() }));
         Ok(())
     }
 
@@ -138,9 +147,16 @@ impl GuestRam {
         ram.mappings.iter().map(shared).collect()
     }
 
-    /// Bytes of RAM.
+    /// Bytes of RAM, without the room for more.
     pub fn total(&self) -> u64 {
-        self.map().iter().map(GuestMemoryRegion::len).sum()
+        let ram = self.0.load();
+        let all: u64 = ram.map.iter().map(GuestMemoryRegion::len).sum();
+        all - ram.rooms.values().map(|(_, len)| len).sum::<u64>()
+    }
+
+    /// The first address behind all RAM and the room for more.
+    pub fn end(&self) -> u64 {
+        self.map().last_addr().0.saturating_add(1)
     }
 }
 
@@ -181,6 +197,32 @@ mod tests {
         assert!(mapping.strong_count() > 0);
         drop(busy);
         assert_eq!(mapping.strong_count(), 0);
+    }
+
+    #[test]
+    fn room_for_more_is_in_the_map_and_is_no_ram_yet() {
+        const ROOM: u64 = 128 << 20;
+        let path = std::env::temp_dir().join(format!("memory-room-{}", std::process::id()));
+        let first =
+            Zone { id: "a".into(), room: ROOM, file: Some(path.clone()), shared: true, ..zone(1 << 20) };
+        let second = Zone { id: "b".into(), room: 2 * ROOM, prefault: true, ..zone(1 << 20) };
+        let ram = GuestRam::allocate(&[first, zone(1 << 20), second]).unwrap();
+        let len = std::fs::metadata(&path).unwrap().len();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(len, ROOM + (1 << 20), "the room lies in the same file");
+        let dma = ram.dma();
+        let b = (layout::ABOVE_4G + ROOM, 2 * ROOM);
+        assert_eq!(
+            (dma.room("a"), dma.room("z"), dma.room("b")),
+            (Some((layout::ABOVE_4G, ROOM)), None, Some(b))
+        );
+        assert_eq!((ram.total(), ram.end()), (3 << 20, b.0 + b.1));
+        assert!(ram.host_memory().iter().any(|(base, _)| base.0 == b.0));
+        dma.view().write_obj(7u64, GuestAddress(b.0 + b.1 - 8)).unwrap();
+        dma.view().claim(GuestAddress(b.0), b.1).unwrap();
+        assert!(matches!(dma.view().claim(GuestAddress(b.0), b.1 + 1), Err(PagesError::Outside { .. })));
+        ram.plug(&zone(1 << 20), GuestAddress(1 << 40)).unwrap();
+        assert_eq!((ram.total(), dma.room("b")), (4 << 20, Some(b)));
     }
 
     #[test]

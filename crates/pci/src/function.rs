@@ -26,6 +26,9 @@ pub struct BuildContext<'a> {
     pub descriptors: &'a [OwnedFd],
     /// The other end of a console.
     pub stream: Option<&'a Stream>,
+    /// For devices that firmware boots from: its BARs have 32 bits, and it knows the first segment only. Elsewhere, and where there is no
+    /// room, 64 bits.
+    pub boot_bar: BarKind,
 }
 
 /// A device that is built and has no place yet.

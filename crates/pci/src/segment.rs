@@ -47,14 +47,48 @@ pub struct Windows {
     pub memory64: (u64, u64),
 }
 
+impl Windows {
+    /// Deals out both windows by weight (`spec/devices2.md` §1): each segment gets its weight in units, upwards, and the last one what is
+    /// left. A window without a whole unit for each weight is empty for all but the last.
+    pub fn split(self, weights: &[(u32, u32)]) -> Vec<Self> {
+        const ALIGN32: u64 = 4 << 10;
+        const ALIGN64: u64 = 4 << 30;
+        let parts32 = deal(self.memory32, weights.iter().map(|(weight, _)| *weight), ALIGN32);
+        let parts64 = deal(self.memory64, weights.iter().map(|(_, weight)| *weight), ALIGN64);
+        let windows = parts32.into_iter().zip(parts64);
+        windows.map(|(memory32, memory64)| Self { memory32, memory64 }).collect()
+    }
+}
+
+fn deal(
+    (first, last): (u64, u64),
+    weights: impl Iterator<Item = u32> + Clone,
+    align: u64,
+) -> Vec<(u64, u64)> {
+    let sum: u64 = weights.clone().map(u64::from).sum();
+    let len = last.saturating_sub(first).saturating_add(1);
+    let unit = len / align.saturating_mul(sum.max(1)) * align;
+    let mut next = first;
+    let mut parts: Vec<_> = weights
+        .map(|weight| {
+            let start = next;
+            next += u64::from(weight) * unit;
+            (start, next - 1)
+        })
+        .collect();
+    if let Some(end) = parts.last_mut() {
+        end.1 = last;
+    }
+    parts
+}
+
 /// All segments of a machine, by number. Cloning shares them.
 #[derive(Clone)]
 pub struct Segments(Arc<[Segment]>);
 
 impl Segments {
-    /// Segment 0, and one for each of `others`.
-    pub fn new(first: Windows, others: impl IntoIterator<Item = Windows>) -> Self {
-        let windows = std::iter::once(first).chain(others);
+    /// One for each of `windows`.
+    pub fn new(windows: impl IntoIterator<Item = Windows>) -> Self {
         Self((0..=u16::MAX).zip(windows).map(|(number, windows)| Segment::new(number, windows)).collect())
     }
 

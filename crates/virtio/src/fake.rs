@@ -131,6 +131,11 @@ impl FakeQueue {
         head
     }
 
+    /// The head that the next chain will have.
+    pub fn next_head(&self) -> u16 {
+        self.next_descriptor
+    }
+
     /// Makes `head` available as it is.
     ///
     /// # Panics

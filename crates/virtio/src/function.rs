@@ -10,7 +10,7 @@ use pci::{BarKind, BarNeed, BuildContext, Built, Function, OwnMemory, Place};
 use crate::{VirtioDevice, VirtioPci, transport};
 
 /// BARs of virtio functions start at multiples of this.
-const BAR_ALIGN: u64 = 8 << 20;
+pub const BAR_ALIGN: u64 = 8 << 20;
 
 /// A device that waits for its slot.
 struct Unplaced {

@@ -14,9 +14,9 @@ mod worker;
 mod workers;
 
 pub use activation::{Activation, Signals, SignalsState};
-pub use function::built;
+pub use function::{BAR_ALIGN, built};
 pub use queue::{ActiveQueue, Chain, Fault};
-pub use transport::{MAX_QUEUES, VirtioPci};
+pub use transport::{BAR_SIZE, MAX_QUEUES, VirtioPci};
 pub use worker::{Context, Handler, Watch, Worker};
 pub use workers::Workers;
 
@@ -37,6 +37,8 @@ pub mod feature {
     pub const VERSION_1: u64 = 1 << 32;
     /// Addresses are translated by an IOMMU.
     pub const ACCESS_PLATFORM: u64 = 1 << 33;
+    /// Chains are given back in the order in which they were made available. A device that has one chain at a time fulfils it.
+    pub const IN_ORDER: u64 = 1 << 35;
 }
 
 /// What a device is, fixed when it is built.

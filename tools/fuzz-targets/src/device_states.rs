@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chipset::acpi::{Ged, PmTimer, SleepControl};
+use chipset::acpi::{CpuController, Ged, MemoryHotplug, PmTimer, SleepControl};
 use chipset::cmos::Cmos;
 use chipset::debug::{BootLog, TextPort};
 use chipset::i8042::I8042;
@@ -50,6 +50,18 @@ const BOARD: &[fn() -> Box<dyn Device>] = &[
     || Box::new(I8042),
     || Box::new(BootLog::new(Box::new(|| TIME))),
     || Box::new(TextPort::firmware(null())),
+    || {
+        let cpus =
+            CpuController::new(0xfff0_0000, vec![0, 1, 2, 3], 3, Events::new(Arc::new(NoSink)).unwrap());
+        cpus.slots().insert(4);
+        cpus.slots().ask_to_leave(2);
+        Box::new(cpus)
+    },
+    || {
+        let memory = MemoryHotplug::new(0xfff0_0000, (4 << 30, 1 << 30));
+        memory.slots().insert(256 << 20).unwrap();
+        Box::new(memory)
+    },
 ];
 
 fn null() -> Stream {

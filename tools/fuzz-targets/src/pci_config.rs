@@ -129,7 +129,7 @@ impl Machine {
         let spaces = AddressSpaces::new(Arc::new(NoDoorbells));
         spaces.attach(&(Arc::new(Mutex::new(HostBridge::new())) as Slot)).unwrap();
         spaces.attach(&(Arc::new(Mutex::new(Fixed)) as Slot)).unwrap();
-        let (ports, segments) = (ConfigPorts::default(), Segments::new(WINDOWS, []));
+        let (ports, segments) = (ConfigPorts::default(), Segments::new([WINDOWS]));
         let mut machine = Self { spaces, ports, segments, functions: Vec::new() };
         for _ in 0..FUNCTIONS {
             machine.add();

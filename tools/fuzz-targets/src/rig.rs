@@ -3,22 +3,28 @@
 //! Building one costs threads and files, so each fuzzing thread keeps those it has built; a reset makes them like new, which is checked.
 
 use std::cell::RefCell;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
 use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use config::{ImageType, MacAddr, Pmem, plan};
 use device::{Access, Device, Events, NoSink, Saved, Slot};
-use memory::{Bytes as _, GuestAddress, GuestRam, test_ram};
-use pci::{Address, BuildContext, Built, FakeSource, Place, REGION_CONFIG};
+use memory::{Bytes as _, GuestAddress, GuestRam, test_ram_with_room};
+use pci::{Address, BarKind, BuildContext, Built, FakeSource, Place, REGION_CONFIG};
 use stream::Stream;
 use tempfile::{NamedTempFile, TempDir};
-use virtio_devices::{blk, console, net, pmem, rng, watchdog};
+use virtio_devices::{balloon, blk, console, mem, net, pmem, rng, vsock, watchdog};
+
+use crate::bytes::Bytes;
 
 /// Bytes of RAM, from address 0, in two regions that meet at half of it.
 pub(crate) const RAM_LEN: u64 = 0x4_0000;
+/// Where memory can be plugged.
+const ROOM: (u64, u64) = (1 << 32, 128 << 20);
 /// What takes longer hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a disk.
@@ -28,6 +34,10 @@ const DISK_BYTE: u8 = 0x11;
 const BAR: u64 = 0xc000_0000;
 /// Where a device's own memory is said to lie.
 const MEMORY: u64 = 1 << 40;
+/// The vsock device's guest.
+pub(crate) const GUEST_CID: u32 = 3;
+/// The vsock port at which a program of the host's listens.
+pub(crate) const SERVED_PORT: u32 = 1;
 
 /// The host's side of a device.
 pub(crate) enum Host {
@@ -37,7 +47,57 @@ pub(crate) enum Host {
     Net(UnixDatagram),
     /// The other end of the stream, and the directory its socket lies in.
     Console(UnixStream, #[allow(dead_code, reason = "removes the socket when dropped")] TempDir),
+    /// The guest may give it any of its memory, which is empty then.
+    TakesMemory,
+    Vsock(VsockHost),
     Nothing,
+}
+
+/// Clients and a program of a vsock device.
+pub(crate) struct VsockHost {
+    /// Where its socket lies, and the program's.
+    dir: TempDir,
+    /// Listens on port [`SERVED_PORT`].
+    program: UnixListener,
+    /// Connections that are open.
+    streams: Vec<UnixStream>,
+}
+
+impl VsockHost {
+    /// More than a few teach nothing.
+    const MAX_STREAMS: usize = 8;
+
+    /// Does something that clients and programs do.
+    pub(crate) fn act(&mut self, bytes: &mut Bytes<'_>) {
+        match bytes.below(4) {
+            0 if self.streams.len() < Self::MAX_STREAMS => {
+                let mut client = UnixStream::connect(self.dir.path().join("vsock")).unwrap();
+                client.set_nonblocking(true).unwrap();
+                // One that was refused at once is gone.
+                let _ = write!(client, "CONNECT {}\nhello", bytes.below(4));
+                self.streams.push(client);
+            }
+            1 => {
+                for (stream, _) in std::iter::from_fn(|| self.program.accept().ok()) {
+                    stream.set_nonblocking(true).unwrap();
+                    self.streams.push(stream);
+                }
+            }
+            2 => drop(self.streams.pop()),
+            _ => {
+                let len = usize::from(bytes.byte()) * 8;
+                for stream in &mut self.streams {
+                    let _ = stream.read(&mut [0; 4096]);
+                    let _ = stream.write(&vec![b'x'; len]);
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.streams.clear();
+        while self.program.accept().is_ok() {}
+    }
 }
 
 /// A device in its slot.
@@ -85,6 +145,19 @@ pub(crate) const KINDS: &[(&str, Build)] = &[
         let plan = Pmem { file: file.path().into(), size: None, discard_writes: false };
         (pmem::build(&plan, context).unwrap(), Host::Nothing)
     }),
+    ("__balloon", |context| {
+        let plan = plan::Balloon { size: 0, deflate_on_oom: true, free_page_reporting: true };
+        (balloon::build(&plan, context).unwrap(), Host::TakesMemory)
+    }),
+    ("mem0", |context| (mem::build(&plan::Mem { requested: ROOM.1 }, context).unwrap(), Host::Nothing)),
+    ("_vsock0", |context| {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vsock");
+        let program = UnixListener::bind(format!("{}_{SERVED_PORT}", socket.display())).unwrap();
+        program.set_nonblocking(true).unwrap();
+        let built = vsock::build(&plan::Vsock { cid: GUEST_CID, socket }, context).unwrap();
+        (built, Host::Vsock(VsockHost { dir, program, streams: Vec::new() }))
+    }),
 ];
 
 fn disk(context: &BuildContext<'_>, change: impl FnOnce(&mut plan::Disk)) -> (Built, Host) {
@@ -121,9 +194,11 @@ pub(crate) fn with_rig(choice: u8, test: impl FnOnce(&mut Rig)) {
 impl Rig {
     fn build((id, build): (&str, Build)) -> Self {
         let half = usize::try_from(RAM_LEN / 2).unwrap();
-        let ram = test_ram(&[(0, half), (RAM_LEN / 2, half)]);
+        let ram = test_ram_with_room(&[(0, half), (RAM_LEN / 2, half)], "mem0", ROOM);
         let events = Events::new(Arc::new(NoSink)).unwrap();
-        let context = BuildContext { id, ram: &ram.dma(), events: &events, descriptors: &[], stream: None };
+        let boot_bar = BarKind::Memory32;
+        let context =
+            BuildContext { id, ram: &ram.dma(), events: &events, descriptors: &[], stream: None, boot_bar };
         let (built, host) = build(&context);
         let address = Address { segment: 0, slot: 1 };
         let memory = built.function.memory().map(|_| MEMORY);
@@ -158,10 +233,9 @@ impl Rig {
                 );
             }
             Host::Net(socket) => while socket.recv(&mut [0]).is_ok() {},
-            Host::Console(client, _) => {
-                while std::io::Read::read(client, &mut [0; 4096]).is_ok_and(|count| count > 0) {}
-            }
-            Host::Nothing => {}
+            Host::Console(client, _) => while client.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {},
+            Host::Vsock(host) => host.clear(),
+            Host::TakesMemory | Host::Nothing => {}
         }
     }
 

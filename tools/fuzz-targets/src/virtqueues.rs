@@ -18,7 +18,7 @@ use memory::{Bytes as _, GuestAddress};
 
 use crate::bytes::Bytes;
 use crate::driver::{NEEDS_RESET, Rings};
-use crate::rig::{Host, RAM_LEN, Rig, wait_until, with_rig};
+use crate::rig::{GUEST_CID, Host, RAM_LEN, Rig, SERVED_PORT, wait_until, with_rig};
 
 const QUEUES: u16 = 3;
 const RINGS_LEN: u64 = 0x4000;
@@ -209,6 +209,7 @@ impl<'a> Driver<'a> {
     fn fill_readable(&mut self, bytes: &mut Bytes<'_>) -> u64 {
         let offset = u64::from(bytes.byte()) * 64;
         let request = match bytes.below(4) {
+            _ if matches!(self.rig.host, Host::Vsock(_)) => vsock_packet(bytes),
             // A block request: type, reserved, sector.
             0 => {
                 let (kind, sector) = (u32::from(bytes.byte() % 20), u64::from(bytes.byte()));
@@ -239,7 +240,8 @@ impl<'a> Driver<'a> {
                 drop(client.write(&vec![b'x'; len]));
                 self.rig.is_spent = true;
             }
-            Host::Disk(_) | Host::ReadOnlyDisk(_) | Host::Nothing => {}
+            Host::Vsock(host) => host.act(bytes),
+            Host::Disk(_) | Host::ReadOnlyDisk(_) | Host::TakesMemory | Host::Nothing => {}
         }
     }
 
@@ -259,7 +261,7 @@ impl<'a> Driver<'a> {
 
     /// All that a device may write to is its used rings and the writable buffers.
     fn check_guards(&self) {
-        if self.is_wild {
+        if self.is_wild || matches!(self.rig.host, Host::TakesMemory) {
             return;
         }
         let used = (0..u64::from(QUEUES)).map(|queue| queue * RINGS_LEN + USED);
@@ -274,6 +276,35 @@ impl<'a> Driver<'a> {
             start = next;
         }
     }
+}
+
+/// A header of the guest's, nearly right, and what may be its bytes.
+fn vsock_packet(bytes: &mut Bytes<'_>) -> Vec<u8> {
+    /// Ports of connections that the host has asked for begin here.
+    const FIRST: u32 = 1 << 30;
+    let cid = u64::from(if bytes.one_in(16) { bytes.byte().into() } else { GUEST_CID });
+    let host_cid = if bytes.one_in(16) { bytes.number() } else { 2 };
+    let (guest_port, host_port) =
+        (bytes.below(4) as u32, *bytes.one_of(&[SERVED_PORT, FIRST, FIRST + 1, 99]));
+    let len = *bytes.one_of(&[0u32, 16, 4, 1 << 16, u32::MAX]);
+    let kind = u16::from(!bytes.one_in(16));
+    let op = u16::from(bytes.byte() % 10);
+    let (flags, buf_alloc, fwd_cnt) =
+        (u32::from(bytes.byte()), bytes.number() as u32, u32::from(bytes.byte()));
+    [
+        &cid.to_le_bytes()[..],
+        &host_cid.to_le_bytes(),
+        &guest_port.to_le_bytes(),
+        &host_port.to_le_bytes(),
+        &len.to_le_bytes(),
+        &kind.to_le_bytes(),
+        &op.to_le_bytes(),
+        &flags.to_le_bytes(),
+        &buf_alloc.to_le_bytes(),
+        &fwd_cnt.to_le_bytes(),
+        &[b'y'; 16],
+    ]
+    .concat()
 }
 
 /// Watches the bells that the device has not heard yet: reading one would be hearing it.
@@ -304,6 +335,11 @@ mod tests {
             ("rng", 3),
             ("watchdog", 3),
             ("pmem", 5),
+            ("balloon", 6),
+            ("mem", 4),
+            ("vsock-guest", 9),
+            ("vsock-host", 3),
+            ("vsock-refused", 7),
         ] {
             let data = std::fs::read(format!("{dir}/{name}")).unwrap();
             let answers = answers(&data);

@@ -95,3 +95,8 @@ impl Context {
         report
     }
 }
+
+/// How often a test is to repeat something that `full` rounds of must be seen: a tenth, but in `cargo xtask soak`.
+pub fn rounds(full: usize) -> usize {
+    if std::env::var_os("VMTEST_THOROUGH").is_some() { full } else { full.div_ceil(10) }
+}

@@ -34,9 +34,10 @@ fn builder<'a>(context: &'a Context, disk: &Path) -> Builder<'a> {
     // The lab's emulated CPU lets a guest switch XSAVE on behind KVM's back, of which Linux complains at length.
     let lab = if std::env::var_os("LAB").is_some() { " noxsave" } else { "" };
     Builder::new(context)
-        .cpus(2)
+        .with("cpus", json!({"boot_vcpus": 2, "max_vcpus": 4}))
         .disk_with(disk, json!({"id": "root"}))
         .net_with(json!({"id": "net"}))
+        .grant(&context.dir)
         .cmdline(&format!("loglevel=6 root=/dev/vda address={guest}/24{lab}"))
 }
 
@@ -88,6 +89,34 @@ fn tour(context: &Context, vm: &Vm, api: &Client) {
     api.put("vm.resume").expect(204);
     println!("  state: {}", api.state().unwrap_or_default());
     api.get("vm.counters").expect(200);
+    hot_plug(context, vm, api);
+}
+
+/// A disk, and CPUs, that come to the running guest and leave it.
+fn hot_plug(context: &Context, vm: &Vm, api: &Client) {
+    say("a disk comes while the guest runs, and goes again");
+    let image = context.path("later");
+    host::make_full_disk(&image, 8);
+    let disk = json!({"path": image, "image_type": "Raw", "id": "later"});
+    api.put_json("vm.add-disk", &disk).expect(200);
+    wait::until_true(wait::COMMAND, "the disk in the guest", || vm.run("test -b /dev/vdb").status == 0);
+    show(vm, "sha256sum </dev/vdb");
+    println!("host$ sha256sum {}\n{}", image.display(), host::sha256(&image));
+    api.put_json("vm.remove-device", &json!({"id": "later"})).expect(204);
+    vm.wait_event("vm/device-removed", 1);
+    show(vm, "cat /proc/partitions");
+    say("two CPUs more, and two less");
+    for cpus in [4, 2] {
+        api.put_json("vm.resize", &json!({"desired_vcpus": cpus})).expect(204);
+        wait::until_true(wait::COMMAND, "the CPUs in the guest", || online_cpus(vm) == cpus);
+        show(vm, "cat /sys/devices/system/cpu/present");
+    }
+}
+
+/// How many CPUs the guest runs. It starts those that have come, if its kernel does not do so itself.
+fn online_cpus(vm: &Vm) -> u32 {
+    vm.run("for cpu in /sys/devices/system/cpu/cpu*/online; do echo 1 2>/dev/null >$cpu; done");
+    vm.ok("nproc").parse().unwrap_or_default()
 }
 
 fn show(vm: &Vm, command: &str) {

@@ -31,6 +31,42 @@ pub struct Footprint {
     pub mappings: usize,
 }
 
+/// What a process occupied, to be compared with what it occupies later.
+#[derive(Debug)]
+pub struct Leftovers(Footprint);
+
+impl Leftovers {
+    /// What it occupies once that stays the same: threads that were told to end may take a moment.
+    ///
+    /// # Panics
+    /// It does not settle.
+    pub fn of(vmm: &Vmm) -> Self {
+        let mut last = vmm.footprint();
+        let mut same = 0;
+        wait::until(wait::COMMAND, "the VMM to settle", || {
+            let now = vmm.footprint();
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+            (same >= 10).then_some(Self(now))
+        })
+    }
+
+    /// Waits until it occupies no more than before. The allocator may map a little more for its own reasons; a leak is at least one a round.
+    ///
+    /// # Panics
+    /// It still occupies more.
+    pub fn assert_none(&self, vmm: &Vmm) {
+        const ALLOCATOR: usize = 20;
+        let Self(before) = self;
+        wait::until_true(wait::COMMAND, &format!("{before:?} again, not {:?}", vmm.footprint()), || {
+            let now = vmm.footprint();
+            now.threads <= before.threads
+                && now.descriptors <= before.descriptors
+                && now.mappings <= before.mappings + ALLOCATOR
+        });
+    }
+}
+
 impl Vmm {
     /// Starts the VMM with these arguments beside its sockets and logs, without a terminal.
     ///

@@ -6,7 +6,7 @@ use crate::initramfs;
 use crate::kernel::Kernel;
 use crate::packages;
 use crate::places::{Places, is_fresh, set_fresh};
-use crate::step::{quiet, step};
+use crate::step::{cargo, loud, quiet, step};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -61,11 +61,23 @@ pub(crate) fn kernel(places: &Places, name: &str) -> Result<(Kernel, PathBuf)> {
 /// Packages cannot be fetched, files not written.
 pub(crate) fn prepare(places: &Places, disk: bool) -> Result<PathBuf> {
     let (kernel, dir) = kernel(places, "guest")?;
-    initramfs::build(&kernel, &[("init", INIT), ("agent.sh", AGENT)], &dir.join("initramfs"))?;
+    let program = program(places)?;
+    initramfs::build(&kernel, &[("init", INIT), ("agent.sh", AGENT)], &[&program], &dir.join("initramfs"))?;
     if disk {
         debian_disk(&dir)?;
     }
     Ok(dir)
+}
+
+/// `tools/vmguest`, which needs no libraries. With a target of its own, because it is compiled for another C library than all else.
+fn program(places: &Places) -> Result<PathBuf> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    step("building the program for guests", || {
+        let mut build = cargo();
+        build.args(["build", "--quiet", "--release", "-p", "vmguest", "--target", TARGET]);
+        loud(build.env("RUSTFLAGS", "-C target-feature=+crt-static").current_dir(&places.root))
+    })?;
+    Ok(places.target.join(TARGET).join("release/vmguest"))
 }
 
 /// A minimal Debian with systemd; root logs in on any console without a password.

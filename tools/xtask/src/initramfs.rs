@@ -5,18 +5,34 @@ use crate::error::{AtPath, Result};
 use crate::kernel::Kernel;
 use crate::places::{is_fresh, set_fresh};
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Writes the initramfs to `output`, unless it is there already. `scripts` are names and contents; one is `init`.
+/// Writes the initramfs to `output`, unless it is there already. `scripts` are names and contents, one is `init`; `programs` are files that
+/// go to `bin`.
 ///
 /// # Errors
 /// An input cannot be read or the output not written.
-pub(crate) fn build(kernel: &Kernel, scripts: &[(&str, &str)], output: &Path) -> Result<()> {
+pub(crate) fn build(
+    kernel: &Kernel,
+    scripts: &[(&str, &str)],
+    programs: &[&Path],
+    output: &Path,
+) -> Result<()> {
     let busybox = fs::read(BUSYBOX).at(Path::new(BUSYBOX))?;
     let modules = kernel.modules.join(" ");
-    let inputs = format!("{}\n{modules}\n{}\n{scripts:?}", kernel.version, busybox.len());
+    let mut inputs = format!("{}\n{modules}\n{}\n{scripts:?}", kernel.version, busybox.len());
+    let programs = programs
+        .iter()
+        .map(|path| Ok((path.file_name().unwrap_or_default().to_string_lossy(), fs::read(path).at(path)?)))
+        .collect::<Result<Vec<_>>>()?;
+    for (name, content) in &programs {
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        inputs.push_str(&format!("\n{name} {:x}", hasher.finish()));
+    }
     if is_fresh(output, &inputs) {
         return Ok(());
     }
@@ -31,6 +47,9 @@ pub(crate) fn build(kernel: &Kernel, scripts: &[(&str, &str)], output: &Path) ->
     archive.link("bin/sh", "busybox");
     for (name, script) in scripts {
         archive.file(name, 0o755, script.as_bytes());
+    }
+    for (name, content) in &programs {
+        archive.file(&format!("bin/{name}"), 0o755, content);
     }
     let mut order = String::new();
     for module in &kernel.modules {

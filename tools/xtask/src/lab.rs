@@ -127,7 +127,7 @@ fn images(places: &Places) -> Result<(PathBuf, PathBuf)> {
     // Not the release's own 6.1, whose Landlock is too old for the VMM.
     let kernel = Kernel::prepare(places, "linux-image-6.12-amd64", MODULES, false)?;
     let initramfs = places.images.join("lab-initramfs.cpio");
-    initramfs::build(&kernel, &[("init", INIT)], &initramfs)?;
+    initramfs::build(&kernel, &[("init", INIT)], &[], &initramfs)?;
     Ok((kernel.dir.join("bzImage"), initramfs))
 }
 

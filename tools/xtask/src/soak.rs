@@ -43,7 +43,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     let mut failed = 0;
     for round in 1..=options.rounds {
         headline(&format!("round {round} of {}", options.rounds));
-        match test::run_guest(places, &options.filter) {
+        match test::run_guest(places, &options.filter, true) {
             Ok(run) => {
                 failed += run.count.failed;
                 for test in endings(&run.lines) {

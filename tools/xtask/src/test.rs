@@ -78,7 +78,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     }
     if options.guest {
         headline("guest tests");
-        total.add(&run_guest(places, &options.filter)?.count);
+        total.add(&run_guest(places, &options.filter, false)?.count);
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed == 0 { Ok(()) } else { Err(Error::Verdict("tests failed".to_owned())) }
@@ -210,16 +210,18 @@ pub(crate) fn environment(places: &Places, images: &Path) -> Vec<(String, String
     ]
 }
 
-/// Builds what the guest tests need and runs those whose name contains `filter`.
+/// Builds what the guest tests need and runs those whose name contains `filter`. If they are to be `thorough`, tests that repeat
+/// something do all of their rounds instead of a tenth.
 ///
 /// # Errors
 /// Something cannot be fetched or built, or a lab dies.
-pub(crate) fn run_guest(places: &Places, filter: &str) -> Result<GuestRun> {
+pub(crate) fn run_guest(places: &Places, filter: &str, thorough: bool) -> Result<GuestRun> {
     packages::install(&PACKAGES)?;
     build(places)?;
     let images = guest::prepare(places, true)?;
     let mut environment = environment(places, &images);
     environment.extend(clients::prepare(places)?);
+    environment.extend(thorough.then(|| ("VMTEST_THOROUGH".to_owned(), "1".to_owned())));
     let vmtest = places.dev_binary("vmtest");
     let mut arguments = vec!["run".to_owned()];
     if !filter.is_empty() {

@@ -1,11 +1,12 @@
 //! The ACPI tables that describe the machine (ACPI 6.3, `spec/devices.md` §4), one after the other from 0xa0000:
 //!
 //! ```text
-//!  RSDP | DSDT | FACP | APIC | MCFG | XSDT
+//!  RSDP | DSDT | FACP | APIC | MCFG | SRAT | SLIT | XSDT          SRAT and SLIT with NUMA nodes only
 //! ```
 
 mod dsdt;
 mod fixed;
+mod numa;
 mod pci;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,8 @@ use device::aml::encode;
 use memory::{Bytes, GuestAddress, GuestMemoryError, GuestRam, layout};
 use thiserror::Error;
 
+pub use numa::{NodeMemory, NumaNode};
+
 const OEM: [u8; 6] = *b"CLOUDH";
 
 /// What the tables tell of the machine.
@@ -27,6 +30,10 @@ pub struct Tables {
     pub cpus: Vec<Cpu>,
     /// PCI segments.
     pub segments: Vec<PciSegment>,
+    /// NUMA nodes, by number; none if the guest is not told of any.
+    pub nodes: Vec<NumaNode>,
+    /// Whether ports of ACPI's fixed hardware are named, where nothing answers: Hyper-V in a guest of Hyper-V wants to be told.
+    pub pm1_ports: bool,
     /// What the machine's devices bring, in AML.
     pub devices: Vec<u8>,
 }
@@ -45,6 +52,8 @@ pub struct Cpu {
 pub struct PciSegment {
     /// Its number, 0 to 255.
     pub number: u8,
+    /// The NUMA node that it is in; 0 if there are none.
+    pub node: u8,
     /// Where its 32-bit BARs may lie; no window if empty.
     pub window32: RangeInclusive<u32>,
     /// Where its 64-bit BARs may lie; no window if empty.
@@ -86,8 +95,14 @@ fn build(tables: &Tables) -> Result<Vec<u8>, AcpiError> {
         address
     };
     let dsdt = add(&dsdt::build(tables)?);
-    let listed =
-        [add(&fixed::facp(dsdt)), add(&fixed::madt(&tables.cpus)), add(&fixed::mcfg(&tables.segments))];
+    let mut listed = vec![
+        add(&fixed::facp(dsdt, tables.pm1_ports)),
+        add(&fixed::madt(&tables.cpus)),
+        add(&fixed::mcfg(&tables.segments)),
+    ];
+    if !tables.nodes.is_empty() {
+        listed.extend([add(&numa::srat(&tables.nodes)), add(&numa::slit(&tables.nodes))]);
+    }
     let addresses: Vec<_> = listed.iter().flat_map(|address| address.to_le_bytes()).collect();
     let xsdt = add(&table(*b"XSDT", 1, *b"CHXSDT  ", &addresses));
     let rsdp = encode(&Rsdp::new(OEM, xsdt));

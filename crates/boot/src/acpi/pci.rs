@@ -28,6 +28,7 @@ pub(super) fn root(segment: &PciSegment) -> Result<Vec<u8>, AcpiError> {
             &name("_UID", &segment.number),
             &name("_CCA", &ONE),
             &name("SUPP", &ZERO),
+            &name("_PXM", &segment.node),
             &Raw(functions()),
             &name("_CRS", &resources),
             &name("_PRT", &routes()),

@@ -1,12 +1,13 @@
 //! The tables as a guest finds them in RAM.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use chipset::acpi::{PmTimer, SleepControl};
-use device::{Access, Device, Effect, Power, Region, Space};
+use chipset::acpi::{CpuController, PmTimer, SleepControl};
+use device::{Access, Device, Effect, Events, NoSink, Power, Region, Space};
 use memory::{Bytes, GuestAddress, test_ram};
 
-use super::{AcpiError, Cpu, PciSegment, Tables, write};
+use super::{AcpiError, Cpu, NodeMemory, NumaNode, PciSegment, Tables, write};
 
 const RSDP: usize = 0xa_0000;
 
@@ -17,10 +18,13 @@ fn tables(cpus: u32, segments: u8) -> Tables {
         segments: (0..segments)
             .map(|number| PciSegment {
                 number,
+                node: number,
                 window32: 0xc000_0000..=0xc7ff_ffff,
                 window64: window64(number.into()),
             })
             .collect(),
+        nodes: Vec::new(),
+        pm1_ports: false,
         devices: b"devices' own".to_vec(),
     }
 }
@@ -119,6 +123,19 @@ fn the_fadt_names_ports_that_devices_have() {
 }
 
 #[test]
+fn the_fadt_names_free_ports_if_asked_to() {
+    let without = written(&tables(1, 1));
+    let with = written(&Tables { pm1_ports: true, ..tables(1, 1) });
+    let ports = |memory: &[u8]| {
+        let facp = table(memory, "FACP");
+        let lengths = (facp[88], facp[89]);
+        (u32_at(facp, 56), u32_at(facp, 64), lengths, u64_at(facp, 152), u64_at(facp, 176))
+    };
+    assert_eq!(ports(&without), (0, 0, (0, 0), 0, 0));
+    assert_eq!(ports(&with), (0x60c, 0x610, (4, 2), 0x60c, 0x610));
+}
+
+#[test]
 fn the_madt_lists_all_possible_cpus() {
     let memory = written(&tables(3, 1));
     let madt = table(&memory, "APIC");
@@ -137,6 +154,73 @@ fn the_mcfg_has_one_bus_per_segment() {
     assert_eq!((mcfg.len(), &mcfg[60..]), (76, &second[..]));
 }
 
+/// Node 0 with two pieces of memory and two CPUs, node 2 with one CPU and room for memory, node 3 a device.
+fn with_nodes() -> Tables {
+    let memory = |base, len, comes_later| NodeMemory { range: (base, len), comes_later };
+    let nodes = vec![
+        NumaNode {
+            memory: vec![memory(0, 3 << 30, false), memory(4 << 30, 1 << 30, false)],
+            cpus: vec![0, 2],
+            distances: vec![(2, 15)],
+            ..NumaNode::default()
+        },
+        NumaNode {
+            id: 2,
+            memory: vec![memory(5 << 30, 1 << 30, true)],
+            cpus: vec![4],
+            distances: vec![(0, 17), (3, 200)],
+            ..NumaNode::default()
+        },
+        NumaNode { id: 3, initiator: Some((1, 5)), ..NumaNode::default() },
+    ];
+    Tables { nodes, ..tables(3, 2) }
+}
+
+#[test]
+fn the_srat_has_the_parts_of_each_node() {
+    let memory = written(&with_nodes());
+    let srat = table(&memory, "SRAT");
+    assert_eq!((srat[8], sum(srat)), (3, 0));
+    assert_eq!(srat[36..48], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut entries = Vec::new();
+    let mut at = 48;
+    while at < srat.len() {
+        let entry = &srat[at..at + usize::from(srat[at + 1])];
+        entries.push(entry);
+        at += entry.len();
+    }
+    let kinds: Vec<_> = entries.iter().map(|entry| (entry[0], entry.len())).collect();
+    assert_eq!(kinds, [(1, 40), (1, 40), (2, 24), (2, 24), (1, 40), (2, 24), (5, 32)]);
+    let ranges: Vec<_> = [0, 1, 4]
+        .map(|n| {
+            let entry = entries[n];
+            (u32_at(entry, 2), u64_at(entry, 8), u64_at(entry, 16), u32_at(entry, 28))
+        })
+        .into();
+    assert_eq!(ranges, [(0, 0, 3 << 30, 1), (0, 4 << 30, 1 << 30, 1), (2, 5 << 30, 1 << 30, 3)]);
+    let cpus = [2, 3, 5].map(|n| (u32_at(entries[n], 4), u32_at(entries[n], 8), u32_at(entries[n], 12)));
+    assert_eq!(cpus, [(0, 0, 1), (0, 2, 1), (2, 4, 1)]);
+    let initiator = [5, 32, 0, 1, 3, 0, 0, 0, 1, 0, 0, 5 << 3];
+    assert_eq!((&entries[6][..12], u32_at(entries[6], 24)), (&initiator[..], 1));
+    assert!(entries[6][12..24].iter().chain(&entries[6][28..]).all(|byte| *byte == 0));
+}
+
+#[test]
+fn the_slit_has_each_pair_s_distance() {
+    let memory = written(&with_nodes());
+    let slit = table(&memory, "SLIT");
+    assert_eq!((slit.len(), slit[8], u64_at(slit, 36)), (60, 1, 4));
+    // There is no node 1, and node 3 says nothing of its distance to node 2.
+    let rows = [[10, 20, 15, 20], [20, 10, 20, 20], [17, 20, 10, 200], [20, 20, 200, 10]];
+    assert_eq!(slit[44..], rows.concat());
+    let names: Vec<_> = walk(&memory).into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(names, ["DSDT", "FACP", "APIC", "MCFG", "SRAT", "SLIT", "XSDT"]);
+    assert_eq!(table(&memory, "XSDT").len(), 36 + 5 * 8);
+    // Name (_PXM, 0) and Name (_PXM, 1), for the segments.
+    let dsdt = table(&memory, "DSDT");
+    assert!(contains(dsdt, b"\x08_PXM\x00") && contains(dsdt, b"\x08_PXM\x01"));
+}
+
 #[test]
 fn the_dsdt_names_what_is_there() {
     let memory = written(&tables(1, 2));
@@ -147,9 +231,15 @@ fn the_dsdt_names_what_is_there() {
     assert!(!contains(dsdt, b"PC02"));
 }
 
+/// With what the CPU controller says of each CPU: some hundred bytes together. KVM itself has room for 1024 by default.
 #[test]
-fn the_largest_machine_fits() {
-    let memory = written(&tables(8192, 96));
+fn a_large_machine_fits() {
+    const CPUS: u32 = 2048;
+    let mut tables = tables(CPUS, 96);
+    let events = Events::new(Arc::new(NoSink)).unwrap();
+    let controller = CpuController::new(0xfff0_0000_0000, (0..CPUS).collect(), 1, events);
+    tables.devices.extend(controller.aml());
+    let memory = written(&tables);
     assert_eq!(walk(&memory).len(), 5);
     assert!(memory[0xf_0000..].iter().all(|byte| *byte == 0), "SMBIOS's place stays free");
 }

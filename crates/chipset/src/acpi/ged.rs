@@ -175,8 +175,11 @@ mod tests {
         // Region (GDST, SystemMemory, base, 1), and an edge-triggered interrupt.
         assert!(contains(&[b"GDST\0\x0c", &(base as u32).to_le_bytes()[..], &[1]].concat()));
         assert!(contains(&[0x89, 6, 0, 3, 1, Ged::PIN, 0, 0, 0]));
-        // If (Local1 == 8) Notify (PWRB, 0x80)
+        // If (Local1 == 8) Notify (PWRB, 0x80), and If (Local1 == 1) CSCN ()
         assert!(contains(&[0x93, 0x61, 0x0a, Cause::PowerButton as u8, 0x86]));
+        assert_eq!(Cause::Cpu as u8, 1, "which AML has a byte for");
+        assert!(contains(&[&[0x93, 0x61, 1][..], b"\\/\x03_SB_CPUSCSCN"].concat()));
+        assert!(contains(&[&[0x93, 0x61, 0x0a, Cause::Memory as u8][..], b"\\/\x03_SB_MHPCMSCN"].concat()));
     }
 
     #[test]

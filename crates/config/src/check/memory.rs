@@ -2,11 +2,13 @@
 //! it maps the memory.
 
 use super::Scope;
-use crate::memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig};
+use crate::memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig, WHOLE};
 
 const PAGE: u64 = 4096;
 /// virtio-mem regions start and end on Linux memory blocks.
 const BLOCK: u64 = 128 << 20;
+/// What virtio-mem plugs at once.
+const PLUGGED_BLOCK: u64 = 2 << 20;
 
 /// Huge pages, sharing and merging, of the memory and of each zone.
 pub(super) fn check_pages(memory: &MemoryConfig, at: &mut Scope<'_, '_>) {
@@ -45,6 +47,14 @@ pub(super) fn check_layout(memory: &MemoryConfig, at: &mut Scope<'_, '_>) {
     }
     check_aligned("size", memory.size, memory.hugepage_size, at);
     check_hotplug(memory.hotplug_method, memory.hotplug_size, memory.hotplugged_size, at);
+    if memory.hotplug_method == HotplugMethod::VirtioMem {
+        check_room(memory.hotplug_size, memory.hugepage_size, at);
+    }
+    if memory.hotplug_method == HotplugMethod::VirtioMem && zones.is_empty() && memory.hotplug_size.is_some()
+    {
+        // The device that plugs it has this id.
+        at.claim(Some(WHOLE));
+    }
     for (i, zone) in zones.iter().enumerate() {
         check_zone(memory.hotplug_method, zone, &mut at.within(format!("memory.zones[{i}]")));
     }
@@ -67,6 +77,9 @@ fn check_zone(method: HotplugMethod, zone: &MemoryZoneConfig, at: &mut Scope<'_,
     }
     check_aligned("size", zone.size, zone.hugepage_size, at);
     check_hotplug(method, zone.hotplug_size, zone.hotplugged_size, at);
+    if method == HotplugMethod::VirtioMem {
+        check_room(zone.hotplug_size, zone.hugepage_size, at);
+    }
 }
 
 fn check_aligned(field: &str, size: u64, page: Option<u64>, at: &mut Scope<'_, '_>) {
@@ -91,16 +104,25 @@ fn check_hotplug(method: HotplugMethod, room: Option<u64>, plugged: Option<u64>,
             }
             Some(_) => {}
         }
+        if !plugged.is_multiple_of(PLUGGED_BLOCK) {
+            let text = format!("Memory hotplugged_size ({plugged}) is not a multiple of {PLUGGED_BLOCK}");
+            at.invalid("hotplugged_size", text, "use a multiple of 2M");
+        }
         if method == HotplugMethod::Acpi {
             let text = "Memory hotplugged_size needs virtio-mem";
             at.invalid("hotplugged_size", text, "set hotplug_method=virtio-mem");
         }
     }
-    let blocks = |size: u64| method == HotplugMethod::Acpi || size.is_multiple_of(BLOCK);
-    if let Some(room) = room.filter(|room| !blocks(*room)) {
-        let text = format!("Memory hotplug_size ({room}) is not a multiple of {BLOCK}");
+}
+
+/// The region that virtio-mem plugs blocks in.
+fn check_room(room: Option<u64>, page: Option<u64>, at: &mut Scope<'_, '_>) {
+    let Some(room) = room else { return };
+    if room == 0 || !room.is_multiple_of(BLOCK) {
+        let text = format!("Memory hotplug_size ({room}) is 0 or not a multiple of {BLOCK}");
         at.invalid("hotplug_size", text, "use a multiple of 128M");
     }
+    check_aligned("hotplug_size", room, page, at);
 }
 
 /// All RAM there can ever be.

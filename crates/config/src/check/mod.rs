@@ -32,12 +32,10 @@ pub(crate) fn check_from(config: VmConfig, next_id: u32) -> Result<Plan, Problem
             let plan = Plan::build(config, payload, next_id);
             // Only what is filled in now tells which devices there will be.
             let vm = plan.config();
-            devices::check_slots(&mut Scope {
-                vm,
-                outer: None,
-                path: String::new(),
-                findings: &mut findings,
-            });
+            let plugs_ram = |device: &&plan::Device| matches!(device.kind, plan::DeviceKind::Mem(_));
+            let others = plan.devices.iter().filter(plugs_ram).count();
+            let mut at = Scope { vm, outer: None, path: String::new(), findings: &mut findings };
+            devices::check_slots(others, &mut at);
             if findings.problems.is_empty() { Ok(plan) } else { Err(Problems(findings.problems)) }
         }
         // Without a payload there is at least the payload's problem.
@@ -239,6 +237,7 @@ fn run(vm: &VmConfig, findings: &mut Findings) -> Option<plan::Payload> {
     at.each("landlock_rules", vm.landlock_rules.as_ref(), |rule, at| rule.check(at));
     at.one("ivshmem", vm.ivshmem.as_ref(), |ivshmem, at| ivshmem.check(at));
     at.one("memory", Some(&vm.memory), memory::check_layout);
+    numa::check_references(vm.numa.as_deref().unwrap_or_default(), &mut at);
     at.one("serial", Some(&vm.serial), |serial, at| serial.check_socket(at));
     at.one("console", Some(&vm.console), |console, at| console.check_no_socket(at));
     at.each("net", vm.net.as_ref(), |net, at| net.check_interface(at));

@@ -5,12 +5,15 @@
 
 mod build;
 mod grants;
+mod numa;
 mod parts;
+mod resize;
 mod topology;
 
+pub use numa::NumaNode;
 pub use parts::{
-    Console, Cpus, Device, DeviceKind, Disk, Memory, Net, Pages, Payload, Place, Pvpanic, Rng, Smbios,
-    Stream, Watchdog, Zone,
+    Balloon, Console, Cpus, Device, DeviceKind, Disk, Mem, Memory, Net, Pages, Payload, Place, Pvpanic, Rng,
+    Segment, Smbios, Stream, Vsock, Watchdog, Zone,
 };
 pub use sandbox::{Access, Grant};
 pub use topology::Topology;
@@ -40,8 +43,10 @@ pub struct Plan {
     pub devices: Vec<Device>,
     /// Strings of the SMBIOS tables.
     pub smbios: Smbios,
-    /// PCI segments, 1 to 96.
-    pub pci_segments: u16,
+    /// PCI segments, 1 to 96, by number.
+    pub pci_segments: Vec<Segment>,
+    /// NUMA nodes, in ascending order; none if the guest is not told of any.
+    pub numa: Vec<NumaNode>,
     config: VmConfig,
     unbuilt: Vec<String>,
     warnings: Vec<String>,
@@ -139,17 +144,19 @@ impl Plan {
 
     /// Builds from a configuration that has no problems.
     pub(crate) fn build(mut config: VmConfig, payload: Payload, next_id: u32) -> Self {
-        let warnings = build::warnings(&config);
+        let mut warnings = build::warnings(&config);
         let next_id = build::normalise(&mut config, next_id);
+        warnings.extend(crate::numa::warnings(&config));
         let platform = config.platform().into_owned();
         Self {
             cpus: build::cpus(&config.cpus),
             memory: build::memory(&config.memory),
             payload,
             serial: config.serial.plan(),
-            devices: devices::plan(&config),
+            devices: devices::plan(&config, build::memory_devices(&config.memory)),
             smbios: platform.smbios(),
-            pci_segments: platform.num_pci_segments,
+            pci_segments: build::segments(&config),
+            numa: numa::nodes(config.numa.as_deref().unwrap_or_default()),
             unbuilt: unbuilt::list(&config),
             config,
             warnings,

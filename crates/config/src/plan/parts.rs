@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::cpus::CoreScheduling;
 use crate::disk::ImageType;
 use crate::mac::MacAddr;
 use crate::pci::PciCommon;
@@ -25,6 +26,8 @@ pub struct Cpus {
     pub kvm_hyperv: bool,
     /// Advanced Matrix Extensions are shown.
     pub amx: bool,
+    /// Who may share a physical core with a vCPU.
+    pub core_scheduling: CoreScheduling,
     /// vCPU and the host CPUs it may run on.
     pub affinity: Vec<(u32, Vec<usize>)>,
 }
@@ -34,7 +37,8 @@ pub struct Cpus {
 pub struct Memory {
     /// In the order of the configuration; a single `mem0` if it has none.
     pub zones: Vec<Zone>,
-    /// RAM that may be added while the machine runs.
+    /// RAM that may be added through ACPI while the machine runs, to its only zone. What is plugged through virtio-mem comes into the
+    /// room of a zone.
     pub more: u64,
 }
 
@@ -46,7 +50,8 @@ impl Memory {
 
     /// The most RAM there can ever be.
     pub fn largest(&self) -> u64 {
-        self.total().saturating_add(self.more)
+        let rooms = self.zones.iter().map(|zone| zone.room);
+        rooms.fold(self.total().saturating_add(self.more), u64::saturating_add)
     }
 }
 
@@ -57,6 +62,8 @@ pub struct Zone {
     pub id: String,
     /// RAM at boot: a multiple of 4 KiB, and of the huge page size if one is given.
     pub size: u64,
+    /// RAM that may be plugged while the machine runs: a multiple of 128 MiB.
+    pub room: u64,
     /// Mapped `MAP_SHARED`: other processes can map it, and a backing file sees the guest's writes.
     pub shared: bool,
     /// What pages back it.
@@ -79,6 +86,7 @@ impl Zone {
         Self {
             id: id.into(),
             size,
+            room: 0,
             shared: false,
             pages: Pages::Normal { thp: true },
             file: None,
@@ -124,10 +132,19 @@ pub enum Payload {
     },
 }
 
+/// A PCI segment's shares of the addresses that all segments' BARs may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Of those below 4 GiB, from 1.
+    pub memory32: u32,
+    /// Of those for 64-bit BARs, from 1.
+    pub memory64: u32,
+}
+
 /// Where a device stands on PCI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Below [`crate::Plan::pci_segments`].
+    /// One of [`crate::Plan::pci_segments`].
     pub segment: u16,
     /// Slot, up to 31; the first free one when absent.
     pub device: Option<u8>,
@@ -161,6 +178,9 @@ pub enum DeviceKind {
     Net(Net),
     Rng(Rng),
     Pmem(crate::Pmem),
+    Vsock(Vsock),
+    Mem(Mem),
+    Balloon(Balloon),
     Watchdog(Watchdog),
     Pvpanic(Pvpanic),
     #[cfg(feature = "test-devices")]
@@ -264,6 +284,33 @@ impl Net {
 pub struct Rng {
     /// Where the bytes come from.
     pub src: PathBuf,
+}
+
+/// The virtual socket device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vsock {
+    /// The guest's address, from 3.
+    pub cid: u32,
+    /// Where clients of the host's ask for the guest. Those whom the guest asks for listen at this path with `_PORT` behind it.
+    pub socket: PathBuf,
+}
+
+/// The device that plugs RAM into the zone whose id it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mem {
+    /// Bytes that the guest is asked to plug: a multiple of 2 MiB, at most the zone's room.
+    pub requested: u64,
+}
+
+/// The balloon, which takes memory from the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Balloon {
+    /// Bytes that the guest is asked for; less than its RAM.
+    pub size: u64,
+    /// The guest takes memory back when it runs out of it.
+    pub deflate_on_oom: bool,
+    /// The guest says which of its pages are free.
+    pub free_page_reporting: bool,
 }
 
 /// The watchdog. There is nothing to set.

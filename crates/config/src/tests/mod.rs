@@ -3,6 +3,7 @@
 mod flags;
 mod grants;
 mod json;
+mod numa;
 mod plan;
 mod requests;
 mod rules;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{plan, problems};
-use crate::plan::{Console, Device, DeviceKind, Pages, Payload, Place, Rng, Stream};
+use crate::plan::{Balloon, Console, Device, DeviceKind, Mem, Pages, Payload, Place, Rng, Stream};
 use crate::*;
 
 #[test]
@@ -15,7 +15,7 @@ fn the_smallest_machine() {
     assert_eq!(plan.memory.zones[0].pages, Pages::Normal { thp: true });
     let kernel = PathBuf::from("/k");
     assert_eq!(plan.payload, Payload::Kernel { kernel, cmdline: None, initramfs: None });
-    assert_eq!((plan.serial.clone(), plan.pci_segments), (Stream::Null, 1));
+    assert_eq!((plan.serial.clone(), plan.pci_segments.len()), (Stream::Null, 1));
     let console = DeviceKind::Console(Console { stream: Stream::Tty });
     let rng = DeviceKind::Rng(Rng { src: "/dev/urandom".into() });
     let place = Place { segment: 0, device: None, iommu: false };
@@ -75,7 +75,7 @@ fn ids_come_from_one_counter_in_device_order() {
     );
     let config = plan.config();
     let id = |pci: &PciCommon| pci.id.clone().unwrap();
-    let expected = ["__console", "_disk0", "mine", "_disk2", "_net3", "__rng", "_pmem6"];
+    let expected = ["__console", "_disk0", "mine", "_disk2", "_net3", "__rng", "_pmem6", "_vsock7"];
     assert_eq!(ids(&plan), expected, "_disk1 is taken");
     assert_eq!(id(&config.generic_vhost_user.as_ref().unwrap()[0].pci), "_generic_vhost_user4");
     assert_eq!(id(&config.fs.as_ref().unwrap()[0].pci), "_fs5");
@@ -115,25 +115,137 @@ fn the_iommu_comes_with_who_wants_it() {
 }
 
 #[test]
+fn segments_share_the_address_space_by_weight() {
+    let plan = plan(
+        r#""platform":{"num_pci_segments":3},"pci_segments":[{"pci_segment":1,"mmio32_aperture_weight":2,"mmio64_aperture_weight":3}]"#,
+    );
+    let shares: Vec<_> =
+        plan.pci_segments.iter().map(|segment| (segment.memory32, segment.memory64)).collect();
+    assert_eq!(shares, [(1, 1), (2, 3), (1, 1)]);
+    assert_eq!(plan.unbuilt(), [""; 0]);
+}
+
+#[test]
+fn memory_that_can_be_plugged_has_a_device_for_each_zone() {
+    let plugging = |plan: &Plan| {
+        let requested = |device: &Device| match device.kind {
+            DeviceKind::Mem(Mem { requested }) => Some((device.id.clone(), requested)),
+            _ => None,
+        };
+        plan.devices.iter().filter_map(requested).collect::<Vec<_>>()
+    };
+    let rooms = |plan: &Plan| plan.memory.zones.iter().map(|zone| zone.room).collect::<Vec<_>>();
+    let whole = plan(
+        r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":268435456,"hotplugged_size":2097152},
+            "balloon":{"size":0}"#,
+    );
+    assert_eq!(plugging(&whole), [("mem0".to_owned(), 2 << 20)]);
+    assert_eq!((rooms(&whole), whole.memory.more), (vec![256 << 20], 0));
+    assert_eq!(whole.memory.largest(), 4096 + (256 << 20));
+    assert_eq!(ids(&whole), ["__console", "__rng", "mem0", "__balloon"]);
+    assert!(whole.unbuilt().is_empty());
+    let zones = plan(
+        r#""memory":{"size":0,"hotplug_method":"VirtioMem","hotplug_size":134217728,"zones":[
+            {"id":"a","size":4096},{"id":"b","size":4096,"hotplug_size":134217728}]}"#,
+    );
+    assert_eq!((plugging(&zones), rooms(&zones)), (vec![("b".to_owned(), 0)], vec![0, 128 << 20]));
+    assert!(zones.warnings()[0].contains("zones have their own"));
+    let through_acpi = plan(r#""memory":{"size":4096,"hotplug_size":134217728}"#);
+    assert_eq!((plugging(&through_acpi), through_acpi.memory.more), (vec![], 128 << 20));
+    assert!(through_acpi.unbuilt().is_empty());
+    let of_zones = plan(r#""memory":{"size":0,"hotplug_size":134217728,"zones":[{"id":"a","size":4096}]}"#);
+    assert_eq!((of_zones.memory.more, of_zones.warnings().len()), (0, 1), "zones do not grow through ACPI");
+}
+
+#[test]
+fn ram_that_comes_through_acpi_is_what_the_next_machine_begins_with() {
+    let ram = |bytes| VmResize { desired_ram: Some(bytes), ..VmResize::default() };
+    let before = plan(r#""memory":{"size":134217728,"hotplug_size":134217728}"#);
+    for size in [4096, 128 << 20, 1 << 40] {
+        let after = before.check_resized_running(&ram(size)).unwrap();
+        assert_eq!((after.memory.total(), after.config().memory.hotplugged_size), (size, None));
+    }
+    let path =
+        |bytes| before.check_resized_running(&ram(bytes)).unwrap_err().iter().next().unwrap().path.clone();
+    assert_eq!([0, 1].map(path), ["memory.size", "memory.size"]);
+}
+
+#[test]
+fn ram_of_a_running_machine_is_plugged_within_its_room() {
+    const ROOM: u64 = 128 << 20;
+    let ram = |bytes| VmResize { desired_ram: Some(bytes), ..VmResize::default() };
+    let memory = r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":134217728}"#;
+    let plugged = |plan: &Plan| plan.config().memory.hotplugged_size;
+    let before = plan(memory);
+    let grown = before.check_resized_running(&ram(4096 + ROOM)).unwrap();
+    assert_eq!((plugged(&before), plugged(&grown), grown.config().memory.size), (None, Some(ROOM), 4096));
+    assert_eq!(plugged(&grown.check_resized_running(&ram(4096)).unwrap()), Some(0));
+    assert_eq!(before.check_resized(&ram(8192)).unwrap().config().memory.size, 8192);
+    let text = |refused: Result<Plan, Problems>| {
+        let problems = refused.unwrap_err();
+        let first = problems.iter().next().unwrap();
+        format!("{}: {}", first.path, first.text)
+    };
+    assert!(
+        text(before.check_resized_running(&ram(4095))).starts_with("desired_ram: Invalid resize request")
+    );
+    assert!(text(before.check_resized_running(&ram(4097))).starts_with("memory.hotplugged_size"));
+    let beyond = before.check_resized_running(&ram(4096 + ROOM + (2 << 20)));
+    assert!(text(beyond).starts_with("memory.hotplugged_size"));
+    let missing = "desired_ram: No virtio-mem resizing handler found";
+    let without = plan(r#""memory":{"size":4096,"hotplug_method":"VirtioMem"}"#);
+    assert_eq!(text(without.check_resized_running(&ram(1 << 30))), missing);
+}
+
+#[test]
+fn ram_of_a_zone_is_plugged_within_its_room() {
+    let memory = r#""memory":{"size":0,"hotplug_method":"VirtioMem","zones":[
+        {"id":"a","size":4096},{"id":"b","size":4096,"hotplug_size":134217728}]}"#;
+    let zone = |id: &str, desired_ram| VmResizeZone { id: id.into(), desired_ram };
+    let sizes = |plan: &Plan| {
+        let zones = plan.config().memory.zones.iter().flatten();
+        zones.map(|zone| (zone.size, zone.hotplugged_size)).collect::<Vec<_>>()
+    };
+    let before = plan(memory);
+    let grown = before.check_zone_resized_running(&zone("b", 4096 + (64 << 20))).unwrap();
+    assert_eq!(sizes(&grown), [(4096, None), (4096, Some(64 << 20))]);
+    assert_eq!(sizes(&before.check_zone_resized(&zone("a", 8192)).unwrap()), [(8192, None), (4096, None)]);
+    let path = |refused: Result<Plan, Problems>| refused.unwrap_err().iter().next().unwrap().path.clone();
+    assert_eq!(path(before.check_zone_resized_running(&zone("a", 8192))), "desired_ram");
+    assert_eq!(path(before.check_zone_resized_running(&zone("b", 0))), "desired_ram");
+    assert_eq!(path(before.check_zone_resized(&zone("c", 8192))), "id");
+    let whole = VmResize { desired_ram: Some(1 << 30), ..VmResize::default() };
+    assert_eq!(path(before.check_resized_running(&whole)), "desired_ram");
+}
+
+#[test]
+fn another_size_of_a_balloon_is_checked_and_needs_one() {
+    let size = |bytes| VmResize { desired_balloon: Some(bytes), ..VmResize::default() };
+    let before = plan(r#""memory":{"size":8192},"balloon":{"size":0}"#);
+    let after = before.check_resized(&size(4096)).unwrap();
+    assert_eq!(after.config().balloon.as_ref().unwrap().size, 4096);
+    let is_planned = |device: &Device| matches!(device.kind, DeviceKind::Balloon(Balloon { size: 4096, .. }));
+    assert!(after.devices.iter().any(is_planned));
+    let paths = |refused: Result<Plan, Problems>| {
+        refused.unwrap_err().iter().map(|problem| problem.path.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(paths(before.check_resized_running(&size(8192))), ["balloon.size"]);
+    assert_eq!(paths(plan("").check_resized(&size(0))), ["balloon"]);
+}
+
+#[test]
 fn what_is_asked_for_and_not_built() {
     let rows = [
-        (r#""cpus":{"boot_vcpus":1,"max_vcpus":2}"#, "cpus.max_vcpus"),
-        (r#""cpus":{"boot_vcpus":1,"max_vcpus":1,"kvm_hyperv":true}"#, "cpus.kvm_hyperv"),
-        (r#""memory":{"size":4096,"hotplug_size":4096}"#, "memory.hotplug_size"),
         (r#""disks":[{"path":"/a","image_type":"Qcow2"}]"#, "disks[0].image_type"),
         (r#""disks":[{"path":"/a","rate_limiter_config":{}}]"#, "disks[0].rate_limiter_config"),
         (r#""net":[{"rate_limiter_config":{}}]"#, "net[0].rate_limiter_config"),
-        (r#""balloon":{"size":4096}"#, "balloon"),
-        (r#""vsock":{"cid":3,"socket":"/s"}"#, "vsock"),
         (r#""vdpa":[{"path":"/p"}]"#, "vdpa"),
         (r#""devices":[{"path":"/p"}]"#, "devices"),
-        (r#""numa":[{"guest_numa_id":0,"cpus":[0]}]"#, "numa"),
         (r#""tpm":{"socket":"/s"}"#, "tpm"),
         (r#""rtc":{}"#, "rtc"),
         (r#""iommu":true"#, "iommu"),
         (r#""debug_console":{"mode":"Tty"}"#, "debug_console"),
         (r#""pvmemcontrol":{}"#, "pvmemcontrol"),
-        (r#""platform":{"num_pci_segments":2}"#, "platform.num_pci_segments"),
         (
             r#""payload":{"kernel":"/k","fw_cfg_config":{"cmdline":false,"initramfs":false}}"#,
             "payload.fw_cfg_config",
@@ -179,8 +291,11 @@ fn adding_checks_the_whole_and_leaves_the_plan_alone() {
         plan
     });
     assert_eq!(added, ["_net3", "_pmem4", "_vdpa5", "_vfio6", "_vsock7"]);
-    assert_eq!(ids(&whole), ["__console", "_disk0", "_disk2", "_net1", "_net3", "__rng", "_pmem4"]);
-    assert_eq!(whole.unbuilt(), ["devices", "vdpa", "vsock"]);
+    assert_eq!(
+        ids(&whole),
+        ["__console", "_disk0", "_disk2", "_net1", "_net3", "__rng", "_pmem4", "_vsock7"]
+    );
+    assert_eq!(whole.unbuilt(), ["devices", "vdpa"]);
     let second = whole.check_more(Extra::Vsock(Vsock { cid: 4, socket: "/t".into() }.into())).unwrap_err();
     assert_eq!(second.iter().next().unwrap().text, "Too many virtio-vsock devices");
     for extra in [
@@ -197,9 +312,9 @@ fn adding_checks_the_whole_and_leaves_the_plan_alone() {
 fn removing() {
     let before = plan(r#""disks":[{"path":"/a"},{"path":"/b"}],"vsock":{"cid":3,"socket":"/s","id":"v"}"#);
     let after = before.check_less("_disk0").unwrap().unwrap();
-    assert_eq!(ids(&after), ["__console", "_disk1", "__rng"]);
+    assert_eq!(ids(&after), ["__console", "_disk1", "__rng", "v"]);
     let (again, _) = after.check_more(disk(r#""path":"/a""#)).unwrap();
-    assert_eq!(ids(&again), ["__console", "_disk1", "_disk2", "__rng"], "numbers are not used twice");
+    assert_eq!(ids(&again), ["__console", "_disk1", "_disk2", "__rng", "v"], "numbers are not used twice");
     assert!(after.check_less("v").unwrap().unwrap().config().vsock.is_none());
     assert!(after.check_less("_disk0").is_none());
     assert!(problems(r#""disks":[{}]"#).iter().count() > 0);

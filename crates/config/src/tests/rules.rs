@@ -151,13 +151,34 @@ fn memory_layout() {
             r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":4096}"#.into(),
             "memory.hotplug_size",
         ),
+        (
+            r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":0}"#.into(),
+            "memory.hotplug_size",
+        ),
+        (
+            r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":134217728,"hotplugged_size":1}"#
+                .into(),
+            "memory.hotplugged_size",
+        ),
+        (
+            r#""memory":{"size":1073741824,"hugepages":true,"hugepage_size":1073741824,"hotplug_method":"VirtioMem",
+                "hotplug_size":134217728}"#
+                .into(),
+            "memory.hotplug_size",
+        ),
+        (
+            r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":134217728},
+                "disks":[{"id":"mem0","path":"/a"}]"#
+                .into(),
+            "memory.id",
+        ),
         (r#""memory":{"size":4096,"hotplug_size":18446744073709551615}"#.into(), "memory.size"),
     ];
     for (fields, path) in rows {
         assert_eq!(problems(&fields).iter().next().unwrap().path, path, "{fields}");
     }
     plan(
-        r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":134217728,"hotplugged_size":1}"#,
+        r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":134217728,"hotplugged_size":2097152}"#,
     );
 }
 

@@ -71,7 +71,7 @@ fn every_device_has_a_slot_of_its_own() {
     // With the console and the entropy source.
     let nets = |count: usize| format!(r#""net":[{}]"#, vec!["{}"; count].join(","));
     plan(&nets(29));
-    assert_first_problems(&[(&nets(30), "rng", "A PCI segment has room for 31 devices")]);
+    assert_first_problems(&[(&nets(30), "rng", "PCI segment 0 has room for 31 devices")]);
     plan(&format!(r#"{},"console":{{"mode":"Off"}}"#, nets(30)));
 }
 

@@ -1,6 +1,7 @@
 mod confine;
 mod fake;
 mod host_objects;
+mod resize;
 mod sections;
 
 use std::sync::{Arc, mpsc};
@@ -42,11 +43,14 @@ fn a_vm_s_whole_life() {
         "__cmos",
         "__config_ports",
         "__console",
+        "__cpus",
         "__firmware_port",
         "__ged",
         "__host_bridge",
         "__i8042",
         "__ioapic",
+        "__memory_hotplug",
+        "__pci_hotplug",
         "__pm_timer",
         "__rng",
         "__serial",
@@ -105,10 +109,10 @@ fn a_failed_create_leaves_nothing() {
 #[test]
 fn sections_without_a_mechanism_are_named() {
     let (rig, kernel) = (Rig::new(Options::default()), kernel());
-    rig.ok("vm.create", &config(&kernel).replacen('{', r#"{"balloon":{"size":1048576},"#, 1));
+    rig.ok("vm.create", &config(&kernel).replacen('{', r#"{"tpm":{"socket":"/s"},"#, 1));
     let error = rig.call("vm.boot", "").unwrap_err();
     assert_eq!(error.code, Code::NotImplemented);
-    assert!(error.to_string().contains("balloon"), "{error}");
+    assert!(error.to_string().contains("tpm"), "{error}");
 }
 
 #[test]
@@ -172,7 +176,11 @@ fn verbs_out_of_season_are_refused_and_change_nothing() {
     rig.ok("vm.delete", "");
     rig.ok("vm.create", &config(&kernel));
     assert_eq!(
-        [code("vm.create", &config(&kernel)), code("vm.pause", ""), code("vm.resize", "{}")],
+        [
+            code("vm.create", &config(&kernel)),
+            code("vm.pause", ""),
+            code("vm.receive-migration", r#"{"receiver_url":"unix:/s"}"#)
+        ],
         [409, 405, 501]
     );
     rig.ok("vm.boot", "");

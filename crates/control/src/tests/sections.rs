@@ -40,12 +40,51 @@ fn sections_come_and_go_before_the_boot() {
     rig.ok("vm.boot", "");
     let devices = |rig: &Rig| rig.client.reads().vm_info().unwrap().device_tree.unwrap();
     assert!(devices(&rig).contains_key("_disk0"));
-    assert_eq!(code("vm.add-disk", &disk), Code::NotImplemented);
-    assert_eq!(code("vm.remove-device", r#"{"id":"_disk0"}"#), Code::NotImplemented);
     rig.ok("vm.shutdown", "");
     rig.ok("vm.remove-device", r#"{"id":"_disk0"}"#);
     rig.ok("vm.boot", "");
     assert!(!devices(&rig).contains_key("_disk0"));
+}
+
+#[test]
+fn devices_come_to_a_machine_and_go_with_it() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel));
+    rig.ok("vm.boot", "");
+    let info = |rig: &Rig| rig.client.reads().vm_info().unwrap();
+    let code = |verb: &str, body: &str| rig.call(verb, body).unwrap_err().code;
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    let disk =
+        |id: &str| format!(r#"{{"path":"{}","image_type":"Raw","id":"{id}"}}"#, image.path().display());
+    let Answer::Json(added) = rig.call("vm.add-disk", &disk("d")).unwrap() else { panic!() };
+    assert_eq!(added, r#"{"id":"d","bdf":"0000:00:03.0"}"#);
+    assert_eq!(info(&rig).config.disks.unwrap().len(), 1);
+    // What is refused changes nothing.
+    let before = info(&rig);
+    assert_eq!(code("vm.add-disk", &disk("d")), Code::Duplicate);
+    assert_eq!(code("vm.add-disk", r#"{"path":"/no/such/image","id":"e"}"#), Code::InvalidConfig);
+    assert_eq!(code("vm.add-fs", r#"{"tag":"t","socket":"/s"}"#), Code::InvalidConfig);
+    assert_eq!(code("vm.remove-device", r#"{"id":"__rng"}"#), Code::InvalidConfig);
+    assert_eq!(code("vm.remove-device", r#"{"id":"e"}"#), Code::NoSuchDevice);
+    assert_eq!(info(&rig), before);
+    // It is asked for by either of its names, and stays until the guest lets go of it.
+    rig.ok("vm.remove-device", r#"{"id":"_virtio-pci-d"}"#);
+    assert_eq!(code("vm.remove-device", r#"{"id":"d"}"#), Code::Pending);
+    assert!(info(&rig).config.disks.unwrap_or_default().is_empty());
+    assert_eq!(info(&rig).device_tree.unwrap()["_virtio-pci-d"].removal, Some(api::Removal::Pending));
+    assert_eq!(code("vm.add-disk", &disk("d")), Code::Duplicate);
+    // Its image is still locked.
+    assert_eq!(code("vm.add-disk", &disk("e")), Code::InvalidConfig);
+    rig.ok("vm.pause", "");
+    let other = tempfile::NamedTempFile::new().unwrap();
+    other.as_file().set_len(1 << 20).unwrap();
+    rig.ok("vm.add-disk", &format!(r#"{{"path":"{}","image_type":"Raw","id":"n"}}"#, other.path().display()));
+    rig.ok("vm.reboot", "");
+    assert!(rig.records().contains(&"vm/device-removed".to_owned()));
+    let tree = info(&rig).device_tree.unwrap();
+    assert!(tree.contains_key("n") && !tree.contains_key("d"));
+    assert_eq!(tree["_virtio-pci-n"].pci_bdf.as_deref(), Some("0000:00:04.0"));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{
-    ApiError, Code, Counters, EventLog, EventRecord, Meters, Reads, Timestamp, VmInfo, VmState, VmmPing,
+    ApiError, Code, Counters, DeviceNode, EventLog, EventRecord, Meters, Reads, Removal, Timestamp, VmInfo,
+    VmState, VmmPing,
 };
 use meter::{Histogram, QueueReading};
 
@@ -21,7 +22,10 @@ impl Reads for Vm {
 
     fn vm_info(&self) -> Result<VmInfo, ApiError> {
         let (config, _) = config::from_json(b"{}").unwrap();
-        Ok(VmInfo { config, state: VmState::Paused, memory_actual_size: 512 << 20, device_tree: None })
+        let node = |removal| DeviceNode { removal, ..DeviceNode::default() };
+        let tree = [("a".into(), node(None)), ("b".into(), node(Some(Removal::Overdue)))];
+        let device_tree = Some(BTreeMap::from(tree));
+        Ok(VmInfo { config, state: VmState::Paused, memory_actual_size: 512 << 20, device_tree })
     }
 
     fn vm_counters(&self) -> Result<Counters, ApiError> {
@@ -95,6 +99,8 @@ fn a_vm_and_its_devices() {
         (r#"vm_state{state="Running"}"#, "0"),
         (r#"vm_state{state="Paused"}"#, "1"),
         ("memory_actual_bytes", "536870912"),
+        (r#"device_removals{state="pending"}"#, "0"),
+        (r#"device_removals{state="overdue"}"#, "1"),
         (r#"events_total{source="vm",event="booting"}"#, "2"),
         (r#"device_read_bytes_total{device="_disk0"}"#, "512"),
         (r#"device_read_bytes_total{device="a\"b"}"#, "18446744073709551615"),

@@ -4,6 +4,7 @@ use api::{DeviceNode, MmioAddressRange, PciBarResource, PciBarWidth, Resource};
 use pci::{BarKind, BarLease, BarNeed};
 
 use super::Node;
+use crate::hotplug::Removal;
 use crate::own_memory::{MappedMemory, MemoryPlace};
 
 /// The device, and the transport it sits behind if it has one.
@@ -22,9 +23,10 @@ pub(super) fn describe(node: &Node) -> Vec<DeviceNode> {
     };
     let bars = function.bars.iter().map(bar);
     let bdf = Some(function.lease.address().to_string());
+    let removal = function.removal.map(Removal::shown);
     if !function.is_virtio {
         device.resources.extend(bars);
-        return vec![DeviceNode { pci_bdf: bdf, ..device }];
+        return vec![DeviceNode { pci_bdf: bdf, removal, ..device }];
     }
     // A virtio device sits behind its transport, which is a node of its own.
     let transport = DeviceNode {
@@ -32,6 +34,7 @@ pub(super) fn describe(node: &Node) -> Vec<DeviceNode> {
         resources: bars.collect(),
         children: vec![node.id.clone()],
         pci_bdf: bdf,
+        removal,
         ..DeviceNode::default()
     };
     device.parent = Some(transport.id.clone());

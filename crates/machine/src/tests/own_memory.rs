@@ -30,7 +30,7 @@ impl Memories {
         Self { rig, plan, _files: files }
     }
 
-    fn device(&self, id: &str) -> &plan::Device {
+    fn device(&self, id: &str) -> &config::plan::Device {
         self.plan.devices.iter().find(|device| device.id == id).unwrap()
     }
 }
@@ -50,9 +50,9 @@ fn it_lies_beside_ram_and_goes_with_its_device() {
     assert!(base.is_multiple_of(2 << 20) && base > 4 << 30, "{base:#x}");
     assert_eq!(memories.rig.hypervisor.memory.mapped(), [0, base]);
     assert_eq!((machine.ram_size(), machine.nodes.memory_places().len()), (128 << 20, 1));
-    assert!(machine.detach("p"));
+    assert!(detach(&mut machine, "p"));
     assert_eq!(memories.rig.hypervisor.memory.mapped(), [0]);
-    assert_eq!(machine.attach(memories.device("p"), &[]).unwrap(), 4, "its slot is free again");
+    assert_eq!(machine.add(memories.device("p"), &[]).unwrap().bdf, "0000:00:04.0", "its slot is free again");
     assert_eq!(base_of(&machine, "p"), base, "its addresses are, too");
     drop(machine);
     assert_eq!(memories.rig.hypervisor.memory.mapped(), [0], "RAM is nobody's to unmap");
@@ -63,12 +63,12 @@ fn memory_that_the_guest_does_not_get_leaves_nothing_behind() {
     let memories = Memories::new(&["p"]);
     let mut machine = memories.rig.boot(&memories.plan);
     let base = base_of(&machine, "p");
-    assert!(machine.detach("p"));
+    assert!(detach(&mut machine, "p"));
     memories.rig.hypervisor.memory.refuse(true);
-    let error = machine.attach(memories.device("p"), &[]).unwrap_err();
+    let error = machine.add(memories.device("p"), &[]).unwrap_err();
     assert!(matches!(&error, DeviceError::Memory { id, .. } if id == "p"), "{error}");
     memories.rig.hypervisor.memory.refuse(false);
-    machine.attach(memories.device("p"), &[]).unwrap();
+    machine.add(memories.device("p"), &[]).unwrap();
     assert_eq!(base_of(&machine, "p"), base);
 }
 
@@ -78,9 +78,9 @@ fn addresses_at_which_the_guest_has_memory_still_are_given_to_nobody() {
     let mut machine = memories.rig.boot(&memories.plan);
     let base = base_of(&machine, "p");
     memories.rig.hypervisor.memory.refuse(true);
-    assert!(machine.detach("p"));
+    assert!(detach(&mut machine, "p"));
     memories.rig.hypervisor.memory.refuse(false);
-    machine.attach(memories.device("p"), &[]).unwrap();
+    machine.add(memories.device("p"), &[]).unwrap();
     let other = base_of(&machine, "p");
     assert!(other.abs_diff(base) >= SIZE, "{base:#x}, {other:#x}");
     assert_eq!(memories.rig.hypervisor.memory.mapped(), [0, base.min(other), base.max(other)]);
@@ -91,7 +91,7 @@ fn a_restored_machine_has_it_where_it_was() {
     let memories = Memories::new(&["p", "q"]);
     let mut machine = memories.rig.boot(&memories.plan);
     let base = base_of(&machine, "q");
-    assert!(machine.detach("p"));
+    assert!(detach(&mut machine, "p"));
     machine.pause().unwrap();
     let tree = machine.save().unwrap();
     drop(machine);

@@ -4,7 +4,7 @@ const FIRST: Windows = Windows { memory32: (0xc000_0000, 0xc0ff_ffff), memory64:
 const SECOND: Windows = Windows { memory32: (0xc100_0000, 0xc1ff_ffff), memory64: (1 << 33, (1 << 34) - 1) };
 
 fn segments() -> Segments {
-    Segments::new(FIRST, [SECOND])
+    Segments::new([FIRST, SECOND])
 }
 
 fn segment() -> Segment {
@@ -53,7 +53,7 @@ fn each_segment_has_slots_and_windows_of_its_own() {
 #[test]
 fn impossible_windows_are_empty() {
     let empty = Windows { memory32: (1, 0), memory64: (0, u64::MAX) };
-    let segments = Segments::new(empty, []);
+    let segments = Segments::new([empty]);
     for kind in [BarKind::Memory32, BarKind::Memory64] {
         let none = PlaceError::NoAddresses { segment: 0, size: 0x1000, kind };
         assert_eq!(segments.get(0).unwrap().lease_bar(kind, 0x1000, 0x1000).err(), Some(none));
@@ -110,7 +110,7 @@ fn a_larger_bar_over_the_place_of_one_that_is_not_decoded_has_all_of_it() {
 #[test]
 fn a_bar_across_the_edge_of_a_window_leases_what_lies_inside() {
     let windows = Windows { memory32: (0xc010_0000, 0xc01f_ffff), ..FIRST };
-    let segments = Segments::new(windows, []);
+    let segments = Segments::new([windows]);
     let segment = segments.get(0).unwrap();
     let mut bar = segment.lease_bar(BarKind::Memory64, 0x40_0000, 0x40_0000).unwrap();
     segments.follow([(&mut bar, Some(0xc000_0000))]);
@@ -138,6 +138,25 @@ fn what_a_moved_bar_occupies_is_not_leased_and_what_it_left_is() {
     drop(bar);
     drop(other);
     assert!(segment.lease_bar(BarKind::Memory32, 2 * SIZE, SIZE).is_ok());
+}
+
+#[test]
+fn windows_are_dealt_out_by_weight() {
+    let whole = Windows { memory32: (0xc000_0000, 0xc000_9fff), memory64: (4 << 30, (44 << 30) - 1) };
+    let [first, second, last] = whole.split(&[(1, 1), (2, 3), (1, 1)])[..] else { panic!() };
+    assert_eq!((first.memory32, first.memory64), ((0xc000_0000, 0xc000_1fff), (4 << 30, (12 << 30) - 1)));
+    assert_eq!(second.memory32, (0xc000_2000, 0xc000_5fff));
+    assert_eq!(second.memory64, (12 << 30, (36 << 30) - 1));
+    assert_eq!((last.memory32, last.memory64), ((0xc000_6000, 0xc000_9fff), (36 << 30, (44 << 30) - 1)));
+    assert_eq!(whole.split(&[(7, 9)]), [whole]);
+}
+
+#[test]
+fn too_many_shares_leave_empty_windows() {
+    let whole = Windows { memory32: (0xc000_0000, 0xc000_9fff), memory64: (4 << 30, (8 << 30) - 1) };
+    let parts = whole.split(&[(u32::MAX, u32::MAX), (u32::MAX, 1)]);
+    assert!(parts[0].memory32.0 > parts[0].memory32.1 && parts[0].memory64.0 > parts[0].memory64.1);
+    assert_eq!(parts[1], whole);
 }
 
 #[test]

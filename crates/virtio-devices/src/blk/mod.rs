@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use block::{LockRange, OpenError};
 use config::{VmConfig, plan};
-use pci::{BarKind, BuildContext, Built};
+use pci::{BuildContext, Built};
 use rustix::thread::CpuSet;
 use thiserror::Error;
 use virtio::built;
@@ -77,7 +77,7 @@ pub fn build(disk: &plan::Disk, context: &BuildContext<'_>) -> Result<Built, Err
             disk.image_type = found;
         }
     };
-    Ok(built(blk, BarKind::Memory32, context).handle(shared).learned(learned))
+    Ok(built(blk, context.boot_bar, context).handle(shared).learned(learned))
 }
 
 /// What of an image other programs are locked out of.

@@ -34,7 +34,7 @@ use crate::{Activation, ActiveQueue, Signals, VirtioDevice, feature};
 use common::{Action, Common};
 
 /// Bytes of BAR 0.
-pub(crate) const BAR_SIZE: u64 = 0x8_0000;
+pub const BAR_SIZE: u64 = 0x8_0000;
 const ISR: u64 = 0x2000;
 const DEVICE: u64 = 0x4000;
 const NOTIFY: u64 = 0x6000;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use vmtest::context::Context;
 use vmtest::host;
-use vmtest::process::Footprint;
+use vmtest::process::Leftovers;
 use vmtest::vm::{Builder, Vm};
 use vmtest::wait;
 
@@ -233,27 +233,9 @@ fn fifty_rounds_leave_nothing(context: &Context) {
     for _ in 0..5 {
         round();
     }
-    let before = settle(&vm);
+    let leftovers = Leftovers::of(&vm.vmm);
     for _ in 0..50 {
         round();
     }
-    wait::until_true(wait::COMMAND, &format!("{before:?} again, not {:?}", vm.vmm.footprint()), || {
-        let now = vm.vmm.footprint();
-        // The allocator may map a little more for its own reasons; a leak is at least one a round.
-        now.threads <= before.threads
-            && now.descriptors <= before.descriptors
-            && now.mappings <= before.mappings + 20
-    });
-}
-
-/// The footprint once it stays the same: threads that were told to end may take a moment.
-fn settle(vm: &Vm) -> Footprint {
-    let mut last = vm.vmm.footprint();
-    let mut same = 0;
-    wait::until(wait::COMMAND, "the VMM to settle", || {
-        let now = vm.vmm.footprint();
-        same = if now == last { same + 1 } else { 0 };
-        last = now;
-        (same >= 10).then_some(now)
-    })
+    leftovers.assert_none(&vm.vmm);
 }

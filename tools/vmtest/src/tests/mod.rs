@@ -2,17 +2,23 @@
 
 mod block;
 mod boot;
+mod changes;
 mod clients;
 mod console;
+mod cpus;
 mod dbus;
 mod devices;
 mod events;
 mod fuzzing;
 mod host_side;
+mod hotplug;
 mod lifecycle;
+mod memory;
+mod memory_acpi;
 mod net;
 mod pmem;
 mod sandbox;
+mod vsock;
 
 use vmtest::runner::Test;
 
@@ -23,10 +29,16 @@ pub(crate) fn all() -> Vec<Test> {
         block::TESTS,
         net::TESTS,
         pmem::TESTS,
+        vsock::TESTS,
         devices::TESTS,
+        hotplug::TESTS,
+        changes::TESTS,
+        memory::TESTS,
+        memory_acpi::TESTS,
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,
+        cpus::TESTS,
         host_side::TESTS,
         events::TESTS,
         clients::TESTS,

@@ -23,7 +23,7 @@ const TOOLS: &[&str] = &["/usr/bin/fio", "/usr/bin/iperf3"];
 pub(crate) fn prepare(places: &Places) -> Result<PathBuf> {
     packages::install(&["qemu-system-x86", "seabios", "fio", "iperf3", "iproute2"])?;
     let (kernel, dir) = guest::kernel(places, "bench")?;
-    initramfs::build(&kernel.with_modules(MODULES)?, &[("init", INIT)], &dir.join("initramfs"))?;
+    initramfs::build(&kernel.with_modules(MODULES)?, &[("init", INIT)], &[], &dir.join("initramfs"))?;
     tools_disk(&dir)?;
     Ok(dir)
 }

@@ -1,11 +1,12 @@
 //! What the guest's ACPI code is told of the generic event device.
 
+use acpi_tables::Aml;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule,
     FieldUpdateRule, If, Interrupt, Local, Method, MethodCall, Notify, ONE, OpRegion, OpRegionSpace, Path,
     ResourceTemplate, Store, ZERO,
 };
-use device::aml::{device, hid, name};
+use device::aml::{Raw, device, encode, hid, name};
 
 use super::{Cause, Ged};
 
@@ -18,10 +19,11 @@ fn power_button() -> Vec<u8> {
     device("_SB_.PWRB", vec![&hid("PNP0C0C"), &name("_UID", &ZERO)])
 }
 
+/// For a button (ACPI 6.4 §5.6.6): it was pressed.
+const PRESSED: u8 = 0x80;
+
 /// The register that says what happened, and the method that reads and dispatches it. A read clears it.
 fn controller(base: u64) -> Vec<u8> {
-    const POWER_BUTTON: u8 = Cause::PowerButton as u8;
-    const PRESSED: u8 = 0x80;
     let memory = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, base, base, None::<u64>);
     let resources = ResourceTemplate::new(vec![&memory]);
     let region = OpRegion::new(Path::new("GDST"), OpRegionSpace::SystemMemory, &base, &ONE);
@@ -32,14 +34,13 @@ fn controller(base: u64) -> Vec<u8> {
         FieldUpdateRule::WriteAsZeroes,
         vec![FieldEntry::Named(*b"GDAT", 8)],
     );
-    let (events, event) = (Local(0), Local(1));
     let (register, button) = (Path::new("GDAT"), Path::new("\\_SB_.PWRB"));
-    let read = Store::new(&events, &register);
-    let select = And::new(&event, &events, &POWER_BUTTON);
-    let set = Equal::new(&event, &POWER_BUTTON);
-    let notify = Notify::new(&button, &PRESSED);
-    let dispatch = If::new(&set, vec![&notify]);
-    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &select, &dispatch]);
+    let read = Store::new(&EVENTS, &register);
+    let cpus = on(Cause::Cpu, &MethodCall::new(Path::new("\\_SB_.CPUS.CSCN"), vec![]));
+    let memory = on(Cause::Memory, &MethodCall::new(Path::new("\\_SB_.MHPC.MSCN"), vec![]));
+    let slots = on(Cause::Pci, &MethodCall::new(Path::new("\\_SB_.PHPR.PSCN"), vec![]));
+    let pressed = on(Cause::PowerButton, &Notify::new(&button, &PRESSED));
+    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &cpus, &memory, &slots, &pressed]);
     device(
         "_SB_.GEC_",
         vec![
@@ -51,6 +52,17 @@ fn controller(base: u64) -> Vec<u8> {
             &scan,
         ],
     )
+}
+
+/// What the scan has read.
+const EVENTS: Local = Local(0);
+
+/// Does something if a cause is among the events.
+fn on(cause: Cause, action: &dyn Aml) -> Raw {
+    let (event, cause) = (Local(1), cause as u8);
+    let select = And::new(&event, &EVENTS, &cause);
+    let is_set = Equal::new(&event, &cause);
+    Raw([encode(&select), encode(&If::new(&is_set, vec![action]))].concat())
 }
 
 fn event_device() -> Vec<u8> {

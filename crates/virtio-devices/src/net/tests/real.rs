@@ -7,7 +7,17 @@ use super::*;
 fn connected(plan: &plan::Net) -> Result<Net, Error> {
     let events = device::Events::new(Arc::new(device::NoSink)).unwrap();
     let ram = &test_ram(&[(0, 0x1000)]).dma();
-    connect(plan, &BuildContext { id: "_net0", ram, events: &events, descriptors: &[], stream: None })
+    connect(
+        plan,
+        &BuildContext {
+            id: "_net0",
+            ram,
+            events: &events,
+            descriptors: &[],
+            stream: None,
+            boot_bar: BarKind::Memory32,
+        },
+    )
 }
 
 fn started(net: &mut Net, ram: &GuestRam, features: u64, queues: &[&FakeQueue]) -> Arc<FakeInterrupt> {

@@ -1,0 +1,99 @@
+//! What a vCPU's thread does.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+
+use boot::boot_msrs;
+use device::{Event, Events};
+use hv::{CpuState, Error, Vcpu, VcpuExit, VcpuIo};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::cores::Neighbours;
+
+/// What is asked of a vCPU's thread.
+pub(super) enum Mail {
+    Run,
+    Pause(Sender<()>),
+    Nmi(Sender<Result<(), Error>>),
+    Save(Sender<Result<CpuState, Error>>),
+    /// Hold, and go back to power-on.
+    Reset(Sender<Result<(), Error>>),
+    Exit,
+}
+
+/// A vCPU with all that its thread needs.
+pub(super) struct Body {
+    pub(super) number: usize,
+    pub(super) vcpu: Box<dyn Vcpu>,
+    pub(super) inbox: Receiver<Mail>,
+    pub(super) io: Arc<dyn VcpuIo + Send + Sync>,
+    pub(super) events: Events,
+    /// The host CPUs that it may run on, if not all.
+    pub(super) hosts: Option<CpuSet>,
+    pub(super) neighbours: Neighbours,
+    /// Told whether it has a cookie to share.
+    pub(super) claimed: Sender<io::Result<Option<Pid>>>,
+}
+
+impl Body {
+    /// Runs on the calling thread until it is told to end. The vCPU is gone then.
+    pub(super) fn run(mut self) {
+        let number = self.number;
+        if let Some(Err(e)) = self.hosts.map(|hosts| sched_setaffinity(None, &hosts)) {
+            tracing::warn!("vCPU {number} runs on any host CPU: its affinity is refused: {e}");
+        }
+        let claimed = self.neighbours.claim(number).map_err(io::Error::from);
+        let goes_on = claimed.is_ok();
+        if self.claimed.send(claimed).is_ok() && goes_on {
+            serve(self.vcpu.as_mut(), &self.inbox, self.io.as_ref(), &self.events);
+        }
+    }
+}
+
+pub(super) fn cpu_set(hosts: &[usize]) -> CpuSet {
+    let mut set = CpuSet::new();
+    for host in hosts.iter().filter(|host| **host < CpuSet::MAX_CPU) {
+        set.set(*host);
+    }
+    set
+}
+
+fn serve(vcpu: &mut dyn Vcpu, inbox: &Receiver<Mail>, io: &dyn VcpuIo, events: &Events) {
+    let mut running = false;
+    loop {
+        let mail = if running { inbox.try_recv().ok() } else { inbox.recv().ok().or(Some(Mail::Exit)) };
+        // Nobody waits for an answer that cannot be delivered.
+        match mail {
+            Some(Mail::Run) => running = true,
+            Some(Mail::Pause(held)) => {
+                running = false;
+                vcpu.note_pause();
+                let _ = held.send(());
+            }
+            Some(Mail::Nmi(done)) => drop(done.send(vcpu.inject_nmi())),
+            Some(Mail::Save(done)) => drop(done.send(vcpu.state())),
+            Some(Mail::Reset(done)) => {
+                running = false;
+                drop(done.send(vcpu.reset().and_then(|()| vcpu.set_msrs(&boot_msrs()))));
+            }
+            Some(Mail::Exit) => return,
+            None => match vcpu.run(io) {
+                Ok(VcpuExit::Stopped) => {}
+                Ok(VcpuExit::Shutdown) => {
+                    running = false;
+                    events.raise(Event::Reset);
+                }
+                Err(error) => {
+                    running = false;
+                    tracing::error!(
+                        "{error}: {}",
+                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()
+                    );
+                    events.raise(Event::Fatal);
+                }
+            },
+        }
+    }
+}

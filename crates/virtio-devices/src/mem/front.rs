@@ -1,0 +1,139 @@
+//! The device's configuration and life cycle, as the transport sees them, and what the host may ask of it.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use config::plan;
+use device::{Persist, RestoreError};
+use memory::layout::Range;
+use serde::{Deserialize, Serialize};
+use virtio::{Activation, Info, QueueServer, Signals, VirtioDevice, Worker, Workers};
+
+use super::region::Region;
+use super::worker::Plugger;
+use super::{BLOCK, PROFILE};
+
+const DEVICE_TYPE: u16 = 24;
+const QUEUE_SIZE: u16 = 128;
+/// block_size: u64; node_id: u16 and padding; addr, region_size, usable_region_size, plugged_size, requested_size: u64.
+const CONFIG_LEN: u16 = 56;
+
+/// What is wanted and what is plugged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Bytes.
+    pub(super) requested: u64,
+    /// Runs of plugged blocks: first and length.
+    pub(super) plugged: Vec<(usize, usize)>,
+}
+
+/// What the host may ask of a device while its machine lives. Cloning shares it.
+#[derive(Clone)]
+pub struct Mem {
+    region: Arc<Region>,
+    /// The way to the driver while there is one.
+    signals: Arc<Mutex<Option<Arc<Signals>>>>,
+}
+
+impl Mem {
+    /// Asks the guest to have `size` bytes plugged, a multiple of 2 MiB within the region. It plugs or unplugs when it likes.
+    pub fn request(&self, size: u64) {
+        let signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(signals) = signals.as_ref() else { return self.region.request(size) };
+        let Ok(()) = signals.change_config(|| {
+            self.region.request(size);
+            Ok::<_, Infallible>(())
+        });
+    }
+
+    /// Bytes that are plugged.
+    pub fn plugged(&self) -> u64 {
+        self.region.plugged()
+    }
+
+    fn listen(&self, signals: Option<Arc<Signals>>) {
+        *self.signals.lock().unwrap_or_else(PoisonError::into_inner) = signals;
+    }
+}
+
+/// The front half of a memory device.
+pub struct Front {
+    info: Info,
+    handle: Mem,
+    workers: Workers,
+}
+
+impl Front {
+    pub(super) fn new(id: &str, plan: &plan::Mem, room: Range) -> io::Result<Self> {
+        let region = Arc::new(Region::new(room, plan.requested));
+        let worker = Worker::spawn(&PROFILE, id, Plugger(region.clone()))?;
+        let info = Info {
+            id: id.into(),
+            device_type: DEVICE_TYPE,
+            queue_sizes: vec![QUEUE_SIZE],
+            features: 0,
+            config_len: CONFIG_LEN,
+        };
+        let workers = Workers::new(vec![(worker, vec![0])]);
+        Ok(Self { info, handle: Mem { region, signals: Arc::default() }, workers })
+    }
+
+    /// The host's handle.
+    pub fn handle(&self) -> &Mem {
+        &self.handle
+    }
+}
+
+impl VirtioDevice for Front {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn server(&mut self) -> &mut dyn QueueServer {
+        &mut self.workers
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        const NODE: u64 = 0;
+        let region = &self.handle.region;
+        let sizes = [region.size, region.size, region.plugged(), region.requested()];
+        let fields = [BLOCK, NODE, region.base].into_iter().chain(sizes);
+        let from = fields.flat_map(u64::to_le_bytes).skip(usize::try_from(offset).unwrap_or(usize::MAX));
+        data.iter_mut().zip(from).for_each(|(to, from)| *to = from);
+    }
+
+    fn start(&mut self, activation: Activation) {
+        self.handle.listen(Some(activation.signals.clone()));
+        self.workers.start(activation);
+    }
+
+    /// What is plugged stays: another driver finds it, and unplugs it if it does not want it.
+    fn reset(&mut self) {
+        self.handle.listen(None);
+    }
+}
+
+impl Persist for Front {
+    type State = State;
+    const KIND: &'static str = "virtio-mem";
+    const VERSION: u32 = 1;
+
+    fn save(&self) -> State {
+        let region = &self.handle.region;
+        State { requested: region.requested(), plugged: region.runs() }
+    }
+
+    fn restore(&mut self, state: State) -> Result<(), RestoreError> {
+        let region = &self.handle.region;
+        let wrong = |field| RestoreError::Value { kind: Self::KIND, field };
+        if state.requested > region.size || !state.requested.is_multiple_of(BLOCK) {
+            return Err(wrong("requested size"));
+        }
+        if !region.take_runs(&state.plugged) {
+            return Err(wrong("plugged blocks"));
+        }
+        region.request(state.requested);
+        Ok(())
+    }
+}
