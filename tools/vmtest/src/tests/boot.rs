@@ -99,7 +99,9 @@ fn debian_to_login(context: &Context) {
     let disk = context.path("root");
     host::copy_disk(&context.image("debian.img"), &disk);
     let mut vm = Builder::new(context).cpus(2).memory_mib(1024).disk(&disk).agent(AgentOn::Nobody);
-    vm = vm.cmdline("root=/dev/vda rw");
+    // On a busy machine, devices take longer to appear than systemd has patience for; then nobody asks for a login.
+    let patience = "systemd.default_device_timeout_sec=3600 systemd.default_timeout_start_sec=3600";
+    vm = vm.cmdline(&format!("root=/dev/vda rw {patience}"));
     let mut vm = vm.start();
     vm.create();
     vm.boot();
