@@ -10,7 +10,7 @@ use chipset::debug::{BootLog, TextPort};
 use chipset::i8042::I8042;
 use chipset::serial::Serial;
 use config::plan;
-use device::{Device, Events, InterruptLine, Slot};
+use device::{Device, InterruptLine, Slot};
 use hv::IrqChip;
 use irqchip::{IoApic, Pins};
 use memory::layout::{self, DeviceArea};
@@ -44,8 +44,6 @@ pub(crate) struct Fixed<'a> {
     pub(crate) segments: usize,
     /// Where what is not at an address of its own lies.
     pub(crate) area: &'a DeviceArea,
-    /// Who hears of what the guest does.
-    pub(crate) events: &'a Events,
     /// The ports to configuration space.
     pub(crate) ports: &'a Arc<ConfigPorts>,
 }
@@ -69,7 +67,7 @@ pub(crate) fn attach(
     let notifier = ged.notifier();
     let apic_ids = (0..fixed.cpus.max).map(|vcpu| fixed.cpus.topology.apic_id(vcpu)).collect();
     let (page, present) = (platform_page(fixed.area, 2), fixed.cpus.boot);
-    let cpus = CpuController::new(page, apic_ids, present, fixed.events.clone()).in_nodes(fixed.cpu_nodes);
+    let cpus = CpuController::new(page, apic_ids, present).in_nodes(fixed.cpu_nodes);
     let cpu_slots = cpus.slots();
     let pci_hotplug = PciHotplug::new(platform_page(fixed.area, 3), fixed.segments, notifier.clone());
     let pci_slots = pci_hotplug.slots();

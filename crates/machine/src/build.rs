@@ -152,7 +152,6 @@ impl Parts {
             cpu_nodes: numa::nodes_of_cpus(plan),
             segments: windows.len(),
             area: &area,
-            events,
             ports: &ports,
         };
         let board = board::attach(&mut nodes, fixed, consoles.serial.clone())?;

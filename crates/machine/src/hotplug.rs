@@ -92,8 +92,10 @@ impl Machine {
         }
     }
 
-    /// Takes away what the guest has ejected. Threads of these devices have ended and their back ends are closed.
+    /// Takes away what the guest has ejected: vCPUs, and the devices that come out. Threads of these devices have ended and their back
+    /// ends are closed.
     pub fn take_ejected(&mut self) -> Vec<PciDeviceInfo> {
+        self.park_ejected();
         let ejected = self.pci_slots.take_ejected().into_iter();
         let removed = ejected.filter_map(|address| Some(info(&self.nodes.detach_at(address)?, address)));
         removed.collect()

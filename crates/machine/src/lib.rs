@@ -115,11 +115,9 @@ impl Machine {
         self.paused = false;
     }
 
-    /// Looks after what was late and has come to its end meanwhile, and after what the guest has let go of: [`device::Event::News`]
-    /// says when.
+    /// Looks after what was late and has come to its end meanwhile: [`device::Event::News`] says when.
     pub fn look_after(&mut self) {
         self.nodes.look_after();
-        self.park_ejected();
     }
 
     /// The state of a paused machine, without guest RAM.

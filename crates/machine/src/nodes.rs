@@ -375,16 +375,17 @@ impl Nodes {
         &self.spaces
     }
 
+    pub(crate) fn slot(&self, id: &str) -> Option<&Slot> {
+        self.nodes.iter().find(|node| node.id == id).map(|node| &node.slot)
+    }
+
     /// Where a device's registers are.
     pub(crate) fn regions(&self, id: &str) -> Vec<device::Region> {
-        let node = self.nodes.iter().find(|node| node.id == id).unwrap();
-        node.slot.lock().unwrap().regions()
+        self.slot(id).unwrap().lock().unwrap().regions()
     }
 
     pub(crate) fn is_busy(&self, id: &str) -> bool {
-        self.nodes
-            .iter()
-            .any(|node| node.id == id && matches!(node.slot.try_lock(), Err(TryLockError::WouldBlock)))
+        self.slot(id).is_some_and(|slot| matches!(slot.try_lock(), Err(TryLockError::WouldBlock)))
     }
 }
 

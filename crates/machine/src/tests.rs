@@ -182,25 +182,77 @@ fn a_disk_gets_another_size_and_goes_on_as_it_was() {
 }
 
 #[test]
-fn nothing_is_done_to_a_device_that_does_not_hold_still() {
+fn a_disk_that_does_not_hold_still_keeps_its_size() {
     let rig = Rig::new();
     let mut machine = rig.boot(&rig.plan(""));
     machine.nodes.set_patience(std::time::Duration::from_millis(1));
-    let (go_on, wait) = std::sync::mpsc::channel();
-    let slot: device::Slot = Arc::new(std::sync::Mutex::new(Stuck(wait)));
-    machine.nodes.attach_board("__stuck", slot).unwrap();
-    let spaces = machine.nodes.spaces().clone();
-    std::thread::scope(|scope| {
-        let inside = scope.spawn(|| spaces.read(device::Space::Pio, 0x100, &mut [0]));
-        while !machine.nodes.is_busy("__stuck") {
-            std::thread::yield_now();
-        }
-        let late = machine.nodes.hold("__stuck", true, || panic!("it does not hold still")).unwrap_err();
-        assert_eq!(late.id, "__stuck");
-        go_on.send(()).unwrap();
-        inside.join().unwrap();
-    });
-    assert_eq!(machine.nodes.hold("__stuck", true, || 7).unwrap(), 7);
+    let slot = machine.nodes.slot("d").unwrap().clone();
+    let inside = slot.lock().unwrap();
+    let error = machine.resize_disk("d", 4 << 20).unwrap_err();
+    assert!(matches!(&error, ResizeDiskError::Late(late) if late.id == "d"), "{error}");
+    assert_eq!(rig.image.as_file().metadata().unwrap().len(), 1 << 20);
+    drop(inside);
+    machine.resize_disk("d", 4 << 20).unwrap();
+}
+
+/// A device that notes what it is asked, and holds still or not.
+struct Noting {
+    asked: Arc<std::sync::Mutex<Vec<&'static str>>>,
+    holds_still: bool,
+}
+
+impl Noting {
+    fn note(&self, what: &'static str) {
+        self.asked.lock().unwrap().push(what);
+    }
+}
+
+impl device::Stateless for Noting {
+    const KIND: &'static str = "noting";
+}
+
+impl device::Device for Noting {
+    fn regions(&self) -> Vec<device::Region> {
+        Vec::new()
+    }
+
+    fn read(&mut self, _: device::Access, _: &mut [u8]) {}
+
+    fn write(&mut self, _: device::Access, _: &[u8]) -> device::Effect {
+        device::Effect::None
+    }
+
+    fn reset(&mut self) {}
+
+    fn pause(&mut self) {
+        self.note("pause");
+    }
+
+    fn is_paused(&mut self, _: std::time::Instant) -> bool {
+        self.note("is it paused?");
+        self.holds_still
+    }
+
+    fn resume(&mut self) {
+        self.note("resume");
+    }
+}
+
+#[test]
+fn what_is_done_to_a_device_is_done_while_it_holds_still() {
+    let rig = Rig::new();
+    let mut machine = rig.boot(&rig.plan(""));
+    for (id, holds_still, resume, expected) in [
+        ("__a", true, true, &["pause", "is it paused?", "done", "resume"][..]),
+        ("__b", true, false, &["pause", "is it paused?", "done"]),
+        ("__c", false, true, &["pause", "is it paused?", "resume"]),
+    ] {
+        let asked: Arc<std::sync::Mutex<Vec<_>>> = Arc::default();
+        let noting = Noting { asked: asked.clone(), holds_still };
+        machine.nodes.attach_board(id, Arc::new(std::sync::Mutex::new(noting))).unwrap();
+        let done = machine.nodes.hold(id, resume, || asked.lock().unwrap().push("done"));
+        assert_eq!((done.is_ok(), asked.lock().unwrap().as_slice()), (holds_still, expected));
+    }
 }
 
 #[test]

@@ -51,8 +51,7 @@ const BOARD: &[fn() -> Box<dyn Device>] = &[
     || Box::new(BootLog::new(Box::new(|| TIME))),
     || Box::new(TextPort::firmware(null())),
     || {
-        let cpus =
-            CpuController::new(0xfff0_0000, vec![0, 1, 2, 3], 3, Events::new(Arc::new(NoSink)).unwrap());
+        let cpus = CpuController::new(0xfff0_0000, vec![0, 1, 2, 3], 3);
         cpus.slots().insert(4);
         cpus.slots().ask_to_leave(2);
         Box::new(cpus)

@@ -1,10 +1,9 @@
 //! The tables as a guest finds them in RAM.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use chipset::acpi::{CpuController, PmTimer, SleepControl};
-use device::{Access, Device, Effect, Events, NoSink, Power, Region, Space};
+use device::{Access, Device, Effect, Power, Region, Space};
 use memory::{Bytes, GuestAddress, test_ram};
 
 use super::{AcpiError, Cpu, NodeMemory, NumaNode, PciSegment, Tables, write};
@@ -236,8 +235,7 @@ fn the_dsdt_names_what_is_there() {
 fn a_large_machine_fits() {
     const CPUS: u32 = 2048;
     let mut tables = tables(CPUS, 96);
-    let events = Events::new(Arc::new(NoSink)).unwrap();
-    let controller = CpuController::new(0xfff0_0000_0000, (0..CPUS).collect(), 1, events);
+    let controller = CpuController::new(0xfff0_0000_0000, (0..CPUS).collect(), 1);
     tables.devices.extend(controller.aml());
     let memory = written(&tables);
     assert_eq!(walk(&memory).len(), 5);

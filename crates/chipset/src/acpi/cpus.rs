@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  control --insert, ask_to_leave--> CpuSlots --registers--> guest
-//!  control <--Event::News, is_present-- CpuSlots <--eject-- guest
+//!  control <--Effect::Ejected, is_present-- CpuSlots <--eject-- guest
 //! ```
 //! The guest selects a CPU, then reads its status or writes what it has done about it. A CPU leaves only after it was asked to,
 //! and CPU 0 never does.
@@ -15,7 +15,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use device::{Access, Device, Effect, Event, Events, Persist, Region, RestoreError, Space};
+use device::{Access, Device, Effect, Persist, Region, RestoreError, Space};
 use serde::{Deserialize, Serialize};
 
 pub use slots::CpuSlots;
@@ -67,15 +67,13 @@ pub struct CpuController {
     present: u32,
     selected: u32,
     slots: CpuSlots,
-    events: Events,
 }
 
 impl CpuController {
     /// The registers at guest-physical `base`. `apic_ids` are those of all possible CPUs; the first `present` are there at power-on.
-    /// Ejected CPUs are news for `events`.
-    pub fn new(base: u64, apic_ids: Vec<u32>, present: u32, events: Events) -> Self {
+    pub fn new(base: u64, apic_ids: Vec<u32>, present: u32) -> Self {
         let slots = CpuSlots::new(apic_ids.len(), present);
-        Self { base, apic_ids, nodes: BTreeMap::new(), present, selected: 0, slots, events }
+        Self { base, apic_ids, nodes: BTreeMap::new(), present, selected: 0, slots }
     }
 
     /// The same with CPUs in NUMA nodes: a CPU's number, and its node's.
@@ -90,16 +88,16 @@ impl CpuController {
     }
 
     /// What the guest has done about the selected CPU.
-    fn obey(&mut self, done: u8) {
+    fn obey(&mut self, done: u8) -> Effect {
         self.slots.acknowledge(self.selected, done & (register::INSERTING | register::REMOVING));
         if done & register::EJECT == 0 {
-            return;
+            return Effect::None;
         }
         if self.slots.eject(self.selected) {
-            self.events.raise(Event::News);
-        } else {
-            tracing::warn!(target: "guest", "The guest ejects CPU {}, which nobody has asked for", self.selected);
+            return Effect::Ejected;
         }
+        tracing::warn!(target: "guest", "The guest ejects CPU {}, which nobody has asked for", self.selected);
+        Effect::None
     }
 }
 
@@ -125,17 +123,18 @@ impl Device for CpuController {
     }
 
     fn write(&mut self, at: Access, data: &[u8]) -> Effect {
+        let mut effect = Effect::None;
         for (offset, byte) in (at.offset..).zip(data) {
             match offset {
                 register::SELECT..register::STATUS => {
                     let shift = 8 * (offset - register::SELECT);
                     self.selected = self.selected & !(0xff << shift) | u32::from(*byte) << shift;
                 }
-                register::STATUS => self.obey(*byte),
+                register::STATUS => effect = self.obey(*byte),
                 _ => {}
             }
         }
-        Effect::None
+        effect
     }
 
     fn reset(&mut self) {

@@ -102,6 +102,15 @@ fn threads_that_meet_the_guest_open_nothing() {
     }
 }
 
+/// What only a restored machine does: its card sends announcements at intervals.
+#[test]
+fn a_restored_card_can_announce_its_guest() {
+    let pair = machine::profiles().into_iter().find(|profile| profile.name() == "net-pair").unwrap();
+    for call in [libc::SYS_timerfd_create, libc::SYS_timerfd_settime] {
+        assert!(Filters::of(pair).unwrap().verdict(call, [0; 6]).allowed, "{call}");
+    }
+}
+
 /// The hypervisor's calls are told from each other by their second argument, one after the other: the one that is made the most must not
 /// drift to the end. Three instructions more are one more request that it is compared to.
 #[test]

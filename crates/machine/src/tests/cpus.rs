@@ -1,7 +1,7 @@
 //! vCPUs that come and go. The test plays the guest's part in the controller's registers.
 
 use config::VmResize;
-use device::{Event, Space};
+use device::{Effect, Space};
 use memory::layout;
 
 use super::*;
@@ -24,9 +24,9 @@ fn status(machine: &Machine, cpu: u32) -> u8 {
     data[0]
 }
 
-fn tell(machine: &Machine, cpu: u32, done: u8) {
+fn tell(machine: &Machine, cpu: u32, done: u8) -> Effect {
     let _ = machine.nodes.spaces().write(Space::Mmio, registers(), &cpu.to_le_bytes());
-    let _ = machine.nodes.spaces().write(Space::Mmio, registers() + 4, &[done]);
+    machine.nodes.spaces().write(Space::Mmio, registers() + 4, &[done])
 }
 
 /// The numbers of the vCPUs in use.
@@ -46,22 +46,21 @@ fn vcpus_come_at_once_and_go_when_the_guest_lets_them() {
     machine.resize_vcpus(4).unwrap();
     assert_eq!(in_use(&machine), [0, 1, 2, 3]);
     assert_eq!([1, 2, 3].map(|cpu| status(&machine, cpu)), [ENABLED | INSERTING; 3]);
-    (1..4).for_each(|cpu| tell(&machine, cpu, INSERTING));
+    (1..4).for_each(|cpu| assert_eq!(tell(&machine, cpu, INSERTING), Effect::None));
 
     machine.resize_vcpus(2).unwrap();
-    (2..4).for_each(|cpu| tell(&machine, cpu, REMOVING));
+    (2..4).for_each(|cpu| assert_eq!(tell(&machine, cpu, REMOVING), Effect::None));
     assert_eq!(in_use(&machine), [0, 1, 2, 3], "the guest has them still");
     assert!(matches!(machine.resize_vcpus(3), Err(ResizeError::Pending(2))));
     assert_eq!(status(&machine, 3), ENABLED);
     machine.resize_vcpus(2).unwrap();
     assert_eq!(status(&machine, 3), ENABLED | REMOVING, "the guest is reminded");
-    tell(&machine, 2, EJECT);
-    assert!(rig.events.take().has(Event::News));
-    machine.look_after();
+    assert_eq!(tell(&machine, 2, EJECT), Effect::Ejected);
+    assert_eq!(machine.take_ejected(), []);
     assert_eq!(in_use(&machine), [0, 1, 3]);
     assert!(matches!(machine.resize_vcpus(4), Err(ResizeError::Pending(2))));
     // Nobody has heard of this one when the next request comes.
-    tell(&machine, 3, EJECT);
+    assert_eq!(tell(&machine, 3, EJECT), Effect::Ejected);
     machine.resize_vcpus(2).unwrap();
     assert_eq!(in_use(&machine), [0, 1]);
 
@@ -98,8 +97,8 @@ fn a_paused_machine_changes_and_stays_paused() {
     machine.resize_vcpus(3).unwrap();
     assert!(machine.is_paused());
     machine.resize_vcpus(2).unwrap();
-    tell(&machine, 2, EJECT);
-    machine.look_after();
+    assert_eq!(tell(&machine, 2, EJECT), Effect::Ejected);
+    assert_eq!(machine.take_ejected(), []);
     assert_eq!(in_use(&machine), [0, 1]);
     machine.resume();
     machine.nmi().unwrap();
@@ -126,8 +125,8 @@ fn a_state_with_gaps_goes_round() {
     machine.start();
     machine.resize_vcpus(4).unwrap();
     machine.resize_vcpus(2).unwrap();
-    tell(&machine, 2, EJECT);
-    machine.look_after();
+    assert_eq!(tell(&machine, 2, EJECT), Effect::Ejected);
+    assert_eq!(machine.take_ejected(), []);
     machine.pause().unwrap();
     let tree = machine.save().unwrap();
     assert_eq!(tree.vcpus.keys().copied().collect::<Vec<_>>(), [0, 1, 3]);
@@ -138,7 +137,7 @@ fn a_state_with_gaps_goes_round() {
     let mut restored = rig.build(&resized, Start::Restore { tree: &tree, ram: ram() }).unwrap();
     assert_eq!(restored.save().unwrap().vcpus, tree.vcpus);
     assert_eq!(status(&restored, 3), ENABLED | INSERTING | REMOVING);
-    tell(&restored, 3, EJECT);
+    assert_eq!(tell(&restored, 3, EJECT), Effect::Ejected);
     restored.resize_vcpus(4).unwrap();
     assert_eq!(in_use(&restored), [0, 1, 2, 3]);
     drop(restored);

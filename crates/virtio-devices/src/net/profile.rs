@@ -1,7 +1,7 @@
 //! What a network card asks of the host.
 
 use libc::SYS_socket;
-use sandbox::call::{Call, bits, equal, ioctl, ioctls_of};
+use sandbox::call::{Call, any, bits, equal, ioctl, ioctls_of};
 use sandbox::{Profile, groups};
 
 const TUN: u32 = (b'T' as u32) << 8;
@@ -19,8 +19,11 @@ const OPEN: &[Call] = &[
     equal(SYS_socket, 0, libc::AF_INET6),
 ];
 
+/// Announcing the guest after a restore takes a timer, which no other card needs.
+const ANNOUNCE: &[Call] = &[any(libc::SYS_timerfd_create), any(libc::SYS_timerfd_settime)];
+
 /// The thread of a pair of queues.
-pub(super) static PAIR: Profile = Profile::new("net-pair", &[groups::EPOLL, TAP]);
+pub(super) static PAIR: Profile = Profile::new("net-pair", &[groups::EPOLL, TAP, ANNOUNCE]);
 
 /// The thread of the control queue.
 pub(super) static CONTROL: Profile = Profile::new("net-control", &[groups::EPOLL, TAP]);

@@ -1,6 +1,4 @@
-use std::sync::Arc;
-
-use device::{NoSink, Stateful};
+use device::Stateful;
 
 use super::register::{EJECT, ENABLED, INSERTING, REMOVING};
 use super::*;
@@ -8,9 +6,8 @@ use super::*;
 const BASE: u64 = 0xfff0_0000;
 
 /// Four possible CPUs, two of them present.
-fn controller() -> (CpuController, Events) {
-    let events = Events::new(Arc::new(NoSink)).unwrap();
-    (CpuController::new(BASE, vec![0, 2, 4, 6], 2, events.clone()), events)
+fn controller() -> CpuController {
+    CpuController::new(BASE, vec![0, 2, 4, 6], 2)
 }
 
 fn select(controller: &mut CpuController, cpu: u32) {
@@ -24,63 +21,60 @@ fn status(controller: &mut CpuController, cpu: u32) -> u8 {
     data[0]
 }
 
-fn tell(controller: &mut CpuController, cpu: u32, done: u8) {
+fn tell(controller: &mut CpuController, cpu: u32, done: u8) -> Effect {
     select(controller, cpu);
-    let _ = controller.write(Access { region: 0, offset: register::STATUS }, &[done]);
+    controller.write(Access { region: 0, offset: register::STATUS }, &[done])
 }
 
 #[test]
 fn a_cpu_comes_and_goes() {
-    let (mut controller, events) = controller();
+    let mut controller = controller();
     let slots = controller.slots();
     assert_eq!([0, 1, 2, 3].map(|cpu| status(&mut controller, cpu)), [ENABLED, ENABLED, 0, 0]);
     slots.insert(3);
     assert_eq!((slots.staying(), slots.are_leaving()), (3, false));
     assert_eq!([1, 2, 3].map(|cpu| status(&mut controller, cpu)), [ENABLED, ENABLED | INSERTING, 0]);
-    tell(&mut controller, 2, INSERTING);
+    assert_eq!(tell(&mut controller, 2, INSERTING), Effect::None);
     assert_eq!(status(&mut controller, 2), ENABLED);
 
     slots.ask_to_leave(1);
     assert_eq!((slots.staying(), slots.are_leaving()), (1, true));
     assert_eq!(status(&mut controller, 1), ENABLED | REMOVING);
-    tell(&mut controller, 1, REMOVING);
-    tell(&mut controller, 2, REMOVING);
+    assert_eq!([1, 2].map(|cpu| tell(&mut controller, cpu, REMOVING)), [Effect::None; 2]);
     assert_eq!(status(&mut controller, 1), ENABLED, "it has been told, and has it still");
-    assert!(slots.is_present(2) && !events.take().has(Event::News));
-    tell(&mut controller, 2, EJECT);
-    assert!(!slots.is_present(2) && slots.is_present(1) && events.take().has(Event::News));
+    assert!(slots.is_present(2));
+    assert_eq!(tell(&mut controller, 2, EJECT), Effect::Ejected);
+    assert!(!slots.is_present(2) && slots.is_present(1));
     // Whoever does not answer is asked again.
     slots.ask_to_leave(1);
     assert_eq!([1, 2].map(|cpu| status(&mut controller, cpu)), [ENABLED | REMOVING, 0]);
-    tell(&mut controller, 1, EJECT | REMOVING);
+    assert_eq!(tell(&mut controller, 1, EJECT | REMOVING), Effect::Ejected);
     assert_eq!((slots.staying(), slots.are_leaving()), (1, false));
 }
 
 #[test]
 fn nothing_leaves_unasked_and_the_first_never() {
-    let (mut controller, events) = controller();
+    let mut controller = controller();
     let slots = controller.slots();
     let fresh = controller.to_saved().unwrap();
     for cpu in [0, 1, 2, 3, 4, 0x8000_0000, u32::MAX] {
         for done in [EJECT, 0xff, REMOVING, INSERTING | EJECT] {
-            tell(&mut controller, cpu, done);
+            assert_eq!(tell(&mut controller, cpu, done), Effect::None);
         }
     }
     select(&mut controller, 0);
     assert_eq!(controller.to_saved().unwrap(), fresh);
     slots.ask_to_leave(0);
-    tell(&mut controller, 0, EJECT);
-    tell(&mut controller, 1, EJECT);
+    let effects = [0, 1, 1].map(|cpu| tell(&mut controller, cpu, EJECT));
+    assert_eq!(effects, [Effect::None, Effect::Ejected, Effect::None]);
     assert_eq!((slots.is_present(0), slots.is_present(1)), (true, false));
-    tell(&mut controller, 1, EJECT);
-    assert!(events.take().has(Event::News));
     slots.insert(100);
     assert_eq!(slots.staying(), 4, "there are no other places");
 }
 
 #[test]
 fn registers_may_be_read_and_written_in_any_pieces() {
-    let (mut controller, _) = controller();
+    let mut controller = controller();
     for (offset, byte) in (0..).zip([0x44, 0x33, 0x22, 0x11]) {
         let _ = controller.write(Access { region: 0, offset }, &[byte]);
     }
@@ -96,7 +90,7 @@ fn registers_may_be_read_and_written_in_any_pieces() {
 
 #[test]
 fn states_that_cannot_be_are_refused() {
-    let (mut controller, _) = controller();
+    let mut controller = controller();
     let good = State { selected: 7, slots: vec![1, 0x17, 3, 0] };
     Persist::restore(&mut controller, good.clone()).unwrap();
     for slots in [
@@ -117,7 +111,7 @@ fn states_that_cannot_be_are_refused() {
 
 #[test]
 fn the_guest_is_told_of_every_cpu() {
-    let (controller, _) = controller();
+    let controller = controller();
     let aml = controller.aml();
     let contains = |needle: &[u8]| aml.windows(needle.len()).any(|window| window == needle);
     for name in
@@ -136,7 +130,7 @@ fn the_guest_is_told_of_every_cpu() {
 
 #[test]
 fn cpus_are_in_the_nodes_they_are_said_to_be_in() {
-    let (controller, _) = controller();
+    let controller = controller();
     let nodes = |aml: &[u8]| {
         let found = aml.windows(6).filter(|window| window.starts_with(b"_PXM"));
         found.map(|window| (window[4], window[5])).collect::<Vec<_>>()
@@ -150,8 +144,7 @@ fn cpus_are_in_the_nodes_they_are_said_to_be_in() {
 
 #[test]
 fn names_go_on_where_three_digits_end() {
-    let events = Events::new(Arc::new(NoSink)).unwrap();
-    let aml = CpuController::new(BASE, (0..8192).collect(), 1, events).aml();
+    let aml = CpuController::new(BASE, (0..8192).collect(), 1).aml();
     assert!(
         ["CFFF", "D000", "DFFF"].iter().all(|name| aml.windows(4).any(|window| window == name.as_bytes()))
     );
@@ -159,13 +152,13 @@ fn names_go_on_where_three_digits_end() {
 
 #[test]
 fn contract() {
-    device::contract::check(&mut controller().0);
+    device::contract::check(&mut controller());
 }
 
 /// The contract of a controller that has CPUs coming and going. Its reset is that of power-on.
 #[test]
 fn contract_while_cpus_move() {
-    let (mut controller, _) = controller();
+    let mut controller = controller();
     let slots = controller.slots();
     device::contract::check_after(&mut controller, |_| {
         slots.insert(4);
