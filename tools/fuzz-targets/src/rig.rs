@@ -149,7 +149,10 @@ pub(crate) const KINDS: &[(&str, Build)] = &[
         let plan = plan::Balloon { size: 0, deflate_on_oom: true, free_page_reporting: true };
         (balloon::build(&plan, context).unwrap(), Host::TakesMemory)
     }),
-    ("mem0", |context| (mem::build(&plan::Mem { requested: ROOM.1 }, context).unwrap(), Host::Nothing)),
+    ("mem0", |context| {
+        let plan = plan::Mem { requested: ROOM.1, node: Some(1) };
+        (mem::build(&plan, context).unwrap(), Host::Nothing)
+    }),
     ("_vsock0", |context| {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("vsock");

@@ -1,6 +1,6 @@
 //! From a checked wire form to the parts of a plan. Nothing here can fail: the check has been before.
 
-use super::{Cpus, Device, DeviceKind, Mem, Memory, Pages, Place, Segment, Topology, Zone};
+use super::{Cpus, Device, DeviceKind, Mem, Memory, NumaNode, Pages, Place, Segment, Topology, Zone};
 use crate::consoles::ConsoleMode;
 use crate::cpus::CpusConfig;
 use crate::devices;
@@ -82,14 +82,16 @@ fn pages(huge: bool, size: Option<u64>, thp: bool) -> Pages {
 }
 
 /// The devices that plug RAM, by the zones that they do it for.
-pub(super) fn memory_devices(config: &MemoryConfig) -> Vec<Device> {
+pub(super) fn memory_devices(config: &MemoryConfig, nodes: &[NumaNode]) -> Vec<Device> {
+    let node =
+        |id: &str| nodes.iter().find(|node| node.zones.iter().any(|zone| zone == id)).map(|node| node.id);
     let all = [(WHOLE, config.hotplug_size, config.hotplugged_size)].into_iter();
     let all = all.filter(|_| config.zones.as_ref().is_none_or(Vec::is_empty));
     let zones = config.zones.iter().flatten();
     all.chain(zones.map(|zone| (zone.id.as_str(), zone.hotplug_size, zone.hotplugged_size)))
         .filter(|(_, room, _)| room.is_some() && config.hotplug_method == HotplugMethod::VirtioMem)
         .map(|(id, _, plugged)| {
-            let kind = DeviceKind::Mem(Mem { requested: plugged.unwrap_or(0) });
+            let kind = DeviceKind::Mem(Mem { requested: plugged.unwrap_or(0), node: node(id) });
             Device { id: id.into(), place: Place { segment: 0, device: None, iommu: false }, kind }
         })
         .collect()

@@ -148,15 +148,16 @@ impl Plan {
         let next_id = build::normalise(&mut config, next_id);
         warnings.extend(crate::numa::warnings(&config));
         let platform = config.platform().into_owned();
+        let numa = numa::nodes(config.numa.as_deref().unwrap_or_default());
         Self {
             cpus: build::cpus(&config.cpus),
             memory: build::memory(&config.memory),
             payload,
             serial: config.serial.plan(),
-            devices: devices::plan(&config, build::memory_devices(&config.memory)),
+            devices: devices::plan(&config, build::memory_devices(&config.memory, &numa)),
             smbios: platform.smbios(),
             pci_segments: build::segments(&config),
-            numa: numa::nodes(config.numa.as_deref().unwrap_or_default()),
+            numa,
             unbuilt: unbuilt::list(&config),
             config,
             warnings,

@@ -300,6 +300,8 @@ pub struct Vsock {
 pub struct Mem {
     /// Bytes that the guest is asked to plug: a multiple of 2 MiB, at most the zone's room.
     pub requested: u64,
+    /// The NUMA node that the zone is in, if it is in one.
+    pub node: Option<u8>,
 }
 
 /// The balloon, which takes memory from the guest.

@@ -129,7 +129,7 @@ fn segments_share_the_address_space_by_weight() {
 fn memory_that_can_be_plugged_has_a_device_for_each_zone() {
     let plugging = |plan: &Plan| {
         let requested = |device: &Device| match device.kind {
-            DeviceKind::Mem(Mem { requested }) => Some((device.id.clone(), requested)),
+            DeviceKind::Mem(Mem { requested, node }) => Some((device.id.clone(), requested, node)),
             _ => None,
         };
         plan.devices.iter().filter_map(requested).collect::<Vec<_>>()
@@ -139,16 +139,17 @@ fn memory_that_can_be_plugged_has_a_device_for_each_zone() {
         r#""memory":{"size":4096,"hotplug_method":"VirtioMem","hotplug_size":268435456,"hotplugged_size":2097152},
             "balloon":{"size":0}"#,
     );
-    assert_eq!(plugging(&whole), [("mem0".to_owned(), 2 << 20)]);
+    assert_eq!(plugging(&whole), [("mem0".to_owned(), 2 << 20, None)]);
     assert_eq!((rooms(&whole), whole.memory.more), (vec![256 << 20], 0));
     assert_eq!(whole.memory.largest(), 4096 + (256 << 20));
     assert_eq!(ids(&whole), ["__console", "__rng", "mem0", "__balloon"]);
     assert!(whole.unbuilt().is_empty());
     let zones = plan(
         r#""memory":{"size":0,"hotplug_method":"VirtioMem","hotplug_size":134217728,"zones":[
-            {"id":"a","size":4096},{"id":"b","size":4096,"hotplug_size":134217728}]}"#,
+            {"id":"a","size":4096},{"id":"b","size":4096,"hotplug_size":134217728}]},
+            "numa":[{"guest_numa_id":0,"cpus":[0],"memory_zones":["a"]},{"guest_numa_id":2,"memory_zones":["b"]}]"#,
     );
-    assert_eq!((plugging(&zones), rooms(&zones)), (vec![("b".to_owned(), 0)], vec![0, 128 << 20]));
+    assert_eq!((plugging(&zones), rooms(&zones)), (vec![("b".to_owned(), 0, Some(2))], vec![0, 128 << 20]));
     assert!(zones.warnings()[0].contains("zones have their own"));
     let through_acpi = plan(r#""memory":{"size":4096,"hotplug_size":134217728}"#);
     assert_eq!((plugging(&through_acpi), through_acpi.memory.more), (vec![], 128 << 20));

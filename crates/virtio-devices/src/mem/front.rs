@@ -16,6 +16,8 @@ use super::{BLOCK, PROFILE};
 
 const DEVICE_TYPE: u16 = 24;
 const QUEUE_SIZE: u16 = 128;
+/// Feature: the configuration knows the NUMA node.
+pub(super) const ACPI_PXM: u64 = 1;
 /// block_size: u64; node_id: u16 and padding; addr, region_size, usable_region_size, plugged_size, requested_size: u64.
 const CONFIG_LEN: u16 = 56;
 
@@ -61,6 +63,7 @@ impl Mem {
 pub struct Front {
     info: Info,
     handle: Mem,
+    node: Option<u8>,
     workers: Workers,
 }
 
@@ -72,11 +75,11 @@ impl Front {
             id: id.into(),
             device_type: DEVICE_TYPE,
             queue_sizes: vec![QUEUE_SIZE],
-            features: 0,
+            features: if plan.node.is_some() { ACPI_PXM } else { 0 },
             config_len: CONFIG_LEN,
         };
         let workers = Workers::new(vec![(worker, vec![0])]);
-        Ok(Self { info, handle: Mem { region, signals: Arc::default() }, workers })
+        Ok(Self { info, handle: Mem { region, signals: Arc::default() }, node: plan.node, workers })
     }
 
     /// The host's handle.
@@ -95,10 +98,9 @@ impl VirtioDevice for Front {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        const NODE: u64 = 0;
         let region = &self.handle.region;
         let sizes = [region.size, region.size, region.plugged(), region.requested()];
-        let fields = [BLOCK, NODE, region.base].into_iter().chain(sizes);
+        let fields = [BLOCK, self.node.unwrap_or(0).into(), region.base].into_iter().chain(sizes);
         let from = fields.flat_map(u64::to_le_bytes).skip(usize::try_from(offset).unwrap_or(usize::MAX));
         data.iter_mut().zip(from).for_each(|(to, from)| *to = from);
     }

@@ -29,7 +29,7 @@ struct Rig {
 }
 
 fn new_front(requested: u64) -> Front {
-    front(&plan::Mem { requested }, ROOM, "mem0").unwrap()
+    front(&plan::Mem { requested, node: None }, ROOM, "mem0").unwrap()
 }
 
 impl Rig {
@@ -163,6 +163,11 @@ fn the_configuration_tells_sizes_and_places() {
     let mut part = [0; 4];
     rig.front.read_config(20, &mut part);
     assert_eq!(u32::from_le_bytes(part), (ROOM.0 >> 32) as u32);
+    assert_eq!(rig.front.info().features, 0);
+    let placed = front(&plan::Mem { requested: 0, node: Some(3) }, ROOM, "mem0").unwrap();
+    let mut node = [0xff; 8];
+    placed.read_config(8, &mut node);
+    assert_eq!((placed.info().features, u64::from_le_bytes(node)), (front::ACPI_PXM, 3));
 }
 
 #[test]
@@ -202,7 +207,7 @@ fn a_zone_without_room_is_named() {
         stream: None,
         boot_bar: BarKind::Memory64,
     };
-    let error = build(&plan::Mem { requested: 0 }, &context).err().unwrap();
+    let error = build(&plan::Mem { requested: 0, node: None }, &context).err().unwrap();
     assert!(matches!(&error, Error::Room { id } if id == "mem0"), "{error}");
 }
 
