@@ -1,11 +1,13 @@
 //! Persistent memory.
 
 use serde_json::json;
-use vmtest::context::Context;
+use vmtest::context::{Context, rounds};
 use vmtest::host;
+use vmtest::process::Leftovers;
 use vmtest::vm::{Builder, Vm};
+use vmtest::wait;
 
-vmtest::tests![pmem: checksums_agree_across_a_reboot, discarded_writes, in_a_directory];
+vmtest::tests![pmem: checksums_agree_across_a_reboot, discarded_writes, in_a_directory, comes_and_goes];
 
 /// The checksum that the guest sees.
 fn sha256(vm: &Vm) -> String {
@@ -67,4 +69,33 @@ fn in_a_directory(context: &Context) {
     vm.api().put_json("vm.create", &config).expect(204);
     let refusal = vm.api().put("vm.boot").expect(400);
     assert!(refusal.body.contains("no size specified"), "{}", refusal.body);
+}
+
+/// To a running guest, at addresses that are free again when it is gone.
+fn comes_and_goes(context: &Context) {
+    let file = context.path("file");
+    host::make_full_disk(&file, 4);
+    let vm = Builder::new(context).grant(&file).boot();
+    // The guest numbers its regions, and calls the devices after them.
+    let names = || vm.run("cd /dev && ls pmem* 2>/dev/null").stdout.trim().to_owned();
+    let round = |number: usize| {
+        vm.api().put_json("vm.add-pmem", &json!({"file": file, "id": "p"})).expect(200);
+        wait::until_true(wait::COMMAND, "the guest to take the memory", || !names().is_empty());
+        let name = names();
+        let range = vm.api().info()["device_tree"]["p"]["resources"][0]["MmioAddressRange"].clone();
+        let base = range["base"].as_u64().unwrap();
+        assert_eq!(vm.ok("cat /sys/bus/nd/devices/region*/resource"), format!("{base:#x}"), "{range}");
+        vm.ok(&format!("echo round {number} | dd of=/dev/{name} bs=512 seek=7 conv=fsync"));
+        let inside = vm.ok(&format!("sha256sum </dev/{name}"));
+        assert_eq!(inside.split(' ').next(), Some(host::sha256(&file).as_str()));
+        vm.api().put_json("vm.remove-device", &json!({"id": "p"})).expect(204);
+        assert_eq!(vm.wait_event("vm/device-removed", number + 1).properties["id"], "p");
+        assert_eq!(names(), "");
+        base
+    };
+    // The first fills what is made once.
+    let base = round(0);
+    let leftovers = Leftovers::of(&vm.vmm);
+    (1..=rounds(20)).for_each(|number| assert_eq!(round(number), base));
+    leftovers.assert_none(&vm.vmm);
 }
