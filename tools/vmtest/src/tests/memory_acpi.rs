@@ -53,8 +53,9 @@ fn assert_no_complaints(vm: &Vm) {
 /// Lets the guest write to so many MiB of its memory, and read them back.
 fn use_memory(vm: &Vm, mib: u64) {
     vm.ok("mount -o remount,size=90% /tmp");
-    let count = vm.ok(&format!("head -c {mib}M /dev/zero >/tmp/full && wc -c </tmp/full && rm /tmp/full"));
-    assert_eq!(count.trim(), (mib * MIB).to_string());
+    let bytes = mib * MIB;
+    let count = vm.ok(&format!("head -c {bytes} /dev/zero >/tmp/full && wc -c </tmp/full && rm /tmp/full"));
+    assert_eq!(count.trim(), bytes.to_string());
 }
 
 fn grows(context: &Context) {
