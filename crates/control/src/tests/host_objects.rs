@@ -114,3 +114,22 @@ fn host_objects_of_the_wrong_type_are_the_configuration_s_fault() {
         }
     }
 }
+
+#[test]
+fn a_numa_node_that_the_host_lacks_is_the_configuration_s_fault() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let boot = |node: u32| {
+        let zone = json!({"id": "z", "size": 16 << 20, "host_numa_node": node});
+        let section = json!({"memory": {"size": 0, "zones": [zone]}});
+        rig.ok("vm.create", &machine(kernel.path(), section).to_string());
+        let booted = rig.call("vm.boot", "");
+        rig.ok("vm.delete", "");
+        booted.map(|_| ())
+    };
+    boot(0).unwrap();
+    for node in [1023, u32::MAX] {
+        let error = boot(node).unwrap_err();
+        assert_eq!(error.code, Code::InvalidConfig, "{error}");
+        assert!(error.to_string().contains(&format!("node {node} of the host")), "{error}");
+    }
+}
