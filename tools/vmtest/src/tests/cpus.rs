@@ -6,7 +6,7 @@ use vmtest::vm::{Builder, Vm};
 use vmtest::wait;
 
 vmtest::tests![
-    cpus: come_and_go, leave_when_the_guest_runs_again, stay_after_a_reboot,
+    cpus: come_and_go, leave_when_the_guest_runs_again, stay_after_a_reboot, hyper_v,
 ];
 
 /// A VM of `boot` CPUs that may have 4.
@@ -108,4 +108,17 @@ fn stay_after_a_reboot(context: &Context) {
     vm.wait_ready();
     assert_eq!(vm.ok("nproc"), "2");
     wait_present(&vm, 1);
+}
+
+/// A guest that knows no hypervisor's interface but KVM's and Microsoft's own finds none here. It has no clock then whose rate it could
+/// tell; where it is told, it runs.
+fn hyper_v(context: &Context) {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let mut rates = cpuinfo.lines().filter_map(|line| line.strip_prefix("cpu MHz")?.split(": ").nth(1));
+    let khz = 1000.0 * rates.next().unwrap().parse::<f64>().unwrap();
+    let cpus = json!({"boot_vcpus": 2, "max_vcpus": 2, "kvm_hyperv": true});
+    let builder = Builder::new(context).with("cpus", cpus);
+    let vm = builder.cmdline(&format!("tsc_early_khz={khz:.0} no_timer_check")).boot();
+    assert_eq!(vm.ok("nproc"), "2");
+    assert_eq!(vm.run("dmesg | grep 'Hypervisor detected'").stdout, "");
 }
