@@ -224,7 +224,7 @@ fn refused(context: &Context) {
         ("vm.add-disk", raw(&other, json!({"pci_device_id": 1})), 400, "0000:00:01.0"),
         ("vm.add-disk", raw(&image, json!({})), 400, "lock"),
         ("vm.add-disk", raw(&context.path("nowhere"), json!({})), 400, "nowhere"),
-        ("vm.add-net", json!({"tap": "a-name-that-is-too-long"}), 400, "tap"),
+        ("vm.add-net", json!({"tap": "a-name-that-is-too-long"}), 400, "a-name-that-is-too-long"),
         ("vm.remove-device", json!({"id": "nobody"}), 404, "nobody"),
         ("vm.remove-device", json!({"id": "__rng"}), 400, "__rng"),
     ] {
