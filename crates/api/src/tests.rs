@@ -44,6 +44,9 @@ fn broken_bodies_never_reach_the_loop() {
         ("vm.create", "", Code::BadRequest),
         ("vm.create", "{", Code::MalformedJson),
         ("vm.create", r#"{"disks":7}"#, Code::MalformedJson),
+        // All of its fields may be left out, but it is an object.
+        ("vm.resize", "[]", Code::MalformedJson),
+        ("vm.resize", " \n[null]", Code::MalformedJson),
         ("vm.boot", "{}", Code::BadRequest),
         ("vm.info", "{}", Code::BadRequest),
         ("vm.resize-disk", r#"{"id":"a"}"#, Code::MalformedJson),

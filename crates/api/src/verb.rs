@@ -1,11 +1,12 @@
 //! What the table says of a verb, and when a verb may be used.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
 #[cfg(feature = "schema")]
 use schemars::{Schema, SchemaGenerator};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::{ApiError, Client, Code, Outcome, Request};
 
@@ -132,9 +133,14 @@ impl<T: Json> Body for T {
         if request.body.is_empty() {
             return Err(ApiError::bad_request("This call needs a JSON body"));
         }
-        config::from_json(request.body).map_err(|e| {
-            ApiError::new(Code::MalformedJson, ["Failed to deserialize JSON".into(), e.to_string()])
-        })
+        let malformed = |why: serde_json::Error| {
+            ApiError::new(Code::MalformedJson, ["Failed to deserialize JSON".into(), why.to_string()])
+        };
+        // serde reads a sequence as a structure's fields one after the other, and an empty one as all defaults. No body is one.
+        if request.body.trim_ascii_start().starts_with(b"[") {
+            serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(request.body).map_err(malformed)?;
+        }
+        config::from_json(request.body).map_err(malformed)
     }
 }
 

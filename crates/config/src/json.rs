@@ -1,9 +1,7 @@
 //! Reading JSON bodies: unknown fields are accepted, as clients expect, and reported (`spec/rest-api.md`,
 //! JSON leniency).
 
-use std::collections::BTreeMap;
-
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_ignored::Path;
 
 /// More unknown fields than this are not worth telling.
@@ -14,10 +12,6 @@ const REPORT_LIMIT: usize = 64;
 /// # Errors
 /// serde_json's own, with line and column.
 pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), serde_json::Error> {
-    // serde reads a sequence as a structure's fields one after the other, and an empty one as all defaults. No body is one.
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(bytes)?;
-    }
     let mut unknown = Vec::new();
     let mut json = serde_json::Deserializer::from_slice(bytes);
     // One type for all bodies, so that the readers of their common parts are compiled once.
