@@ -57,6 +57,11 @@ pub struct DeviceNode {
     pub removal: Option<Removal>,
 }
 
+impl DeviceNode {
+    /// In front of a virtio device's id: that of the transport it sits behind, a node of its own, which has the address.
+    pub const TRANSPORT: &str = "_virtio-pci-";
+}
+
 /// How far the guest is in letting go of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -1,5 +1,6 @@
 //! `devices` lists what sits in the VM's PCI slots; `remove-device --wait` looks until a device has gone. Both read `vm.info`.
 
+use api::DeviceNode;
 use serde_json::{Value, json};
 
 use crate::output::{Format, columns, plain};
@@ -18,9 +19,6 @@ const LISTS: [(&str, &str); 8] = [
     ("devices", "vfio"),
     ("user_devices", "vfio-user"),
 ];
-
-/// In front of a virtio device's id: that of its transport, which has the address.
-const TRANSPORT: &str = "_virtio-pci-";
 
 /// Why a device that was to go is still there.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +44,7 @@ pub(crate) fn render(info: &[u8], format: Format) -> Result<Vec<u8>, serde_json:
     let info: Value = serde_json::from_slice(info)?;
     let nodes = info["device_tree"].as_object().into_iter().flatten();
     let rows = nodes.filter_map(|(name, node)| {
-        let id = name.strip_prefix(TRANSPORT).unwrap_or(name);
+        let id = name.strip_prefix(DeviceNode::TRANSPORT).unwrap_or(name);
         let state = node["removal"].as_str().map_or("present".to_owned(), |how| format!("removal {how}"));
         Some([id.to_owned(), node["pci_bdf"].as_str()?.to_owned(), kind(&info["config"], id), state])
     });
@@ -87,8 +85,8 @@ pub(crate) fn wait_until_gone(
     id: &str,
     mut pause: impl FnMut(),
 ) -> Result<(), StayError> {
-    let id = id.strip_prefix(TRANSPORT).unwrap_or(id);
-    let transport = format!("{TRANSPORT}{id}");
+    let id = id.strip_prefix(DeviceNode::TRANSPORT).unwrap_or(id);
+    let transport = [DeviceNode::TRANSPORT, id].concat();
     loop {
         let info = remote.call(VM_INFO, &Payload::default())?.unwrap_or_default();
         let info: Value = serde_json::from_slice(&info)?;

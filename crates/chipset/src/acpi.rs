@@ -1,6 +1,7 @@
 //! ACPI hardware of a machine with the hardware-reduced profile (ACPI 6.4 §4; `spec/devices.md` §2 and §4). vCPUs enter the
 //! registers.
 
+mod code;
 mod cpus;
 mod ged;
 mod memory_hotplug;

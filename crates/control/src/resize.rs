@@ -16,8 +16,10 @@ impl Control {
             return self.resize_at_rest(wanted);
         }
         self.tell("resizing");
-        self.resize_running(wanted)?;
+        let resized = self.resize_running(wanted);
+        // Parts that came before one that failed have changed.
         self.publish();
+        resized?;
         self.tell("resized");
         Ok(())
     }

@@ -4,7 +4,7 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
-use api::{ApiError, Code, PciDeviceInfo, With};
+use api::{ApiError, Code, DeviceNode, PciDeviceInfo, With};
 use config::plan::Extra;
 use config::{DeviceConfig, NetConfig, Plan, VmConfig};
 use machine::{BuildError, Consoles, Descriptors, Machine, RemoveError};
@@ -57,7 +57,7 @@ impl Control {
     /// Takes a device's section out. The guest of a machine is asked to let go of the device, which works until it does.
     pub(crate) fn remove_device(&mut self, id: &str) -> Result<(), ApiError> {
         let vm = self.created()?;
-        let id = id.strip_prefix(TRANSPORT).unwrap_or(id);
+        let id = id.strip_prefix(DeviceNode::TRANSPORT).unwrap_or(id);
         match (vm.plan.check_less(id), &mut vm.machine) {
             (Some(less), machine) => {
                 let less = less.map_err(|problems| ApiError::from_problems(&problems))?;
@@ -124,9 +124,6 @@ impl Control {
     }
 }
 
-/// In front of a device's id: that of its transport, which `vm.info` shows too.
-const TRANSPORT: &str = "_virtio-pci-";
-
 /// Gives the machine the device `id` of the plan, which notes its slot.
 fn hot_add(
     machine: &mut Machine,
@@ -134,11 +131,9 @@ fn hot_add(
     id: &str,
     descriptors: &[OwnedFd],
 ) -> Result<PciDeviceInfo, ApiError> {
-    if !plan.unbuilt().is_empty() {
-        return Err(blame::build_failed(&BuildError::NotBuilt(plan.unbuilt().to_vec())));
-    }
+    let not_built = || blame::build_failed(&BuildError::NotBuilt(plan.unbuilt().to_vec()));
     let device = plan.devices.iter().find(|device| device.id == id);
-    let device = device.ok_or_else(|| not_removed(&RemoveError::Unknown(id.into())))?;
+    let device = device.filter(|_| plan.unbuilt().is_empty()).ok_or_else(not_built)?;
     let added =
         machine.add(device, descriptors).map_err(|e| blame::add_failed(e, plan.grants().is_some()))?;
     machine.slots().for_each(|(id, slot)| plan.settle(id, slot));

@@ -124,14 +124,14 @@ impl PciHotplug {
     }
 
     fn eject(&self, wanted: u32) -> Effect {
-        let (ejected, others) = self.selected(|slots| {
+        let ejected = self.selected(|slots| {
             let ejected = wanted & slots.asked;
             slots.asked &= !ejected;
             slots.down &= !ejected;
             slots.ejected |= ejected;
-            (ejected, wanted & !ejected)
+            ejected
         });
-        if others != 0 || (wanted != 0 && ejected == 0) {
+        if wanted & !ejected != 0 {
             let segment = self.segment;
             tracing::warn!(target: "guest", "Segment {segment}: the guest ejects slots {wanted:#x}, asked for are {ejected:#x}");
         }

@@ -30,7 +30,7 @@ pub(super) fn describe(node: &Node) -> Vec<DeviceNode> {
     }
     // A virtio device sits behind its transport, which is a node of its own.
     let transport = DeviceNode {
-        id: format!("_virtio-pci-{}", node.id),
+        id: [DeviceNode::TRANSPORT, &node.id].concat(),
         resources: bars.collect(),
         children: vec![node.id.clone()],
         pci_bdf: bdf,

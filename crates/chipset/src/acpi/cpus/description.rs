@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Acquire, Add, AddressSpace, AddressSpaceCacheable, Arg, BufferData, EISAName, Equal, Field,
-    FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, LessThan, Local, Method, MethodCall,
-    Mutex, Notify, ONE, OpRegion, OpRegionSpace, Path, Release, ResourceTemplate, Return, Store, While, ZERO,
+    Add, AddressSpace, AddressSpaceCacheable, Arg, BufferData, EISAName, Equal, Field, FieldAccessType,
+    FieldEntry, FieldLockRule, FieldUpdateRule, If, LessThan, Local, Method, MethodCall, Mutex, Notify, ONE,
+    OpRegion, OpRegionSpace, Path, ResourceTemplate, Return, Store, While, ZERO,
 };
 use device::aml::{Raw, device, encode, hid, name};
 
 use super::{madt_entry, register};
+use crate::acpi::code::{DEVICE_CHECK, EJECT_REQUEST, locked};
 
 /// Held from the selection of a CPU to the end of what is done about it.
 const LOCK: &str = "\\_SB_.PRES.CPLK";
@@ -108,7 +109,7 @@ fn status() -> Vec<u8> {
     let is_enabled = Equal::new(&enabled, &ONE);
     let present = Store::new(&answer, &WORKING);
     let decide = If::new(&is_enabled, vec![&present]);
-    locked("CSTA", 1, vec![&choose, &absent, &decide], Some(&Return::new(&answer)))
+    locked(LOCK, "CSTA", 1, vec![&choose, &absent, &decide], Some(&Return::new(&answer)))
 }
 
 /// `CTFY (cpu, event)`: notifies the CPU's own object.
@@ -127,13 +128,11 @@ fn notify(count: u32) -> Vec<u8> {
 fn eject() -> Vec<u8> {
     let (select, eject) = (Path::new(SELECT), Path::new(EJECT));
     let cpu = Arg(0);
-    locked("CEJ0", 1, vec![&Store::new(&select, &cpu), &Store::new(&eject, &ONE)], None)
+    locked(LOCK, "CEJ0", 1, vec![&Store::new(&select, &cpu), &Store::new(&eject, &ONE)], None)
 }
 
 /// `CSCN ()`: looks at every CPU, notifies those that come or are to go, and tells the controller so.
 fn scan(count: u32) -> Vec<u8> {
-    const CHECK: u8 = 1;
-    const EJECT_REQUEST: u8 = 3;
     let cpu = Local(0);
     let select = Path::new(SELECT);
     let answer = |flag: &str, event: u8| {
@@ -143,20 +142,9 @@ fn scan(count: u32) -> Vec<u8> {
         Raw(encode(&If::new(&is_set, vec![&notify, &Store::new(&flag, &ONE)])))
     };
     let (first, choose) = (Store::new(&cpu, &ZERO), Store::new(&select, &cpu));
-    let (comes, goes) = (answer(INSERTING, CHECK), answer(REMOVING, EJECT_REQUEST));
+    let (comes, goes) = (answer(INSERTING, DEVICE_CHECK), answer(REMOVING, EJECT_REQUEST));
     let next = Add::new(&cpu, &cpu, &ONE);
     let more = LessThan::new(&cpu, &count);
     let each = While::new(&more, vec![&choose, &comes, &goes, &next]);
-    locked("CSCN", 0, vec![&first, &each], None)
-}
-
-/// A method that has the registers for itself during `steps`, and ends with `last`.
-fn locked(path: &str, args: u8, steps: Vec<&dyn Aml>, last: Option<&dyn Aml>) -> Vec<u8> {
-    const FOREVER: u16 = 0xffff;
-    let (acquire, release) = (Acquire::new(Path::new(LOCK), FOREVER), Release::new(Path::new(LOCK)));
-    let mut body: Vec<&dyn Aml> = vec![&acquire];
-    body.extend(steps);
-    body.push(&release);
-    body.extend(last);
-    encode(&Method::new(Path::new(path), args, true, body))
+    locked(LOCK, "CSCN", 0, vec![&first, &each], None)
 }

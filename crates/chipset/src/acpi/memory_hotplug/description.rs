@@ -3,15 +3,15 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Acquire, Add, AddressSpace, AddressSpaceCacheable, Arg, CreateQWordField, Equal, Field, FieldAccessType,
+    Add, AddressSpace, AddressSpaceCacheable, Arg, CreateQWordField, Equal, Field, FieldAccessType,
     FieldEntry, FieldLockRule, FieldUpdateRule, If, LessThan, Local, Method, MethodCall, Mutex, Notify, ONE,
-    OpRegion, OpRegionSpace, Or, Path, Release, ResourceTemplate, Return, ShiftLeft, Store, Subtract, While,
-    ZERO,
+    OpRegion, OpRegionSpace, Or, Path, ResourceTemplate, Return, ShiftLeft, Store, Subtract, While, ZERO,
 };
 use device::aml::{Raw, device, encode, hid, name};
 
 use super::register;
 use super::slots::SLOTS;
+use crate::acpi::code::{DEVICE_CHECK, locked};
 
 const CONTROLLER: &str = "_SB_.MHPC";
 /// Held from the selection of a slot to the end of what is done about it.
@@ -111,7 +111,7 @@ fn status() -> Vec<u8> {
     let is_enabled = Equal::new(&enabled, &ONE);
     let present = Store::new(&answer, &WORKING);
     let decide = If::new(&is_enabled, vec![&present]);
-    locked("MSTA", 1, vec![&choose, &absent, &decide], Some(&Return::new(&answer)))
+    locked(LOCK, "MSTA", 1, vec![&choose, &absent, &decide], Some(&Return::new(&answer)))
 }
 
 /// `MTFY (slot, event)`: notifies the slot's own object.
@@ -154,12 +154,11 @@ fn resources_of() -> Vec<u8> {
     let mut steps: Vec<&dyn Aml> = vec![&choose, &answer];
     steps.extend(fields.iter().map(|field| field as &dyn Aml));
     steps.extend([&read_base as &dyn Aml, &read_length, &add, &less]);
-    locked("MCRS", 1, steps, Some(&Return::new(&answered)))
+    locked(LOCK, "MCRS", 1, steps, Some(&Return::new(&answered)))
 }
 
 /// `MSCN ()`: looks at every slot, notifies those whose RAM has come, and tells the controller so.
 fn scan() -> Vec<u8> {
-    const DEVICE_CHECK: u8 = 1;
     let (slot, select, inserting) = (Local(0), Path::new(SELECT), Path::new(INSERTING));
     let (first, choose) = (Store::new(&slot, &ZERO), Store::new(&select, &slot));
     let has_come = Equal::new(&inserting, &ONE);
@@ -169,16 +168,5 @@ fn scan() -> Vec<u8> {
     let next = Add::new(&slot, &slot, &ONE);
     let more = LessThan::new(&slot, &SLOTS);
     let each = While::new(&more, vec![&choose, &answer, &next]);
-    locked("MSCN", 0, vec![&first, &each], None)
-}
-
-/// A method that has the registers for itself during `steps`, and ends with `last`.
-fn locked(path: &str, args: u8, steps: Vec<&dyn Aml>, last: Option<&dyn Aml>) -> Vec<u8> {
-    const FOREVER: u16 = 0xffff;
-    let (acquire, release) = (Acquire::new(Path::new(LOCK), FOREVER), Release::new(Path::new(LOCK)));
-    let mut body: Vec<&dyn Aml> = vec![&acquire];
-    body.extend(steps);
-    body.push(&release);
-    body.extend(last);
-    encode(&Method::new(Path::new(path), args, true, body))
+    locked(LOCK, "MSCN", 0, vec![&first, &each], None)
 }

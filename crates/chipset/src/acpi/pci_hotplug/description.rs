@@ -5,21 +5,19 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Acquire, AddressSpace, AddressSpaceCacheable, And, Arg, Field, FieldAccessType, FieldEntry,
-    FieldLockRule, FieldUpdateRule, If, Method, MethodCall, Mutex, Name, Notify, ONE, OpRegion,
-    OpRegionSpace, Path, Release, ResourceTemplate, Return, Scope, ShiftLeft, Store, ZERO,
+    AddressSpace, AddressSpaceCacheable, And, Arg, Field, FieldAccessType, FieldEntry, FieldLockRule,
+    FieldUpdateRule, If, Method, MethodCall, Mutex, Name, Notify, ONE, OpRegion, OpRegionSpace, Path,
+    ResourceTemplate, Return, Scope, ShiftLeft, Store, ZERO,
 };
 use device::aml::{Raw, device, encode, hid, name};
 
 use super::LEN;
+use crate::acpi::code::{DEVICE_CHECK, EJECT_REQUEST, locked};
 
 /// Slots of a segment.
 const SLOTS: u32 = 32;
-/// For a mutex: wait as long as it takes.
-const FOR_EVER: u16 = 0xffff;
-/// Notifications (ACPI 6.4 §5.6.6): look whether a device has come, and let go of it.
-const DEVICE_CHECK: u8 = 1;
-const EJECT_REQUEST: u8 = 3;
+/// Held from the selection of a segment to the end of what is done about it.
+const LOCK: &str = "\\_SB_.PHPR.BLCK";
 
 /// The registers are at guest-physical `base`; there are this many segments.
 pub(super) fn aml(base: u64, segments: usize) -> Vec<u8> {
@@ -68,11 +66,9 @@ fn controller(base: u64, segments: usize) -> Vec<u8> {
 fn eject() -> Vec<u8> {
     let (segment, register) = (Path::new("PSEG"), Path::new("B0EJ"));
     let (slot, wanted_segment) = (Arg(0), Arg(1));
-    let (acquire, release) = (Acquire::new(Path::new("BLCK"), FOR_EVER), Release::new(Path::new("BLCK")));
     let select = Store::new(&segment, &wanted_segment);
     let write = ShiftLeft::new(&register, &ONE, &slot);
-    let done = Return::new(&ZERO);
-    encode(&Method::new(Path::new("PCEJ"), 2, true, vec![&acquire, &select, &write, &release, &done]))
+    locked(LOCK, "PCEJ", 2, vec![&select, &write], Some(&Return::new(&ZERO)))
 }
 
 /// The slots of a segment, below its root bridge, and the method that looks at its bits.
@@ -111,12 +107,10 @@ fn notify() -> Vec<u8> {
 
 /// `PCNT`: what has come, and what is to go, in this segment. A read clears the bits.
 fn scan() -> Vec<u8> {
-    const LOCK: &str = "\\_SB_.PHPR.BLCK";
     let (select, own) = (Path::new("\\_SB_.PHPR.PSEG"), Path::new("_SEG"));
     let (up, down) = (Path::new("\\_SB_.PHPR.PCIU"), Path::new("\\_SB_.PHPR.PCID"));
-    let (acquire, release) = (Acquire::new(Path::new(LOCK), FOR_EVER), Release::new(Path::new(LOCK)));
     let select = Store::new(&select, &own);
     let come = MethodCall::new(Path::new("DVNT"), vec![&up, &DEVICE_CHECK]);
     let go = MethodCall::new(Path::new("DVNT"), vec![&down, &EJECT_REQUEST]);
-    encode(&Method::new(Path::new("PCNT"), 0, true, vec![&acquire, &select, &come, &go, &release]))
+    locked(LOCK, "PCNT", 0, vec![&select, &come, &go], None)
 }
