@@ -64,6 +64,12 @@ pub struct Access {
     pub offset: u64,
 }
 
+/// Fills `data` from registers that hold `bytes`, as they stand from `offset` on. What lies beyond them stays as it is.
+pub fn read_bytes(bytes: impl IntoIterator<Item = u8>, offset: u64, data: &mut [u8]) {
+    let from = bytes.into_iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
+    data.iter_mut().zip(from).for_each(|(to, from)| *to = from);
+}
+
 /// What a register write asks of the machine. Applied after the device's lock is released.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

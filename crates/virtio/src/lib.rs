@@ -8,6 +8,7 @@ mod activation;
 #[cfg(any(test, feature = "fake-driver"))]
 pub mod fake;
 mod function;
+mod listener;
 mod queue;
 mod transport;
 mod worker;
@@ -15,6 +16,7 @@ mod workers;
 
 pub use activation::{Activation, Signals, SignalsState};
 pub use function::{BAR_ALIGN, built};
+pub use listener::Listener;
 pub use queue::{ActiveQueue, Chain, Fault};
 pub use transport::{BAR_SIZE, MAX_QUEUES, VirtioPci};
 pub use worker::{Context, Handler, Watch, Worker};

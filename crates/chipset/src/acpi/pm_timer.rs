@@ -4,7 +4,7 @@
 //! `clock` has them all): guests hold their clocks against each other, and give up one that stood still meanwhile. A restored timer
 //! goes on from where it was saved, as the time stamp counter does.
 
-use device::{Access, Device, Effect, Persist, Region, RestoreError, Space};
+use device::{Access, Device, Effect, Persist, Region, RestoreError, Space, read_bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::Clock;
@@ -57,9 +57,7 @@ impl Device for PmTimer {
     }
 
     fn read(&mut self, at: Access, data: &mut [u8]) {
-        let bytes = self.ticks().to_le_bytes();
-        let from = bytes.iter().skip(usize::try_from(at.offset).unwrap_or(usize::MAX));
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        read_bytes(self.ticks().to_le_bytes(), at.offset, data);
     }
 
     fn write(&mut self, _: Access, _: &[u8]) -> Effect {

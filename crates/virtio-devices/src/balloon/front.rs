@@ -1,14 +1,13 @@
 //! The balloon's configuration and life cycle, as the transport sees them, and what the host may do to it.
 
-use std::convert::Infallible;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use config::plan;
-use device::{Persist, RestoreError};
+use device::{Persist, RestoreError, read_bytes};
 use serde::{Deserialize, Serialize};
-use virtio::{Activation, Info, QueueServer, Signals, VirtioDevice, Worker, Workers};
+use virtio::{Activation, Info, Listener, QueueServer, VirtioDevice, Worker, Workers};
 
 use super::worker::{DEFLATE, INFLATE, REPORTING, Taker};
 use super::{PAGE, PROFILE};
@@ -41,14 +40,7 @@ struct Shared {
     actual: AtomicU32,
     /// The driver has let go of everything: the worker forgets what it gave.
     was_reset: Arc<AtomicBool>,
-    /// The way to the driver while there is one.
-    signals: Mutex<Option<Arc<Signals>>>,
-}
-
-impl Shared {
-    fn listen(&self, signals: Option<Arc<Signals>>) {
-        *self.signals.lock().unwrap_or_else(PoisonError::into_inner) = signals;
-    }
+    driver: Listener,
 }
 
 /// What the host may ask of a balloon while its machine lives. Cloning shares it.
@@ -58,18 +50,7 @@ pub struct Balloon(Arc<Shared>);
 impl Balloon {
     /// Asks the guest for `size` bytes of its memory, down to whole pages of 4 KiB. The guest gives them, or takes some back, when it likes.
     pub fn set_target(&self, size: u64) {
-        let set = || self.0.target.store(pages(size), Ordering::SeqCst);
-        let signals = self.0.signals.lock().unwrap_or_else(PoisonError::into_inner);
-        match signals.as_ref() {
-            Some(signals) => {
-                let change = || {
-                    set();
-                    Ok::<_, Infallible>(())
-                };
-                let Ok(()) = signals.change_config(change);
-            }
-            None => set(),
-        }
+        self.0.driver.change(|| self.0.target.store(pages(size), Ordering::SeqCst));
     }
 
     /// Bytes that the guest says it has given.
@@ -125,9 +106,7 @@ impl VirtioDevice for Front {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let State { target, actual } = self.save();
-        let config = target.to_le_bytes().into_iter().chain(actual.to_le_bytes());
-        let from = config.skip(usize::try_from(offset).unwrap_or(usize::MAX));
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = from);
+        read_bytes([target, actual].into_iter().flat_map(u32::to_le_bytes), offset, data);
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -139,12 +118,12 @@ impl VirtioDevice for Front {
     }
 
     fn start(&mut self, activation: Activation) {
-        self.balloon.0.listen(Some(activation.signals.clone()));
+        self.balloon.0.driver.set(Some(activation.signals.clone()));
         self.workers.start(activation);
     }
 
     fn reset(&mut self) {
-        self.balloon.0.listen(None);
+        self.balloon.0.driver.set(None);
         self.balloon.0.actual.store(0, Ordering::SeqCst);
         self.balloon.0.was_reset.store(true, Ordering::SeqCst);
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use block::{Image, Kind, LockError, LockRange, ResizeError, SECTOR};
 use config::{ImageType, plan};
-use virtio::{Signals, feature};
+use virtio::{Listener, feature};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
     VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -28,7 +28,7 @@ pub struct Disk {
     counters: Arc<DiskCounters>,
     serial: Mutex<String>,
     writeback: AtomicBool,
-    signals: Mutex<Option<Arc<Signals>>>,
+    driver: Listener,
 }
 
 /// What becomes of a request.
@@ -60,7 +60,7 @@ impl Disk {
             counters: Arc::new(DiskCounters((0..plan.num_queues).map(|_| Counters::default()).collect())),
             serial: Mutex::new(serial),
             writeback: AtomicBool::new(true),
-            signals: Mutex::new(None),
+            driver: Listener::default(),
             image,
         }
     }
@@ -76,10 +76,7 @@ impl Disk {
     /// # Errors
     /// [`ResizeError`]; the disk keeps its size.
     pub fn resize(&self, bytes: u64) -> Result<(), ResizeError> {
-        match &*self.signals.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(signals) => signals.change_config(|| self.image.resize(bytes)),
-            None => self.image.resize(bytes),
-        }
+        self.driver.try_change(|| self.image.resize(bytes))
     }
 
     /// Locks the image against other programs.
@@ -124,8 +121,8 @@ impl Disk {
     }
 
     /// Where news of the configuration go while the device runs.
-    pub(super) fn set_signals(&self, signals: Option<Arc<Signals>>) {
-        *self.signals.lock().unwrap_or_else(PoisonError::into_inner) = signals;
+    pub(super) fn driver(&self) -> &Listener {
+        &self.driver
     }
 
     /// Whether every write must be durable when it is answered (§5.2.6.2): a driver that cannot flush needs that.

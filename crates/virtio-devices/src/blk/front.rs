@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use block::SECTOR;
 use config::plan;
+use device::read_bytes;
 use meter::CounterSet;
 use virtio::{Activation, Info, QueueServer, VirtioDevice, Workers};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES};
@@ -101,9 +102,7 @@ impl VirtioDevice for Blk {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let space = self.config_space();
-        let rest = usize::try_from(offset).ok().and_then(|offset| space.get(offset..)).unwrap_or_default();
-        data.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        read_bytes(self.config_space(), offset, data);
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -114,12 +113,12 @@ impl VirtioDevice for Blk {
     }
 
     fn start(&mut self, activation: Activation) {
-        self.disk.set_signals(Some(activation.signals.clone()));
+        self.disk.driver().set(Some(activation.signals.clone()));
         self.workers.start(activation);
     }
 
     fn reset(&mut self) {
-        self.disk.set_signals(None);
+        self.disk.driver().set(None);
         self.disk.set_writeback(true);
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use device::read_bytes;
 use device::{Persist, RestoreError};
 use stream::Stream;
 use virtio::{Activation, Info, QueueServer, VirtioDevice, Worker, Workers};
@@ -74,9 +75,7 @@ impl VirtioDevice for Front {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let (size, ports, emergency) = (self.shared.show_size().to_le_bytes(), PORTS.to_le_bytes(), [0; 4]);
-        let config = size.iter().chain(&ports).chain(&emergency);
-        let from = config.skip(usize::try_from(offset).unwrap_or(usize::MAX));
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        read_bytes([size, ports, emergency].into_iter().flatten(), offset, data);
     }
 
     fn start(&mut self, activation: Activation) {

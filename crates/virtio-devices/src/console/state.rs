@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use stream::Stream;
-use virtio::Signals;
+use virtio::{Listener, Signals};
 
 /// Bytes of input kept at most: one read of the stream.
 pub(super) const INPUT_LIMIT: usize = 4096;
@@ -26,13 +26,13 @@ pub(super) struct Shared {
     shown: AtomicU32,
     input: Mutex<VecDeque<u8>>,
     /// Where a change of size is told, while a driver wants to hear of it.
-    listener: Mutex<Option<Arc<Signals>>>,
+    listener: Listener,
 }
 
 impl Shared {
     pub(super) fn new(stream: Stream) -> Self {
         let (size, shown) = (AtomicU32::new(0), AtomicU32::new(0));
-        let shared = Self { stream, size, shown, input: Mutex::default(), listener: Mutex::default() };
+        let shared = Self { stream, size, shown, input: Mutex::default(), listener: Listener::default() };
         shared.refresh();
         shared
     }
@@ -51,20 +51,15 @@ impl Shared {
         if self.size.swap(size, Ordering::SeqCst) == size {
             return;
         }
-        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(signals) = listener {
-            signals.config_changed();
-        }
+        self.listener.config_changed();
     }
 
     /// Tells `signals` of changes from now on, and at once of those that the driver could not hear of: before it was ready, or while
     /// the machine was paused.
     pub(super) fn listen(&self, signals: Option<Arc<Signals>>) {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&signals);
-        if let Some(signals) = signals
-            && self.size.load(Ordering::SeqCst) != self.shown.load(Ordering::SeqCst)
-        {
-            signals.config_changed();
+        self.listener.set(signals);
+        if self.size.load(Ordering::SeqCst) != self.shown.load(Ordering::SeqCst) {
+            self.listener.config_changed();
         }
     }
 

@@ -1,14 +1,13 @@
 //! The device's configuration and life cycle, as the transport sees them, and what the host may ask of it.
 
-use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use config::plan;
-use device::{Persist, RestoreError};
+use device::{Persist, RestoreError, read_bytes};
 use memory::layout::Range;
 use serde::{Deserialize, Serialize};
-use virtio::{Activation, Info, QueueServer, Signals, VirtioDevice, Worker, Workers};
+use virtio::{Activation, Info, Listener, QueueServer, VirtioDevice, Worker, Workers};
 
 use super::region::Region;
 use super::worker::Plugger;
@@ -34,28 +33,18 @@ pub struct State {
 #[derive(Clone)]
 pub struct Mem {
     region: Arc<Region>,
-    /// The way to the driver while there is one.
-    signals: Arc<Mutex<Option<Arc<Signals>>>>,
+    driver: Arc<Listener>,
 }
 
 impl Mem {
     /// Asks the guest to have `size` bytes plugged, a multiple of 2 MiB within the region. It plugs or unplugs when it likes.
     pub fn request(&self, size: u64) {
-        let signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(signals) = signals.as_ref() else { return self.region.request(size) };
-        let Ok(()) = signals.change_config(|| {
-            self.region.request(size);
-            Ok::<_, Infallible>(())
-        });
+        self.driver.change(|| self.region.request(size));
     }
 
     /// Bytes that are plugged.
     pub fn plugged(&self) -> u64 {
         self.region.plugged()
-    }
-
-    fn listen(&self, signals: Option<Arc<Signals>>) {
-        *self.signals.lock().unwrap_or_else(PoisonError::into_inner) = signals;
     }
 }
 
@@ -79,7 +68,7 @@ impl Front {
             config_len: CONFIG_LEN,
         };
         let workers = Workers::new(vec![(worker, vec![0])]);
-        Ok(Self { info, handle: Mem { region, signals: Arc::default() }, node: plan.node, workers })
+        Ok(Self { info, handle: Mem { region, driver: Arc::default() }, node: plan.node, workers })
     }
 
     /// The host's handle.
@@ -101,18 +90,17 @@ impl VirtioDevice for Front {
         let region = &self.handle.region;
         let sizes = [region.size, region.size, region.plugged(), region.requested()];
         let fields = [BLOCK, self.node.unwrap_or(0).into(), region.base].into_iter().chain(sizes);
-        let from = fields.flat_map(u64::to_le_bytes).skip(usize::try_from(offset).unwrap_or(usize::MAX));
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = from);
+        read_bytes(fields.flat_map(u64::to_le_bytes), offset, data);
     }
 
     fn start(&mut self, activation: Activation) {
-        self.handle.listen(Some(activation.signals.clone()));
+        self.handle.driver.set(Some(activation.signals.clone()));
         self.workers.start(activation);
     }
 
     /// What is plugged stays: another driver finds it, and unplugs it if it does not want it.
     fn reset(&mut self) {
-        self.handle.listen(None);
+        self.handle.driver.set(None);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use ::net::TapQueue;
 use config::plan;
+use device::read_bytes;
 use meter::CounterSet;
 use virtio::{Activation, ActiveQueue, Info, QueueServer, VirtioDevice, Worker, Workers, feature};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
@@ -153,10 +154,7 @@ impl VirtioDevice for Net {
         config[6..8].copy_from_slice(&self.status().to_le_bytes());
         config[8..10].copy_from_slice(&self.max_pairs.to_le_bytes());
         config[10..].copy_from_slice(&self.mtu.unwrap_or(0).to_le_bytes());
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        read_bytes(config, offset, data);
     }
 
     fn start(&mut self, mut activation: Activation) {

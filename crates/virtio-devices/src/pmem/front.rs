@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use config::Pmem;
+use device::read_bytes;
 use memory::HostMemory;
 use pci::OwnMemory;
 use virtio::{Info, QueueServer, VirtioDevice, Worker, Workers};
@@ -61,8 +62,6 @@ impl VirtioDevice for Front {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let State { start, size } = self.state;
-        let registers = start.to_le_bytes().into_iter().chain(size.to_le_bytes());
-        let from = usize::try_from(offset).unwrap_or(CONFIG_LEN);
-        data.iter_mut().zip(registers.skip(from)).for_each(|(to, from)| *to = from);
+        read_bytes([start, size].into_iter().flat_map(u64::to_le_bytes), offset, data);
     }
 }

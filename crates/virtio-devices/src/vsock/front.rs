@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::plan;
+use device::read_bytes;
 use virtio::{Activation, Info, QueueServer, VirtioDevice, Worker, Workers, feature};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
@@ -58,9 +59,7 @@ impl VirtioDevice for Front {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.cid.to_le_bytes();
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
-        data.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        read_bytes(self.cid.to_le_bytes(), offset, data);
     }
 
     fn start(&mut self, activation: Activation) {
