@@ -59,9 +59,12 @@ impl Machine {
         self.request_ram(plan);
         let missing = self.growth.missing(plan);
         let Some(zone) = plan.memory.zones.first().filter(|_| missing > 0) else { return Ok(()) };
-        let base = self.growth.slots.plan(missing)?;
-        self.plug(&Zone { size: missing, ..zone.clone() }, GuestAddress(base))?;
-        self.growth.slots.insert(missing)?;
+        let base = GuestAddress(self.growth.slots.plan(missing)?);
+        self.ram.plug(&Zone { size: missing, ..zone.clone() }, base)?;
+        if let Err(refused) = self.growth.slots.insert(missing) {
+            self.ram.unplug(base)?;
+            return Err(refused.into());
+        }
         self.notifier.notify(Cause::Memory);
         Ok(())
     }

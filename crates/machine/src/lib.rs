@@ -35,8 +35,6 @@ use std::sync::Arc;
 use api::DeviceNode;
 use chipset::acpi::{Cause, CpuSlots, Notifier, PciSlots};
 use config::VmConfig;
-use config::plan::Zone;
-use memory::GuestAddress;
 use virtio_devices::blk::Disk;
 use virtio_devices::console::Resizer;
 
@@ -129,22 +127,6 @@ impl Machine {
         let memory = self.nodes.memory_places();
         let (nodes, vcpus) = (self.nodes.save()?, self.vcpus.save()?);
         Ok(Tree { nodes, memory, vcpus, boot_ram: self.growth.boot_ram, clock })
-    }
-
-    /// Gives the guest more RAM, a zone of it at `base`.
-    ///
-    /// # Errors
-    /// [`PlugError`]; RAM is as before then.
-    pub fn plug(&mut self, zone: &Zone, base: GuestAddress) -> Result<(), PlugError> {
-        self.ram.plug(zone, base)
-    }
-
-    /// Takes the RAM at `base` away; the guest has let go of it.
-    ///
-    /// # Errors
-    /// [`PlugError`]; RAM is as before then.
-    pub fn unplug(&mut self, base: GuestAddress) -> Result<(), PlugError> {
-        self.ram.unplug(base)
     }
 
     /// Presses the power button. What follows is the guest's business.

@@ -89,6 +89,16 @@ fn devices_get_slots_in_order_and_keep_them_when_the_machine_is_built_again() {
     assert!(slots(&machine).contains(&slot("e", 6)));
 }
 
+/// Lets the event device's pin interrupt at `vector`: not masked, edge-triggered.
+fn unmask_event_device(machine: &Machine, vector: u32) {
+    let ioapic = |register: u64, value: u32| {
+        let at = memory::layout::IOAPIC + register;
+        let _ = machine.nodes.spaces().write(device::Space::Mmio, at, &value.to_le_bytes());
+    };
+    ioapic(0, 0x10 + 2 * u32::from(chipset::acpi::Ged::PIN));
+    ioapic(0x10, vector);
+}
+
 /// Takes a device away as if the guest had let go of it.
 fn detach(machine: &mut Machine, id: &str) -> bool {
     machine.nodes.address(id).and_then(|address| machine.nodes.detach_at(address)).is_some()
@@ -322,17 +332,17 @@ fn ram_comes_and_goes_for_guest_and_devices_together() {
     const BASE: GuestAddress = GuestAddress(1 << 32);
     let rig = Rig::new();
     let mut machine = rig.boot(&rig.plan(""));
-    let zone = Zone::new("more", 64 << 20);
-    machine.plug(&zone, BASE).unwrap();
+    let zone = config::plan::Zone::new("more", 64 << 20);
+    machine.ram.plug(&zone, BASE).unwrap();
     assert_eq!((machine.ram_size(), rig.hypervisor.memory.mapped()), (192 << 20, vec![0, BASE.0]));
     rig.hypervisor.memory.refuse(true);
-    machine.unplug(BASE).unwrap_err();
+    machine.ram.unplug(BASE).unwrap_err();
     assert_eq!(machine.ram_size(), 192 << 20, "what the guest has still, devices have still");
-    machine.plug(&zone, GuestAddress(2 << 32)).unwrap_err();
+    machine.ram.plug(&zone, GuestAddress(2 << 32)).unwrap_err();
     assert_eq!(machine.ram_size(), 192 << 20, "what the guest does not get, devices do not get");
     rig.hypervisor.memory.refuse(false);
-    machine.unplug(BASE).unwrap();
-    assert!(matches!(machine.unplug(BASE), Err(PlugError::NoRam(_))));
+    machine.ram.unplug(BASE).unwrap();
+    assert!(matches!(machine.ram.unplug(BASE), Err(PlugError::NoRam(_))));
     assert_eq!((machine.ram_size(), rig.hypervisor.memory.mapped()), (128 << 20, vec![0]));
 }
 
@@ -410,13 +420,7 @@ fn an_interrupt_that_a_restored_device_sends_arrives() {
     let plan = rig.plan("");
     let mut machine = rig.boot(&plan);
     machine.pause().unwrap();
-    let ioapic = |register: u64, value: u32| {
-        let at = memory::layout::IOAPIC + register;
-        let _ = machine.nodes.spaces().write(device::Space::Mmio, at, &value.to_le_bytes());
-    };
-    // The pin of the power button's device: not masked, edge-triggered.
-    ioapic(0, 0x10 + 2 * u32::from(chipset::acpi::Ged::PIN));
-    ioapic(0x10, VECTOR);
+    unmask_event_device(&machine, VECTOR);
     machine.press_power_button();
     let tree = machine.save().unwrap();
     drop(machine);

@@ -11,7 +11,7 @@ use std::thread;
 use vmtest::context::Context;
 use vmtest::host;
 use vmtest::rest::Client;
-use vmtest::vm::{AgentOn, Builder, Vm};
+use vmtest::vm::{AgentOn, Builder, Vm, raw_disk};
 use vmtest::wait;
 
 const FILE: &str = "/root/written-by-the-guest";
@@ -97,8 +97,7 @@ fn hot_plug(context: &Context, vm: &Vm, api: &Client) {
     say("a disk comes while the guest runs, and goes again");
     let image = context.path("later");
     host::make_full_disk(&image, 8);
-    let disk = json!({"path": image, "image_type": "Raw", "id": "later"});
-    api.put_json("vm.add-disk", &disk).expect(200);
+    api.put_json("vm.add-disk", &raw_disk(&image, json!({"id": "later"}))).expect(200);
     wait::until_true(wait::COMMAND, "the disk in the guest", || vm.run("test -b /dev/vdb").status == 0);
     show(vm, "sha256sum </dev/vdb");
     println!("host$ sha256sum {}\n{}", image.display(), host::sha256(&image));
@@ -108,15 +107,9 @@ fn hot_plug(context: &Context, vm: &Vm, api: &Client) {
     say("two CPUs more, and two less");
     for cpus in [4, 2] {
         api.put_json("vm.resize", &json!({"desired_vcpus": cpus})).expect(204);
-        wait::until_true(wait::COMMAND, "the CPUs in the guest", || online_cpus(vm) == cpus);
+        wait::until_true(wait::COMMAND, "the CPUs in the guest", || vm.online_cpus() == cpus);
         show(vm, "cat /sys/devices/system/cpu/present");
     }
-}
-
-/// How many CPUs the guest runs. It starts those that have come, if its kernel does not do so itself.
-fn online_cpus(vm: &Vm) -> u32 {
-    vm.run("for cpu in /sys/devices/system/cpu/cpu*/online; do echo 1 2>/dev/null >$cpu; done");
-    vm.ok("nproc").parse().unwrap_or_default()
 }
 
 fn show(vm: &Vm, command: &str) {

@@ -94,9 +94,7 @@ impl<'a> Builder<'a> {
 
     /// Adds a raw disk with more settings.
     pub fn disk_with(self, path: &Path, more: Value) -> Self {
-        let mut disk = json!({"path": path, "image_type": "Raw"});
-        merge(&mut disk, more);
-        self.append("disks", disk)
+        self.append("disks", raw_disk(path, more))
     }
 
     /// Adds a network device on the test's own tap, with more settings.
@@ -253,6 +251,13 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// The section of a raw disk with more settings.
+pub fn raw_disk(path: &Path, more: Value) -> Value {
+    let mut disk = json!({"path": path, "image_type": "Raw"});
+    merge(&mut disk, more);
+    disk
+}
+
 fn merge(into: &mut Value, more: Value) {
     for (key, value) in more.as_object().into_iter().flatten() {
         into[key] = value.clone();
@@ -323,6 +328,15 @@ impl Vm {
         wait::until_true(wait::COMMAND, &format!("the state {state}"), || {
             self.api().state().is_some_and(|now| now == state)
         });
+    }
+
+    /// How many CPUs the guest runs. It starts those that have come, if its kernel does not do so itself.
+    ///
+    /// # Panics
+    /// The guest does not answer.
+    pub fn online_cpus(&self) -> u64 {
+        self.run("for cpu in /sys/devices/system/cpu/cpu*/online; do echo 1 2>/dev/null >$cpu; done");
+        self.ok("nproc").parse().unwrap()
     }
 
     /// All events so far.

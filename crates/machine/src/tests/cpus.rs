@@ -74,13 +74,7 @@ fn vcpus_come_at_once_and_go_when_the_guest_lets_them() {
 fn the_guest_is_interrupted_for_each_request() {
     let rig = Rig::new();
     let mut machine = rig.boot(&rig.plan(CPUS));
-    let ioapic = |machine: &Machine, register: u64, value: u32| {
-        let at = layout::IOAPIC + register;
-        let _ = machine.nodes.spaces().write(Space::Mmio, at, &value.to_le_bytes());
-    };
-    // The pin of the event device: not masked, edge-triggered.
-    ioapic(&machine, 0, 0x10 + 2 * u32::from(chipset::acpi::Ged::PIN));
-    ioapic(&machine, 0x10, 0x41);
+    unmask_event_device(&machine, 0x41);
     let count = || rig.hypervisor.interrupts.lock().unwrap().len();
     for (wanted, interrupts) in [(1, 0), (3, 1), (3, 1), (2, 2), (2, 3)] {
         machine.resize_vcpus(wanted).unwrap();

@@ -76,13 +76,7 @@ fn the_guest_is_interrupted_when_ram_has_come() {
     let rig = Rig::new();
     let plan = plan(&rig);
     let mut machine = rig.boot(&plan);
-    let ioapic = |machine: &Machine, register: u64, value: u32| {
-        let at = layout::IOAPIC + register;
-        let _ = machine.nodes.spaces().write(Space::Mmio, at, &value.to_le_bytes());
-    };
-    // The pin of the event device: not masked, edge-triggered.
-    ioapic(&machine, 0, 0x10 + 2 * u32::from(chipset::acpi::Ged::PIN));
-    ioapic(&machine, 0x10, 0x41);
+    unmask_event_device(&machine, 0x41);
     let count = || rig.hypervisor.interrupts.lock().unwrap().len();
     for (blocks, interrupts) in [(0, 0), (1, 1), (1, 1), (0, 1), (3, 2)] {
         machine.resize_ram(&grown(&plan, blocks)).unwrap();

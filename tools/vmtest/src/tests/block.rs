@@ -3,7 +3,7 @@
 use serde_json::json;
 use vmtest::context::Context;
 use vmtest::host;
-use vmtest::vm::Builder;
+use vmtest::vm::{Builder, raw_disk};
 use vmtest::wait;
 
 vmtest::tests![
@@ -125,8 +125,7 @@ fn added_and_removed_before_the_boot(context: &Context) {
     host::make_full_disk(&second, 16);
     let vm = Builder::new(context).disk(&first).grant(&second).start();
     vm.create();
-    let section = json!({"path": second, "image_type": "Raw", "id": "later"});
-    vm.api().put_json("vm.add-disk", &section).expect(204);
+    vm.api().put_json("vm.add-disk", &raw_disk(&second, json!({"id": "later"}))).expect(204);
     vm.boot();
     vm.wait_ready();
     assert_eq!(vm.ok("sha256sum </dev/vdb").split(' ').next(), Some(host::sha256(&second).as_str()));

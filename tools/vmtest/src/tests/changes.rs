@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use vmtest::context::{Context, rounds};
 use vmtest::host;
-use vmtest::vm::{Builder, Vm};
+use vmtest::vm::{Builder, Vm, raw_disk};
 use vmtest::wait;
 
 vmtest::tests![changes: in_random_order];
@@ -65,7 +65,7 @@ impl Changing<'_> {
     /// A disk that the guest has not let go of yet is refused.
     fn add(&mut self) {
         let number = self.dice.below(self.images.len() as u64) as usize;
-        let disk = json!({"path": self.images[number], "image_type": "Raw", "id": format!("d{number}")});
+        let disk = raw_disk(&self.images[number], json!({"id": format!("d{number}")}));
         let reply = self.vm.api().put_json("vm.add-disk", &disk);
         let may_be = !self.disks.contains(&number) && reply.status == 200;
         assert!(may_be || reply.status == 409, "{disk}: {} {}", reply.status, reply.body);
@@ -110,12 +110,6 @@ impl Changing<'_> {
     }
 }
 
-/// CPUs that the guest runs, with those started that have come.
-fn online(vm: &Vm) -> u64 {
-    vm.run("for cpu in /sys/devices/system/cpu/cpu*/online; do echo 1 2>/dev/null >$cpu; done");
-    vm.ok("nproc").parse().unwrap()
-}
-
 fn in_random_order(context: &Context) {
     let images: Vec<PathBuf> = (0..6).map(|number| context.path(&format!("image{number}"))).collect();
     images.iter().for_each(|image| host::make_full_disk(image, 1));
@@ -135,7 +129,7 @@ fn in_random_order(context: &Context) {
         let wanted = vm.api().info()["config"]["cpus"]["boot_vcpus"].as_u64().unwrap();
         // One that was asked for before the guest listened is asked for again.
         changing.may_be_pending("vm.resize", &json!({"desired_vcpus": wanted}));
-        online(&vm) == wanted
+        vm.online_cpus() == wanted
     });
     // Each disk is the one that it should be.
     for number in &changing.disks {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use vmtest::context::{Context, rounds};
 use vmtest::host;
 use vmtest::process::Leftovers;
-use vmtest::vm::{Builder, Vm};
+use vmtest::vm::{Builder, Vm, raw_disk};
 use vmtest::wait;
 
 vmtest::tests![
@@ -19,9 +19,7 @@ const ROUNDS: usize = 20;
 
 /// Adds a disk and waits until the guest has it. Its address comes out.
 fn add_disk(vm: &Vm, path: &Path, more: Value) -> String {
-    let mut disk = json!({"path": path, "image_type": "Raw"});
-    disk.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let added = vm.api().put_json("vm.add-disk", &disk).expect(200).json();
+    let added = vm.api().put_json("vm.add-disk", &raw_disk(path, more)).expect(200).json();
     let bdf = added["bdf"].as_str().unwrap().to_owned();
     wait_for(vm, &bdf, true);
     bdf
@@ -147,7 +145,7 @@ fn a_full_segment(context: &Context) {
     let image = |number: usize| {
         let path = dir.join(number.to_string());
         host::make_disk(&path, 1);
-        json!({"path": path, "image_type": "Raw", "id": format!("d{number}")})
+        raw_disk(&path, json!({"id": format!("d{number}")}))
     };
     for number in taken..31 {
         vm.api().put_json("vm.add-disk", &image(number)).expect(200);
@@ -193,8 +191,8 @@ fn while_paused(context: &Context) {
     let vm = builder.grant(&second).boot();
     add_disk(&vm, &first, json!({"id": "first"}));
     vm.api().put("vm.pause").expect(204);
-    let section = json!({"path": second, "image_type": "Raw", "id": "second"});
-    let added = vm.api().put_json("vm.add-disk", &section).expect(200).json();
+    let added =
+        vm.api().put_json("vm.add-disk", &raw_disk(&second, json!({"id": "second"}))).expect(200).json();
     vm.api().put_json("vm.remove-device", &json!({"id": "first"})).expect(204);
     assert_eq!(vm.api().info()["device_tree"]["_virtio-pci-first"]["removal"], "pending");
     vm.api().put("vm.resume").expect(204);
@@ -212,18 +210,13 @@ fn refused(context: &Context) {
     let leftovers = Leftovers::of(&vm.vmm);
     let other = context.path("other");
     host::make_disk(&other, 1);
-    let raw = |path: &Path, more: Value| {
-        let mut disk = json!({"path": path, "image_type": "Raw"});
-        disk.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        disk
-    };
     for (verb, body, status, names) in [
-        ("vm.add-disk", raw(&other, json!({"id": "d"})), 409, "d"),
-        ("vm.add-disk", raw(&other, json!({"pci_segment": 1})), 400, "segment"),
-        ("vm.add-disk", raw(&other, json!({"pci_device_id": 32})), 400, "32"),
-        ("vm.add-disk", raw(&other, json!({"pci_device_id": 1})), 400, "0000:00:01.0"),
-        ("vm.add-disk", raw(&image, json!({})), 400, "lock"),
-        ("vm.add-disk", raw(&context.path("nowhere"), json!({})), 400, "nowhere"),
+        ("vm.add-disk", raw_disk(&other, json!({"id": "d"})), 409, "d"),
+        ("vm.add-disk", raw_disk(&other, json!({"pci_segment": 1})), 400, "segment"),
+        ("vm.add-disk", raw_disk(&other, json!({"pci_device_id": 32})), 400, "32"),
+        ("vm.add-disk", raw_disk(&other, json!({"pci_device_id": 1})), 400, "0000:00:01.0"),
+        ("vm.add-disk", raw_disk(&image, json!({})), 400, "lock"),
+        ("vm.add-disk", raw_disk(&context.path("nowhere"), json!({})), 400, "nowhere"),
         ("vm.add-net", json!({"tap": "a-name-that-is-too-long"}), 400, "a-name-that-is-too-long"),
         ("vm.remove-device", json!({"id": "nobody"}), 404, "nobody"),
         ("vm.remove-device", json!({"id": "__rng"}), 400, "__rng"),
