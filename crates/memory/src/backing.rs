@@ -3,86 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use config::plan::{Pages, Zone};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError};
 
+use crate::extents::huge_page;
 use crate::mapping::Mapping;
-use crate::{RamRegion, WriteHook, layout, policy};
-
-/// Why guest RAM could not be had.
-#[derive(Debug, Error)]
-pub enum RamError {
-    /// The memory file or the user's file could not be made, sized or opened.
-    #[error("Cannot open the backing of memory zone '{zone}'")]
-    Backing {
-        /// The zone's id.
-        zone: String,
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The mapping failed.
-    #[error("Cannot map {size} bytes for memory zone '{zone}': lower the size or free host memory")]
-    Map {
-        /// The zone's id.
-        zone: String,
-        /// Bytes asked for.
-        size: u64,
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The host's pool of huge pages is too small, or has none of that size.
-    #[error(
-        "The host has not enough free huge pages{} for {size} bytes of memory zone '{zone}': raise /proc/sys/vm/nr_hugepages \
-         or the pool of that size, lower the size, or set hugepages=off",
-        page.map(|page| format!(" of {page} bytes")).unwrap_or_default()
-    )]
-    HugePages {
-        /// The zone's id.
-        zone: String,
-        /// Bytes asked for.
-        size: u64,
-        /// Bytes per page; the host's default if absent.
-        page: Option<u64>,
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The pages cannot come from the node that they are to come from.
-    #[error(
-        "Failed applying NUMA memory policy: memory zone '{zone}' cannot have its pages from node {node} of the host, see          /sys/devices/system/node; change its host_numa_node or leave it out"
-    )]
-    Policy {
-        /// The zone's id.
-        zone: String,
-        /// The node's number.
-        node: u32,
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The kernel refused advice (huge pages, merging, prefault).
-    #[error("Cannot prepare memory zone '{zone}'")]
-    Advise {
-        /// The zone's id.
-        zone: String,
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The regions do not form a map.
-    #[error("Memory zones do not fit the guest's address space")]
-    Layout(#[source] GuestRegionCollectionError),
-}
+use crate::part::{Backing, Part};
+use crate::{RamError, RamRegion, SavedRange, WriteHook, layout, policy};
 
 /// Where zones have room for more, by id.
 pub(crate) fn rooms(zones: &[Zone]) -> BTreeMap<String, layout::Range> {
@@ -101,7 +34,7 @@ pub(crate) fn rooms(zones: &[Zone]) -> BTreeMap<String, layout::Range> {
 pub(crate) fn allocate(
     zones: &[Zone],
     rooms: &BTreeMap<String, layout::Range>,
-) -> Result<Vec<(RamRegion, Arc<Mapping>)>, RamError> {
+) -> Result<Vec<RamRegion>, RamError> {
     let mut all = Vec::new();
     let mut offset = 0;
     for zone in zones {
@@ -113,7 +46,7 @@ pub(crate) fn allocate(
 }
 
 /// Backs one zone at `base`, in one piece.
-pub(crate) fn allocate_at(zone: &Zone, base: u64) -> Result<(RamRegion, Arc<Mapping>), RamError> {
+pub(crate) fn allocate_at(zone: &Zone, base: u64) -> Result<RamRegion, RamError> {
     let backed = back(zone, &[(base, zone.size)], None)?;
     backed.into_iter().next().ok_or(RamError::Layout(GuestRegionCollectionError::NoMemoryRegion))
 }
@@ -123,21 +56,39 @@ fn back(
     zone: &Zone,
     ranges: &[layout::Range],
     room: Option<layout::Range>,
-) -> Result<Vec<(RamRegion, Arc<Mapping>)>, RamError> {
-    let failed = |source| RamError::Backing { zone: zone.id.clone(), source };
+) -> Result<Vec<RamRegion>, RamError> {
     let file = open(zone, zone.size + room.map_or(0, |(_, len)| len))?;
-    let mut file_offset = 0;
+    let in_users_file = is_users_file(zone);
+    let mut offset = 0;
     let mut all = Vec::with_capacity(ranges.len() + 1);
     let ranges = ranges.iter().map(|range| (*range, false)).chain(room.map(|room| (room, true)));
     for ((base, len), is_room) in ranges {
-        let file = file.as_ref().map(|f| f.try_clone().map(|f| FileOffset::new(f, file_offset)));
-        all.push(map(zone, (base, len), is_room, file.transpose().map_err(failed)?)?);
-        file_offset += len;
+        let saved = SavedRange { base, len, zone: zone.id.clone(), offset, is_room, in_users_file };
+        let backing = backing(zone, file.as_ref(), offset)?;
+        all.push(map(zone, saved, backing)?);
+        offset += len;
     }
     Ok(all)
 }
 
-fn open(zone: &Zone, size: u64) -> Result<Option<File>, RamError> {
+/// Whether what is written to the zone's RAM goes to a file that the user keeps: such RAM is in no snapshot.
+pub(crate) fn is_users_file(zone: &Zone) -> bool {
+    zone.shared && zone.file.as_ref().is_some_and(|path| !path.is_dir())
+}
+
+/// What stands behind the part of the zone that begins at `offset` of `file`, which [`open`] answered.
+pub(crate) fn backing(zone: &Zone, file: Option<&File>, offset: u64) -> Result<Backing, RamError> {
+    let Some(file) = file else { return Ok(Backing::Zeroes) };
+    let file = file.try_clone().map_err(|source| RamError::Backing { zone: zone.id.clone(), source })?;
+    Ok(if zone.shared {
+        Backing::Shared { file, offset }
+    } else {
+        Backing::Copied { file, offset, is_snapshot: false }
+    })
+}
+
+/// The file of at least `size` bytes that backs the zone, if there is to be one.
+pub(crate) fn open(zone: &Zone, size: u64) -> Result<Option<File>, RamError> {
     let failed = |source| RamError::Backing { zone: zone.id.clone(), source };
     let file = match (&zone.file, zone.pages) {
         (None, Pages::Normal { .. }) if !zone.shared => return Ok(None),
@@ -180,64 +131,60 @@ fn no_huge_pages(zone: &Zone, size: u64, page: Option<u64>, source: io::Error) -
     RamError::HugePages { zone: zone.id.clone(), size, page, source }
 }
 
-/// Bytes of a page, if `file` lies on a file system of huge pages: the only ones whose blocks are as large as these.
-fn huge_page(file: &File) -> Option<u64> {
-    const SMALLEST: u64 = 2 << 20;
-    file.metadata().ok().map(|metadata| metadata.blksize()).filter(|size| *size >= SMALLEST)
-}
-
 fn huge_flags(page: Option<u64>) -> MemfdFlags {
     // The kernel takes the page size as its binary logarithm from bit 26 on.
     let size = page.map_or(0, |page| page.trailing_zeros() << 26);
     MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size)
 }
 
-fn map(
-    zone: &Zone,
-    (base, len): layout::Range,
-    is_room: bool,
-    file: Option<FileOffset>,
-) -> Result<(RamRegion, Arc<Mapping>), RamError> {
+/// Makes the region `saved` out of what stands behind it.
+pub(crate) fn map(zone: &Zone, saved: SavedRange, backing: Backing) -> Result<RamRegion, RamError> {
+    let (base, len, is_room) = (saved.base, saved.len, saved.is_room);
     let failed = |source| RamError::Map { zone: zone.id.clone(), size: len, source };
     let size = usize::try_from(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
-    let mut flags = if zone.shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
-    let page = file.as_ref().and_then(|file| huge_page(file.file()));
-    let huge = page.is_some();
+    let (mut flags, file) = match &backing {
+        Backing::Zeroes => (MapFlags::PRIVATE, None),
+        Backing::Shared { file, offset } => (MapFlags::SHARED, Some((file, *offset))),
+        Backing::Copied { file, offset, .. } => (MapFlags::PRIVATE, Some((file, *offset))),
+    };
+    let page = file.and_then(|(file, _)| huge_page(file));
     // Ordinary pages come from memory or swap sooner or later. Huge pages come from a pool: one that is not there when it is touched is
     // a bus error, for us as for the guest. Those of a room come when a part of it becomes RAM (`DmaView::claim`).
-    let is_unreserved = if huge { is_room } else { !zone.reserve };
+    let is_unreserved = if page.is_some() { is_room } else { !zone.reserve };
     if is_unreserved {
         flags |= MapFlags::NORESERVE;
     }
-    let source = file.as_ref().map(|file| (file.file(), file.start()));
-    let mapping = Mapping::new(size, base, alignment(zone.pages), flags, source).map_err(|source| {
-        let page = if let Pages::Huge { size } = zone.pages { size } else { None };
-        if huge { no_huge_pages(zone, len, page, source) } else { failed(source) }
+    let mapping = Mapping::new(size, base, alignment(zone.pages), flags, file).map_err(|source| {
+        let asked = if let Pages::Huge { size } = zone.pages { size } else { None };
+        if page.is_some() { no_huge_pages(zone, len, asked, source) } else { failed(source) }
     })?;
-    let mapping = Arc::new(mapping);
     if let Some(node) = zone.host_numa_node {
         let refused = |source| RamError::Policy { zone: zone.id.clone(), node, source };
         policy::bind(mapping.start(), size, node).map_err(refused)?;
     }
     advise(zone, mapping.start(), size, zone.prefault && !is_room)
         .map_err(|source| RamError::Advise { zone: zone.id.clone(), source })?;
-    let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::of(mapping.clone(), page))
+    let shared = match &backing {
+        Backing::Shared { file, offset } => Some(FileOffset::new(file.try_clone().map_err(failed)?, *offset)),
+        _ => None,
+    };
+    let part = Arc::new(Part::new(mapping, backing, page, saved));
+    let mut builder = MmapRegionBuilder::new_with_bitmap(size, WriteHook::of(part.clone()))
         .with_mmap_prot((ProtFlags::READ | ProtFlags::WRITE).bits().cast_signed())
         .with_mmap_flags(flags.bits().cast_signed())
-        .with_hugetlbfs(huge);
-    if let Some(file) = file {
+        .with_hugetlbfs(page.is_some());
+    if let Some(file) = shared {
         builder = builder.with_file_offset(file);
     }
-    // SAFETY: the mapping has `size` bytes, and the region's hook keeps it as long as there is the region.
-    let region = unsafe { builder.with_raw_mmap_pointer(mapping.start()) }.build();
+    // SAFETY: the part has `size` bytes, and the region's hook keeps it as long as there is the region.
+    let region = unsafe { builder.with_raw_mmap_pointer(part.start()) }.build();
     let region = region.map_err(|e| failed(io::Error::other(e)))?;
     let region = RamRegion::new(region, GuestAddress(base));
-    let region = region.ok_or(RamError::Layout(GuestRegionCollectionError::NoMemoryRegion))?;
-    Ok((region, mapping))
+    region.ok_or(RamError::Layout(GuestRegionCollectionError::NoMemoryRegion))
 }
 
 /// What guest and host addresses must agree in: the largest page the zone may be made of.
-fn alignment(pages: Pages) -> usize {
+pub(crate) fn alignment(pages: Pages) -> usize {
     const TRANSPARENT: usize = 2 << 20;
     const LARGEST: usize = 1 << 30;
     match pages {

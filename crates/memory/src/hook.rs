@@ -2,45 +2,40 @@
 //!
 //! While nobody asks (the normal case) a write costs one relaxed load.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
-use crate::mapping::Mapping;
-
-const PAGE: usize = 4096;
+use crate::bits::PageBits;
+use crate::part::{PAGE, Part};
 
 /// The write log of one RAM region, off until [`WriteHook::enable`].
 #[derive(Debug, Default)]
 pub struct WriteHook {
     pages: usize,
     enabled: AtomicBool,
-    /// One bit per 4 KiB page; allocated when first enabled.
-    dirty: OnceLock<Box<[AtomicU64]>>,
-    /// Bytes of the host pages behind the region, if they are larger than usual.
-    page: Option<u64>,
+    /// Allocated when first enabled.
+    dirty: OnceLock<PageBits>,
     /// The memory of the region, which `vm-memory` knows by address only: it stays as long as the region, whoever has that.
-    _keeps: Option<Arc<Mapping>>,
+    part: Option<Arc<Part>>,
 }
 
 impl WriteHook {
-    /// The log of a region that consists of all of `mapping`, which is made of huge pages of `page` bytes, if any.
-    pub(crate) fn of(mapping: Arc<Mapping>, page: Option<u64>) -> Self {
-        let log = Self::with_len(mapping.size());
-        Self { page, _keeps: Some(mapping), ..log }
+    /// The log of a region that consists of all of `part`.
+    pub(crate) fn of(part: Arc<Part>) -> Self {
+        let log = Self::with_len(part.size());
+        Self { part: Some(part), ..log }
     }
 
-    /// Bytes of a host page behind the region: what can be given back to the host at the least.
-    pub(crate) fn host_page(&self) -> u64 {
-        self.page.unwrap_or(PAGE as u64)
+    /// What the region consists of.
+    pub(crate) fn part(&self) -> Option<&Arc<Part>> {
+        self.part.as_ref()
     }
 
     /// Starts logging with a clean log.
     pub fn enable(&self) {
-        let words =
-            self.dirty.get_or_init(|| (0..self.pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect());
-        words.iter().for_each(|w| w.store(0, Ordering::Relaxed));
+        self.dirty.get_or_init(|| PageBits::new(self.pages)).take();
         self.enabled.store(true, Ordering::SeqCst);
         barrier_everywhere();
     }
@@ -52,21 +47,14 @@ impl WriteHook {
 
     /// Takes the log: one bit per page, least significant first. Empty if it was never enabled.
     pub fn take(&self) -> Vec<u64> {
-        self.dirty
-            .get()
-            .map(|words| words.iter().map(|w| w.swap(0, Ordering::AcqRel)).collect())
-            .unwrap_or_default()
+        self.dirty.get().map(PageBits::take).unwrap_or_default()
     }
 
     #[cold]
     fn log(&self, offset: usize, len: usize) {
-        let Some(words) = self.dirty.get() else { return };
+        let Some(dirty) = self.dirty.get() else { return };
         let Some(last) = offset.checked_add(len.saturating_sub(1)) else { return };
-        for page in offset / PAGE..=last / PAGE {
-            if let Some(word) = words.get(page / 64) {
-                word.fetch_or(1 << (page % 64), Ordering::Relaxed);
-            }
-        }
+        dirty.set(offset / PAGE..last / PAGE + 1);
     }
 }
 
@@ -101,9 +89,7 @@ impl Bitmap for WriteHook {
     }
 
     fn dirty_at(&self, offset: usize) -> bool {
-        let page = offset / PAGE;
-        let word = self.dirty.get().and_then(|words| words.get(page / 64));
-        word.is_some_and(|w| w.load(Ordering::Relaxed) & 1 << (page % 64) != 0)
+        self.dirty.get().is_some_and(|dirty| dirty.has(offset / PAGE))
     }
 
     fn slice_at(&self, offset: usize) -> HookSlice<'_> {

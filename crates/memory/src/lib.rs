@@ -14,14 +14,23 @@
 #![allow(unsafe_code)]
 
 mod backing;
+mod bits;
 mod dma;
+mod error;
+mod extents;
 mod hook;
 mod host;
 pub mod layout;
 mod mapping;
+mod occupied;
+mod pagemap;
 mod pages;
+mod part;
 mod policy;
+mod ranges;
+mod restore;
 mod testing;
+mod zeroed;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -30,13 +39,16 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use config::plan::Zone;
 
-use mapping::Mapping;
+use part::Part;
 
-pub use backing::RamError;
 pub use dma::{DmaRam, DmaView};
+pub use error::RamError;
 pub use hook::{HookSlice, WriteHook};
 pub use host::{Contents, HostMemory, map};
+pub use pagemap::open_pagemap;
 pub use pages::PagesError;
+pub use ranges::SavedRange;
+pub use restore::{NoFiles, Obstacle, RangeMode, RangeSource};
 pub use testing::{test_ram, test_ram_with_room};
 pub use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
@@ -58,8 +70,8 @@ pub struct GuestRam(Arc<ArcSwap<Ram>>);
 #[derive(Debug)]
 pub(crate) struct Ram {
     pub(crate) map: RamMap,
-    /// By the guest address of the region that lies in it.
-    mappings: BTreeMap<u64, Arc<Mapping>>,
+    /// What the regions consist of, by their first addresses.
+    parts: BTreeMap<u64, Arc<Part>>,
     /// Parts of the map that are no RAM yet, by the id of the zone that grows there.
     pub(crate) rooms: BTreeMap<String, layout::Range>,
 }
@@ -87,17 +99,19 @@ impl GuestRam {
     /// # Errors
     /// [`RamError`] names the zone that could not be backed.
     pub fn allocate(zones: &[Zone]) -> Result<Self, RamError> {
-        let mut regions = Vec::new();
-        let mut mappings = BTreeMap::new();
         let rooms = backing::rooms(zones);
-        for (region, mapping) in backing::allocate(zones, &rooms)? {
-            mappings.insert(region.start_addr().0, mapping);
-            regions.push(region);
-        }
+        let regions = backing::allocate(zones, &rooms)?;
+        Self::of(regions, rooms)
+    }
+
+    /// RAM that consists of `regions`.
+    fn of(mut regions: Vec<RamRegion>, rooms: BTreeMap<String, layout::Range>) -> Result<Self, RamError> {
         // A zone's room lies behind the RAM of those that follow.
         regions.sort_by_key(GuestMemoryRegion::start_addr);
+        let parts =
+            regions.iter().filter_map(|region| Some((region.start_addr().0, Part::of(region)?))).collect();
         let map = RamMap::from_regions(regions).map_err(RamError::Layout)?;
-        Ok(Self::publish(Ram { map, mappings, rooms }))
+        Ok(Self::publish(Ram { map, parts, rooms }))
     }
 
     /// Adds a zone's memory at `base`, in one piece. Control is the only one to change RAM.
@@ -105,12 +119,12 @@ impl GuestRam {
     /// # Errors
     /// [`RamError`] names the zone that could not be backed, or says that the place is taken; RAM is as before then.
     pub fn plug(&self, zone: &Zone, base: GuestAddress) -> Result<(), RamError> {
-        let (region, mapping) = backing::allocate_at(zone, base.0)?;
+        let region = backing::allocate_at(zone, base.0)?;
         let old = self.0.load_full();
+        let mut parts = old.parts.clone();
+        parts.extend(Part::of(&region).map(|part| (base.0, part)));
         let map = old.map.insert_region(Arc::new(region)).map_err(RamError::Layout)?;
-        let mut mappings = old.mappings.clone();
-        mappings.insert(base.0, mapping);
-        self.0.store(Arc::new(Ram { map, mappings, rooms: old.rooms.clone() }));
+        self.0.store(Arc::new(Ram { map, parts, rooms: old.rooms.clone() }));
         Ok(())
     }
 
@@ -122,9 +136,9 @@ impl GuestRam {
         let old = self.0.load_full();
         let len = old.map.find_region(base).map_or(0, GuestMemoryRegion::len);
         let (map, _) = old.map.remove_region(base, len).map_err(RamError::Layout)?;
-        let mut mappings = old.mappings.clone();
-        mappings.remove(&base.0);
-        self.0.store(Arc::new(Ram { map, mappings, rooms: old.rooms.clone() }));
+        let mut parts = old.parts.clone();
+        parts.remove(&base.0);
+        self.0.store(Arc::new(Ram { map, parts, rooms: old.rooms.clone() }));
         Ok(())
     }
 
@@ -141,10 +155,9 @@ impl GuestRam {
     /// Each region's first address and the memory behind it, for whoever maps it into a guest.
     pub fn host_memory(&self) -> Vec<(GuestAddress, Arc<dyn HostMemory>)> {
         let ram = self.0.load();
-        let shared = |(start, memory): (&u64, &Arc<Mapping>)| {
-            (GuestAddress(*start), memory.clone() as Arc<dyn HostMemory>)
-        };
-        ram.mappings.iter().map(shared).collect()
+        let shared =
+            |(start, part): (&u64, &Arc<Part>)| (GuestAddress(*start), part.clone() as Arc<dyn HostMemory>);
+        ram.parts.iter().map(shared).collect()
     }
 
     /// Bytes of RAM, without the room for more.
@@ -191,7 +204,7 @@ mod tests {
         const BASE: GuestAddress = GuestAddress(1 << 32);
         let ram = test_ram(&[(0, 1 << 20)]);
         ram.plug(&zone(1 << 20), BASE).unwrap();
-        let mapping = Arc::downgrade(ram.0.load().mappings.get(&BASE.0).unwrap());
+        let mapping = Arc::downgrade(ram.0.load().parts.get(&BASE.0).unwrap());
         let busy = ram.dma().view();
         ram.unplug(BASE).unwrap();
         assert!(mapping.strong_count() > 0);
@@ -228,7 +241,7 @@ mod tests {
     #[test]
     fn a_copy_of_the_map_keeps_the_memory_it_leads_to() {
         let ram = GuestRam::allocate(&[zone(1 << 20)]).unwrap();
-        let mapping = Arc::downgrade(ram.0.load().mappings.get(&0).unwrap());
+        let mapping = Arc::downgrade(ram.0.load().parts.get(&0).unwrap());
         let map = RamMap::clone(&ram.map());
         drop(ram);
         assert!(mapping.strong_count() > 0);

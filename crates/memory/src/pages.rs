@@ -3,11 +3,12 @@
 use std::io;
 
 use rustix::fs::FallocateFlags;
-use rustix::mm::{Advice, MapFlags};
+use rustix::mm::Advice;
 use thiserror::Error;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
+use crate::part::{Backing, PAGE};
 use crate::{DmaView, RamRegion};
 
 /// Why pages did not go to the host or come from it. Nothing was touched, unless it is the host that refused.
@@ -32,11 +33,11 @@ pub enum PagesError {
 impl DmaView {
     /// Bytes of a host page behind the physical address `address`; `None` if there is no RAM. Less than a page is never given back.
     pub fn host_page(&self, address: GuestAddress) -> Option<u64> {
-        Some(self.map().find_region(address)?.get_mmap().bitmap().host_page())
+        Some(self.map().find_region(address)?.get_mmap().bitmap().part()?.host_page())
     }
 
-    /// Gives the host pages that lie wholly within `len` bytes from `start` back to the host. Whoever reads them next finds zeroes, or
-    /// what stands in the file if it is mapped privately, and whoever touches them next takes them from the host anew.
+    /// Gives the host pages that lie wholly within `len` bytes from `start` back to the host. Whoever reads them next finds zeroes,
+    /// and whoever touches them next takes them from the host anew.
     ///
     /// # Errors
     /// [`PagesError`]; a range that is not all RAM is left alone as a whole.
@@ -89,24 +90,19 @@ impl DmaView {
 /// `offset + len` lies within the region.
 fn discard_within(region: &RamRegion, offset: usize, len: usize) -> io::Result<()> {
     let memory = region.get_mmap();
-    let base = memory.as_ptr();
-    let page = memory.bitmap().host_page() as usize;
-    let first = (base.addr() + offset).next_multiple_of(page) - base.addr();
-    let end = (base.addr() + offset + len) / page * page;
-    let Some(len) = end.checked_sub(base.addr() + first).filter(|len| *len > 0) else { return Ok(()) };
-    let is_shared = MapFlags::from_bits_retain(memory.flags().cast_unsigned()).contains(MapFlags::SHARED);
-    match memory.file_offset() {
+    let Some(part) = memory.bitmap().part() else { return Err(io::ErrorKind::Unsupported.into()) };
+    let page = part.host_page() as usize;
+    // Regions begin at a host page, in guest and host.
+    let (first, end) = (offset.next_multiple_of(page), (offset + len) / page * page);
+    let Some(len) = end.checked_sub(first).filter(|len| *len > 0) else { return Ok(()) };
+    match &part.backing {
         // The pages are the file's: leaving them unmapped would free nothing.
-        Some(file) if is_shared => {
+        Backing::Shared { file, offset } => {
             let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            rustix::fs::fallocate(file.file(), hole, file.start() + first as u64, len as u64)?;
+            rustix::fs::fallocate(file, hole, offset + first as u64, len as u64)?;
         }
         // The pages are the mapping's own: a file that it began as is not to change.
-        _ => {
-            // SAFETY: `first + len` lies within the region's mapping, which stays as long as the region. The advice changes the bytes
-            // there and leaves them mapped; a guest may change them at any moment, so that no reference to them exists.
-            unsafe { rustix::mm::madvise(base.wrapping_add(first).cast(), len, Advice::LinuxDontNeed) }?;
-        }
+        Backing::Zeroes | Backing::Copied { .. } => part.drop_private(first / PAGE..end / PAGE)?,
     }
     memory.bitmap().mark_dirty(first, len);
     Ok(())
@@ -202,8 +198,9 @@ mod tests {
         let content = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert!(content == vec![b'f'; 4 * PAGE as usize]);
-        assert_eq!(view.read_obj::<[u8; 8]>(GuestAddress(0)).unwrap(), *b"ffffffff");
+        assert_eq!(view.read_obj::<[u8; 8]>(GuestAddress(0)).unwrap(), [0; 8]);
         assert!(is_marked(&view, 2));
+        assert_eq!(view.read_obj::<[u8; 8]>(GuestAddress(3 * PAGE + 8)).unwrap(), *b"ffffffff");
     }
 
     #[test]

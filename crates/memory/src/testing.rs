@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use config::plan::{Pages, Zone};
+
 use crate::layout::Range;
-use crate::{GuestAddress, GuestRam, Ram, RamMap};
+use crate::part::Backing;
+use crate::{GuestRam, SavedRange, backing};
 
 /// RAM for tests of other crates: anonymous, at the given ranges.
 ///
@@ -20,14 +23,18 @@ pub fn test_ram(ranges: &[(u64, usize)]) -> GuestRam {
 /// If the ranges overlap or cannot be mapped: a test cannot go on then.
 #[must_use]
 pub fn test_ram_with_room(ranges: &[(u64, usize)], id: &str, room: Range) -> GuestRam {
-    let mut all = ranges.to_vec();
-    all.push((room.0, room.1 as usize));
-    ram(&all, BTreeMap::from([(id.to_owned(), room)]))
+    ram(ranges, BTreeMap::from([(id.to_owned(), room)]))
 }
 
 #[allow(clippy::expect_used)]
 fn ram(ranges: &[(u64, usize)], rooms: BTreeMap<String, Range>) -> GuestRam {
-    let ranges: Vec<_> = ranges.iter().map(|&(base, len)| (GuestAddress(base), len)).collect();
-    let map = RamMap::from_ranges(&ranges).expect("test RAM");
-    GuestRam::publish(Ram { map, mappings: BTreeMap::new(), rooms })
+    let pages = Pages::Normal { thp: false };
+    let range = |&(base, len): &(u64, usize)| (base, len as u64, "test".to_owned(), false);
+    let room = |(id, (base, len)): (&String, &Range)| (*base, *len, id.clone(), true);
+    let regions = ranges.iter().map(range).chain(rooms.iter().map(room)).map(|(base, len, zone, is_room)| {
+        let range = SavedRange { base, len, zone, offset: 0, is_room, in_users_file: false };
+        backing::map(&Zone { pages, ..Zone::new(&range.zone, len) }, range, Backing::Zeroes)
+    });
+    let regions = regions.collect::<Result<_, _>>().expect("test RAM");
+    GuestRam::of(regions, rooms).expect("test RAM")
 }
