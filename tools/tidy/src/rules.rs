@@ -38,6 +38,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("x86", 2),
     ("hv-soft", 2),
     ("pci", 2),
+    ("snapshot", 2),
     ("stream", 2),
     ("virtio", 2),
     ("vhost", 2),
