@@ -2,11 +2,12 @@
 //! the two readings then.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use hv::{ClockReading, Error, GuestClock};
 use kvm_bindings::{KVM_CLOCK_REALTIME, kvm_clock_data};
 use kvm_ioctls::{Cap, VmFd};
+
+use crate::tsc::real_time;
 
 pub(crate) struct KvmClock {
     fd: Arc<VmFd>,
@@ -21,11 +22,6 @@ impl KvmClock {
             u32::try_from(fd.check_extension_int(Cap::AdjustClock)).ok().filter(|flags| *flags != 0)?;
         Some(Self { fd: fd.clone(), sets_forward: flags & KVM_CLOCK_REALTIME != 0 })
     }
-}
-
-fn real_time() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl GuestClock for KvmClock {
@@ -51,6 +47,9 @@ impl GuestClock for KvmClock {
 mod tests {
     use super::*;
     use crate::tests::machine;
+    use config::plan::Zone;
+    use hv::{Mapping, MappingKind, Vm};
+    use memory::{Bytes, GuestAddress, GuestRam};
 
     const HOUR: u64 = 3_600_000_000_000;
 
@@ -86,6 +85,26 @@ mod tests {
                 "{before:?} {after:?}"
             );
         }
+    }
+
+    /// Why the clock is set before the vCPUs' registers.
+    #[test]
+    fn the_guest_s_boot_time_goes_into_ram_as_the_clock_has_it() {
+        const WALL_CLOCK: u32 = 0x4b56_4d00;
+        const AT: u64 = 0x1000;
+        const NANOS: u64 = 1_000_000_000;
+        let Some(vm) = machine() else { return };
+        let ram = GuestRam::allocate(&[Zone::new("z", 1 << 20)]).unwrap();
+        let (_, memory) = ram.host_memory().remove(0);
+        vm.map(Mapping { guest: 0, memory, kind: MappingKind::Ram }).unwrap();
+        let mut vcpu = vm.create_vcpu(0, &[]).unwrap();
+        let host_ns = real_time();
+        vm.clock().unwrap().set(ClockReading { guest_ns: HOUR, host_ns }).unwrap();
+        vcpu.set_msrs(&[(WALL_CLOCK, AT)]).unwrap();
+        // A version, seconds and nanoseconds.
+        let [_, seconds, _]: [u32; 3] = ram.map().read_obj(GuestAddress(AT)).unwrap();
+        let booted = (host_ns - HOUR) / NANOS;
+        assert!(u64::from(seconds).abs_diff(booted) < 60, "{seconds} {booted}");
     }
 
     #[test]

@@ -1,18 +1,34 @@
 //! CPU state between KVM's structures and the neutral form.
 
 mod events;
+pub(crate) mod msrs;
+mod nested;
+mod xsave;
 
-use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 use hv::{CpuState, DebugRegisters, DescriptorTable, Error, Registers, RunState, Segment, SystemRegisters};
 use kvm_bindings::{
     KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED,
-    KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_debugregs, kvm_dtable, kvm_lapic_state, kvm_mp_state,
-    kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcrs, kvm_xsave,
+    KVM_MP_STATE_UNINITIALIZED, kvm_debugregs, kvm_dtable, kvm_lapic_state, kvm_mp_state, kvm_regs,
+    kvm_segment, kvm_sregs, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
 
+use crate::tsc::{self, Counters};
+
 pub(crate) use events::EventAbilities;
+pub(crate) use xsave::AreaSize;
+
+/// What the vCPUs of one machine have in common, as far as their states go.
+#[derive(Debug)]
+pub(crate) struct Common {
+    /// The MSRs of a state.
+    pub(crate) msrs: Vec<u32>,
+    pub(crate) events: EventAbilities,
+    pub(crate) xsave: AreaSize,
+    pub(crate) counters: Counters,
+}
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -20,19 +36,24 @@ fn get<T>(what: &'static str, result: std::result::Result<T, kvm_ioctls::Error>)
     result.map_err(|e| Error::operation(what, e))
 }
 
-pub(crate) fn read_state(fd: &VcpuFd, msrs: &[u32]) -> Result<CpuState> {
+pub(crate) fn read_state(fd: &VcpuFd, common: &Common) -> Result<CpuState> {
     // Reading the run state lets KVM act on pending INIT and start-up IPIs first, so it comes before all else.
     let run_state = run_state(get("read a vCPU's run state", fd.get_mp_state())?.mp_state);
     let debug = get("read a vCPU's debug registers", fd.get_debug_regs())?;
     let xcrs = get("read a vCPU's XCRs", fd.get_xcrs())?;
     let xcr = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).map(|x| (x.xcr, x.value)).collect();
+    let mut msr = msrs::read(fd, &common.msrs)?;
+    let tsc = tsc::read(fd);
+    if tsc.is_some() {
+        msr.remove(&tsc::MSR);
+    }
     Ok(CpuState {
         registers: registers(&get("read a vCPU's registers", fd.get_regs())?),
         system: read_system(fd)?,
         debug: DebugRegisters { db: debug.db, dr6: debug.dr6, dr7: debug.dr7 },
-        xsave: words_to_bytes(&get("read a vCPU's XSAVE area", fd.get_xsave())?.region),
+        xsave: xsave::read(fd, common.xsave)?,
         xcr,
-        msr: read_msrs(fd, msrs)?,
+        msr,
         lapic: get("read a vCPU's local APIC", fd.get_lapic())?
             .regs
             .iter()
@@ -40,44 +61,78 @@ pub(crate) fn read_state(fd: &VcpuFd, msrs: &[u32]) -> Result<CpuState> {
             .collect(),
         events: events::from_kvm(&get("read a vCPU's events", fd.get_vcpu_events())?),
         run_state,
-        tsc_khz: fd.get_tsc_khz().ok(),
+        tsc,
+        nested: nested::read(fd)?,
     })
 }
 
-/// Puts `state` in. `able` says which events this machine's KVM takes.
-pub(crate) fn write_state(fd: &VcpuFd, state: &CpuState, able: EventAbilities) -> Result<()> {
+/// Puts `state` in. The order matters, because KVM acts on what it gets:
+/// * System registers say what CPU it is: whether the local APIC is in x2APIC mode, whether there may be a guest's guest at all.
+/// * What a guest's hypervisor can do (some MSRs) can be set only while none is in operation, and which of the two register sets later calls
+///   reach depends on whether the guest's guest runs.
+/// * The time stamp counter comes before the MSRs, of which one is the count that the local APIC's timer waits for; and the local APIC,
+///   whose registers say that it does, before both.
+/// * Events come last: others clear some.
+pub(crate) fn write_state(fd: &VcpuFd, state: &CpuState, common: &Common) -> Result<()> {
     // Before anything is changed.
-    let events = events::to_kvm(&state.events, able)?;
-    if let Some(khz) = state.tsc_khz {
-        // A host that cannot scale keeps its own rate; it refuses only a rate too far off.
-        get("set a vCPU's TSC rate", fd.set_tsc_khz(khz))?;
-    }
-    let mut xcrs = kvm_xcrs { nr_xcrs: state.xcr.len().min(16) as u32, ..kvm_xcrs::default() };
-    for (slot, (number, value)) in xcrs.xcrs.iter_mut().zip(&state.xcr) {
-        (slot.xcr, slot.value) = (*number, *value);
-    }
-    let mut xsave = kvm_xsave::default();
-    bytes_to_words(&state.xsave, &mut xsave.region);
-    let mut lapic = kvm_lapic_state::default();
-    for (register, byte) in lapic.regs.iter_mut().zip(&state.lapic) {
-        *register = byte.cast_signed();
-    }
+    let events = events::to_kvm(&state.events, common.events)?;
+    let (xcrs, lapic) = (kvm_xcrs_from(state)?, kvm_lapic(&state.lapic)?);
+    let xsave = xsave::to_kvm(&state.xsave, common.xsave)?;
+    let nested = state.nested.as_deref().map(nested::to_kvm).transpose()?;
     let debug = kvm_debugregs {
         db: state.debug.db,
         dr6: state.debug.dr6,
         dr7: state.debug.dr7,
         ..kvm_debugregs::default()
     };
-    write_registers(fd, &state.registers, &state.system)?;
+    let comes_early = |number: u32| msrs::BEFORE_NESTED.iter().any(|range| range.contains(&number));
+    let (early, late): (Vec<_>, Vec<_>) = state
+        .msr
+        .iter()
+        .map(|(number, value)| (*number, *value))
+        .partition(|(number, _)| comes_early(*number));
+
+    write_system(fd, &state.system)?;
+    msrs::write(fd, early)?;
+    if let Some(nested) = &nested {
+        nested::write(fd, nested)?;
+    }
+    write_general(fd, &state.registers)?;
     get("set a vCPU's XCRs", fd.set_xcrs(&xcrs))?;
-    // SAFETY: the area has the 4 KiB this call reads, because no feature with a larger one is enabled for guests.
-    get("set a vCPU's XSAVE area", unsafe { fd.set_xsave(&xsave) })?;
+    xsave::write(fd, &xsave)?;
     get("set a vCPU's local APIC", fd.set_lapic(&lapic))?;
-    write_msrs(fd, state.msr.iter().map(|(index, data)| (*index, *data)))?;
+    match &state.tsc {
+        Some(saved) => common.counters.go_on(fd, saved)?,
+        None => common.counters.join(fd)?,
+    }
+    msrs::write(fd, late)?;
     get("set a vCPU's debug registers", fd.set_debug_regs(&debug))?;
     let mp_state = kvm_mp_state { mp_state: kvm_run_state(state.run_state) };
     get("set a vCPU's run state", fd.set_mp_state(mp_state))?;
     get("set a vCPU's events", fd.set_vcpu_events(&events))
+}
+
+fn kvm_xcrs_from(state: &CpuState) -> Result<kvm_xcrs> {
+    let mut xcrs = kvm_xcrs { nr_xcrs: state.xcr.len() as u32, ..kvm_xcrs::default() };
+    if state.xcr.len() > xcrs.xcrs.len() {
+        return Err(Error::operation("put so many XCRs into a vCPU", ErrorKind::InvalidData));
+    }
+    for (slot, (number, value)) in xcrs.xcrs.iter_mut().zip(&state.xcr) {
+        (slot.xcr, slot.value) = (*number, *value);
+    }
+    Ok(xcrs)
+}
+
+fn kvm_lapic(saved: &[u8]) -> Result<kvm_lapic_state> {
+    let mut lapic = kvm_lapic_state::default();
+    if saved.len() != lapic.regs.len() {
+        let what = "put in a local APIC's registers: they have another size than 1 KiB";
+        return Err(Error::operation(what, ErrorKind::InvalidData));
+    }
+    for (register, byte) in lapic.regs.iter_mut().zip(saved) {
+        *register = byte.cast_signed();
+    }
+    Ok(lapic)
 }
 
 pub(crate) fn read_system(fd: &VcpuFd) -> Result<SystemRegisters> {
@@ -104,7 +159,16 @@ pub(crate) fn read_system(fd: &VcpuFd) -> Result<SystemRegisters> {
     })
 }
 
-pub(crate) fn write_registers(fd: &VcpuFd, registers: &Registers, s: &SystemRegisters) -> Result<()> {
+pub(crate) fn write_registers(fd: &VcpuFd, registers: &Registers, system: &SystemRegisters) -> Result<()> {
+    write_system(fd, system)?;
+    write_general(fd, registers)
+}
+
+fn write_general(fd: &VcpuFd, registers: &Registers) -> Result<()> {
+    get("set a vCPU's registers", fd.set_regs(&kvm_regs_from(registers)))
+}
+
+fn write_system(fd: &VcpuFd, s: &SystemRegisters) -> Result<()> {
     let table = |t: &DescriptorTable| kvm_dtable { base: t.base, limit: t.limit, ..kvm_dtable::default() };
     let system = kvm_sregs {
         cs: kvm_seg(&s.cs),
@@ -126,8 +190,7 @@ pub(crate) fn write_registers(fd: &VcpuFd, registers: &Registers, s: &SystemRegi
         apic_base: s.apic_base,
         interrupt_bitmap: [0; 4],
     };
-    get("set a vCPU's system registers", fd.set_sregs(&system))?;
-    get("set a vCPU's registers", fd.set_regs(&kvm_regs_from(registers)))
+    get("set a vCPU's system registers", fd.set_sregs(&system))
 }
 
 fn registers(r: &kvm_regs) -> Registers {
@@ -228,52 +291,6 @@ fn kvm_run_state(state: RunState) -> u32 {
         RunState::Uninitialized => KVM_MP_STATE_UNINITIALIZED,
         RunState::InitReceived => KVM_MP_STATE_INIT_RECEIVED,
         RunState::SipiReceived => KVM_MP_STATE_SIPI_RECEIVED,
-    }
-}
-
-/// Reads those of the listed MSRs that this vCPU has.
-fn read_msrs(fd: &VcpuFd, numbers: &[u32]) -> Result<BTreeMap<u32, u64>> {
-    let mut values = BTreeMap::new();
-    let mut rest = numbers;
-    while !rest.is_empty() {
-        let entries: Vec<_> =
-            rest.iter().map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
-        let mut batch = msr_batch(&entries)?;
-        let read = get("read a vCPU's MSRs", fd.get_msrs(&mut batch))?;
-        values.extend(batch.as_slice().iter().take(read).map(|entry| (entry.index, entry.data)));
-        // KVM stops at the first MSR it does not have.
-        rest = rest.get(read + 1..).unwrap_or_default();
-    }
-    Ok(values)
-}
-
-/// Sets MSRs, but for those that this vCPU does not have.
-pub(crate) fn write_msrs(fd: &VcpuFd, values: impl Iterator<Item = (u32, u64)>) -> Result<()> {
-    let entries: Vec<_> =
-        values.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
-    let mut rest = entries.as_slice();
-    while !rest.is_empty() {
-        let written = get("set a vCPU's MSRs", fd.set_msrs(&msr_batch(rest)?))?;
-        if let Some(refused) = rest.get(written) {
-            tracing::warn!("MSR {:#x} cannot be set to {:#x} here", refused.index, refused.data);
-        }
-        rest = rest.get(written + 1..).unwrap_or_default();
-    }
-    Ok(())
-}
-
-fn msr_batch(entries: &[kvm_msr_entry]) -> Result<Msrs> {
-    Msrs::from_entries(entries)
-        .map_err(|e| Error::operation("hold so many MSRs", std::io::Error::other(format!("{e:?}"))))
-}
-
-fn words_to_bytes(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
-}
-
-fn bytes_to_words(bytes: &[u8], words: &mut [u32]) {
-    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-        *word = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
     }
 }
 

@@ -12,6 +12,7 @@ mod irq;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod tsc;
 mod vcpu;
 mod vm;
 
@@ -97,6 +98,6 @@ impl Hypervisor for KvmHypervisor {
             }
         };
         let msrs = self.0.get_msr_index_list().map_err(|e| Error::operation("list the CPU's MSRs", e))?;
-        Ok(Arc::new(vm::KvmVm::new(vm, msrs.as_slice().into())?))
+        Ok(Arc::new(vm::KvmVm::new(vm, msrs.as_slice())?))
     }
 }

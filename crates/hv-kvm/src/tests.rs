@@ -21,7 +21,7 @@ pub(crate) fn machine() -> Option<KvmVm> {
     }
     let kvm = Kvm::new().unwrap();
     let msrs = kvm.get_msr_index_list().unwrap();
-    Some(KvmVm::new(kvm.create_vm().unwrap(), msrs.as_slice().into()).unwrap())
+    Some(KvmVm::new(kvm.create_vm().unwrap(), msrs.as_slice()).unwrap())
 }
 
 fn memory() -> Arc<dyn HostMemory> {
@@ -37,6 +37,7 @@ pub(crate) fn mapping(nth: u64, kind: MappingKind) -> Mapping {
 fn still(vcpu: &mut dyn Vcpu) -> CpuState {
     const GO_ON: [u32; 3] = [0x10, 0x4000_0010, 0x4000_0020];
     let mut state = vcpu.state().unwrap();
+    state.tsc = None;
     state.msr.retain(|number, _| !GO_ON.contains(number));
     state
 }

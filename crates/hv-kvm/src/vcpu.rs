@@ -13,9 +13,9 @@ use hv::{
 use kvm_bindings::{KVM_CAP_HYPERV_SYNIC, KVM_EXIT_HYPERV_HCALL, kvm_enable_cap, kvm_run};
 use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
 
-use crate::convert::EventAbilities;
+use crate::convert::{Common, msrs};
 use crate::slots::Slots;
-use crate::{convert, cpuid};
+use crate::{convert, cpuid, tsc};
 
 pub(crate) struct KvmVcpu {
     fd: VcpuFd,
@@ -23,8 +23,7 @@ pub(crate) struct KvmVcpu {
     run: *mut kvm_run,
     stop: Arc<AtomicBool>,
     target: kick::Target,
-    msrs: Arc<[u32]>,
-    events: EventAbilities,
+    common: Arc<Common>,
     /// What it was created with.
     fresh: Box<CpuState>,
     exits: Arc<Exits>,
@@ -39,8 +38,7 @@ impl KvmVcpu {
     pub(crate) fn new(
         mut fd: VcpuFd,
         leaves: &[Leaf],
-        msrs: Arc<[u32]>,
-        events: EventAbilities,
+        common: Arc<Common>,
         memory: Arc<Slots>,
     ) -> Result<Self, Error> {
         let table = cpuid::to_kvm(leaves).map_err(|e| {
@@ -53,14 +51,14 @@ impl KvmVcpu {
         }
         fd.set_cpuid2(&table).map_err(|e| Error::operation("set a vCPU's CPUID", e))?;
         let run = std::ptr::from_mut(fd.get_kvm_run());
-        let fresh = Box::new(power_on(convert::read_state(&fd, &msrs)?));
+        common.counters.join(&fd)?;
+        let fresh = Box::new(power_on(convert::read_state(&fd, &common)?));
         Ok(Self {
             fd,
             run,
             stop: Arc::default(),
             target: kick::Target::default(),
-            msrs,
-            events,
+            common,
             fresh,
             exits: Arc::new(Exits::new(&EXIT_REASONS)),
             _memory: memory,
@@ -130,10 +128,10 @@ impl KvmVcpu {
 
 /// What a reset puts in, of what a new vCPU has.
 fn power_on(mut state: CpuState) -> CpuState {
-    const TSC: u32 = 0x10;
     state.msr.retain(|number, _| !is_of_the_machine(*number));
     // A zero from us has KVM synchronise the counter with the other vCPUs', as it did at the creation.
-    state.msr.insert(TSC, 0);
+    state.msr.insert(tsc::MSR, 0);
+    state.tsc = None;
     state
 }
 
@@ -192,11 +190,11 @@ impl Vcpu for KvmVcpu {
     }
 
     fn state(&mut self) -> Result<CpuState, Error> {
-        convert::read_state(&self.fd, &self.msrs)
+        convert::read_state(&self.fd, &self.common)
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
-        convert::write_state(&self.fd, state, self.events)
+        convert::write_state(&self.fd, state, &self.common)
     }
 
     fn reset(&mut self) -> Result<(), Error> {
@@ -217,7 +215,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), Error> {
-        convert::write_msrs(&self.fd, values.iter().copied())
+        msrs::write(&self.fd, values.iter().copied())
     }
 
     fn system_registers(&mut self) -> Result<SystemRegisters, Error> {

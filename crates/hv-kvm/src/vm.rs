@@ -14,9 +14,10 @@ use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VmFd};
 use memory::layout;
 
 use crate::clock::KvmClock;
-use crate::convert::EventAbilities;
+use crate::convert::{AreaSize, Common, EventAbilities, msrs};
 use crate::irq::{KvmIrqChip, PINS};
 use crate::slots::Slots;
+use crate::tsc::Counters;
 use crate::vcpu::KvmVcpu;
 
 pub(crate) struct KvmVm {
@@ -24,13 +25,13 @@ pub(crate) struct KvmVm {
     irqchip: Arc<KvmIrqChip>,
     doorbells: Arc<KvmDoorbells>,
     clock: Option<KvmClock>,
-    pub(crate) events: EventAbilities,
+    pub(crate) common: Arc<Common>,
     slots: Arc<Slots>,
-    msrs: Arc<[u32]>,
 }
 
 impl KvmVm {
-    pub(crate) fn new(fd: VmFd, msrs: Arc<[u32]>) -> Result<Self, Error> {
+    /// `listed` are the MSRs that KVM lists.
+    pub(crate) fn new(fd: VmFd, listed: &[u32]) -> Result<Self, Error> {
         let capability = |cap, argument: u32| {
             let mut request = kvm_enable_cap { cap, ..kvm_enable_cap::default() };
             request.args[0] = argument.into();
@@ -48,14 +49,19 @@ impl KvmVm {
                 .map_err(|e| Error::operation("place KVM's TSS", e))?;
         }
         let fd = Arc::new(fd);
+        let common = Common {
+            msrs: msrs::all(listed),
+            events: EventAbilities::enable(&fd),
+            xsave: AreaSize::of(&fd),
+            counters: Counters::default(),
+        };
         Ok(Self {
             irqchip: Arc::new(KvmIrqChip::new(fd.clone())),
             doorbells: Arc::new(KvmDoorbells(fd.clone())),
             clock: KvmClock::new(&fd),
-            events: EventAbilities::enable(&fd),
+            common: Arc::new(common),
             slots: Arc::default(),
             fd,
-            msrs,
         })
     }
 
@@ -77,7 +83,7 @@ impl Vm for KvmVm {
 
     fn create_vcpu(&self, apic_id: u32, cpuid: &[hv::cpuid::Leaf]) -> Result<Box<dyn Vcpu>, Error> {
         let fd = self.fd.create_vcpu(apic_id.into()).map_err(|e| Error::operation("create a vCPU", e))?;
-        Ok(Box::new(KvmVcpu::new(fd, cpuid, self.msrs.clone(), self.events, self.slots.clone())?))
+        Ok(Box::new(KvmVcpu::new(fd, cpuid, self.common.clone(), self.slots.clone())?))
     }
 
     fn irqchip(&self) -> Arc<dyn IrqChip> {

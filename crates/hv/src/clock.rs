@@ -3,14 +3,17 @@
 //!
 //! | clock | kept by | through a pause | through a save and restore |
 //! |---|---|---|---|
-//! | time stamp counter | the CPU | runs on: no hypervisor can hold it without changing its offset on every vCPU at the same moment | goes on from the saved MSR |
+//! | time stamp counter | the CPU | runs on: no hypervisor can hold it without changing its offset on every vCPU at the same moment | is set forward by the real time that passed |
 //! | paravirtual clock ([`GuestClock`]) | the hypervisor | runs on, because it is computed from the host's counter | is set forward by the real time that passed |
-//! | local APIC timers | the hypervisor | run on; what came due is delivered after the resume | go on from the saved registers |
-//! | ACPI PM timer | `chipset` | runs on with the host's boot time, as the paravirtual clock does | goes on from the saved count |
+//! | local APIC timers | the hypervisor | run on; what came due is delivered after the resume | go on from the saved registers; one that waits for a count of the time stamp counter is due at that count |
+//! | ACPI PM timer | `chipset` | runs on with the host's boot time, as the paravirtual clock does | is set forward by the real time that passed |
 //! | CMOS clock | `chipset` | shows the host's wall clock | the same |
 //!
 //! Linux compares its clock source with another one (its watchdog) and calls it unstable when one stands still while the other goes on. A
-//! clock held through a pause would be just that, and set back to where it was would leave the guest's wall clock behind for good.
+//! clock held through a pause would be just that, and set back to where it was would leave the guest's wall clock behind for good. So
+//! those that a guest may count its time by are all set forward together after a restore, each by the host's real time that passed since it
+//! was read: the real time is what hosts have in common, and a guest whose clock source is the time stamp counter has the right wall clock
+//! at once. The counters of a machine's vCPUs keep their exact distances to each other ([`crate::TscReading::offset`]).
 //! [`crate::Vcpu::note_pause`] tells a guest that it was held, so that it does not take the gap for a lock-up.
 
 use serde::{Deserialize, Serialize};

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::TscReading;
+
 /// General registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
@@ -154,15 +156,19 @@ pub struct CpuState {
     pub registers: Registers,
     pub system: SystemRegisters,
     pub debug: DebugRegisters,
-    /// The XSAVE area in its standard format.
+    /// The XSAVE area in its standard format, 4 KiB or more.
     pub xsave: Vec<u8>,
     /// Extended control registers by number.
     pub xcr: BTreeMap<u32, u64>,
-    /// Model-specific registers by number.
+    /// Model-specific registers by number. The time stamp counter is among them only if `tsc` is not known.
     pub msr: BTreeMap<u32, u64>,
     /// The local APIC's register page, 1 KiB.
     pub lapic: Vec<u8>,
     pub events: PendingEvents,
     pub run_state: RunState,
-    pub tsc_khz: Option<u32>,
+    /// `None`: the counter goes at the host's rate, from what `msr` says.
+    pub tsc: Option<TscReading>,
+    /// What the hypervisor keeps of a hypervisor inside the guest and of the guest that it runs, in the back end's own form: no two back ends
+    /// have it in common. `None`: nothing.
+    pub nested: Option<Vec<u8>>,
 }

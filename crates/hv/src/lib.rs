@@ -8,6 +8,7 @@ mod cpu;
 pub mod cpuid;
 #[cfg(feature = "fake-hypervisor")]
 pub mod fake;
+mod tsc;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub use cpu::{
     CpuState, DebugRegisters, DescriptorTable, Exception, ExceptionStage, PendingEvents, Registers, RunState,
     Segment, SystemRegisters,
 };
+pub use tsc::TscReading;
 
 /// Why a back end refused.
 #[derive(Debug, Error)]
@@ -212,10 +214,12 @@ pub trait Vcpu: Send {
     /// [`Error::Operation`].
     fn state(&mut self) -> Result<CpuState, Error>;
 
-    /// Puts a state in.
+    /// Puts a state in. Its time stamp counter goes on from the reading, set forward by the real time that has passed since, and has the same
+    /// distance to those of the machine's other vCPUs as it had. RAM and the paravirtual clock ([`Vm::clock`]) are in place before: some
+    /// registers have a hypervisor write to RAM at once.
     ///
     /// # Errors
-    /// [`Error::Operation`].
+    /// [`Error::Operation`], also if there is something in the state that this host does not have.
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error>;
 
     /// Back to power-on, as [`Vm::create_vcpu`] made it: whatever waits for it is forgotten. Its time stamp counter goes with those of

@@ -79,7 +79,7 @@ pub(crate) fn attach(
     put("__cpus", slot(cpus))?;
     put("__pci_hotplug", slot(pci_hotplug))?;
     put("__memory_hotplug", slot(memory_hotplug))?;
-    put("__pm_timer", slot(PmTimer::new(chipset::stopwatch())))?;
+    put("__pm_timer", slot(PmTimer::new(chipset::stopwatch(), chipset::wall_clock())))?;
     put("__i8042", slot(I8042))?;
     put("__cmos", slot(Cmos::new(chipset::wall_clock(), low, high)))?;
     put("__boot_log", slot(BootLog::new(chipset::stopwatch())))?;

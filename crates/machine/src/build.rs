@@ -184,6 +184,10 @@ impl Parts {
 
     /// Puts a saved state into everything.
     fn restore(mut self, tree: &Tree, events: &Events) -> Result<Machine, BuildError> {
+        // Before the CPUs: with their registers, KVM writes into RAM when the guest was booted, as this clock has it.
+        if let (Some(clock), Some(reading)) = (self.vm.clock(), tree.clock) {
+            clock.set(reading)?;
+        }
         for (vcpu, number) in self.vcpus.iter_mut().zip(0u32..) {
             if let Some(state) = tree.vcpus.get(&number) {
                 vcpu.set_state(state)?;
@@ -193,10 +197,6 @@ impl Parts {
         self.nodes.restore(&tree.nodes)?;
         tree.check_vcpus(&self.board.cpu_slots)?;
         self.growth.check_ram(&self.ram)?;
-        // After the CPUs' time stamp counters, which the clock is computed from.
-        if let (Some(clock), Some(reading)) = (self.vm.clock(), tree.clock) {
-            clock.set(reading)?;
-        }
         let mut machine = self.finish(events)?;
         machine.paused = true;
         Ok(machine)

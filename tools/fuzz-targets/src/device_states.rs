@@ -28,9 +28,9 @@ use crate::rig::{self, Rig, with_rig};
 /// Changes of one state at most.
 const EDITS: usize = 3;
 /// What a device may put in order when it takes a state: older versions become its own, interrupts that nothing holds back are sent,
-/// and a UART's input moves on.
-const SETTLED: [&str; 6] =
-    ["version", "pending", "fifo", "waiting", "line_status", "interrupt_identification"];
+/// a UART's input moves on, and a timer is set forward by the time that has passed.
+const SETTLED: [&str; 8] =
+    ["version", "pending", "fifo", "waiting", "line_status", "interrupt_identification", "ticks", "host_ns"];
 const TIME: Duration = Duration::from_secs(1_000_000_000);
 
 /// The board's devices.
@@ -38,7 +38,7 @@ const BOARD: &[fn() -> Box<dyn Device>] = &[
     || Box::new(IoApic::new(Arc::new(NoApics(FakeSource::default())))),
     || Box::new(Serial::build(null(), Arc::new(NoInterrupt)).unwrap()),
     || Box::new(Ged::new(0xfff0_0000, Arc::new(NoInterrupt))),
-    || Box::new(PmTimer::new(Box::new(|| TIME))),
+    || Box::new(PmTimer::new(Box::new(|| TIME), Box::new(|| TIME))),
     || Box::new(Cmos::new(Box::new(|| TIME), 1 << 30, 1 << 32)),
     || Box::new(HostBridge::new()),
     || Box::new(ConfigLatch::new(Arc::default())),

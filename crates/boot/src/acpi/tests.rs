@@ -116,7 +116,7 @@ fn the_fadt_names_ports_that_devices_have() {
     }
     let at = Access { region: 0, offset: 0 };
     assert_eq!(SleepControl.write(at, &facp[128..129]), Effect::Power(Power::Reset));
-    let timer = PmTimer::new(Box::new(|| Duration::ZERO));
+    let timer = PmTimer::new(Box::new(|| Duration::ZERO), Box::new(|| Duration::ZERO));
     assert_eq!(named(208), ports(&timer));
     assert_eq!((u32_at(facp, 76) as u64, facp[91].into()), ports(&timer), "the same in the old fields");
 }

@@ -1,8 +1,10 @@
 //! The power management timer: a 32-bit counter at 3.579545 MHz (ACPI 6.4 §4.8.2.1).
 //!
 //! It runs on while the machine is paused, because the time stamp counter and the paravirtual clock do (the head of `hv`'s module
-//! `clock` has them all): guests hold their clocks against each other, and give up one that stood still meanwhile. A restored timer
-//! goes on from where it was saved, as the time stamp counter does.
+//! `clock` has them all): guests hold their clocks against each other, and give up one that stood still meanwhile. For the same reason
+//! a restored timer is set forward by the host's real time that has passed since it was saved, as those are.
+
+use std::time::Duration;
 
 use device::{Access, Device, Effect, Persist, Region, RestoreError, Space, read_bytes};
 use serde::{Deserialize, Serialize};
@@ -16,11 +18,14 @@ const NANOS: u128 = 1_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     ticks: u32,
+    /// The host's real time at that moment: nanoseconds since 1970, UTC.
+    host_ns: u64,
 }
 
 /// The counter's ports, read-only.
 pub struct PmTimer {
     clock: Clock,
+    real_time: Clock,
     /// What the counter shows beyond the clock's ticks, modulo 2^32.
     offset: u32,
 }
@@ -31,15 +36,19 @@ impl PmTimer {
     /// Bytes of the counter, a port each.
     pub const SIZE: u8 = 4;
 
-    /// A counter that starts at 0 now and goes with `clock`.
-    pub fn new(clock: Clock) -> Self {
-        let mut timer = Self { clock, offset: 0 };
+    /// A counter that starts at 0 now and goes with `clock`. What passes between a save and a restore is counted by `real_time`.
+    pub fn new(clock: Clock, real_time: Clock) -> Self {
+        let mut timer = Self { clock, real_time, offset: 0 };
         timer.set(0);
         timer
     }
 
     fn clock_ticks(&self) -> u32 {
-        ((self.clock)().as_nanos() * FREQUENCY_HZ / NANOS) as u32
+        ticks((self.clock)())
+    }
+
+    fn host_ns(&self) -> u64 {
+        u64::try_from((self.real_time)().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn ticks(&self) -> u32 {
@@ -49,6 +58,11 @@ impl PmTimer {
     fn set(&mut self, ticks: u32) {
         self.offset = ticks.wrapping_sub(self.clock_ticks());
     }
+}
+
+/// Ticks in so long a time, modulo 2^32.
+fn ticks(time: Duration) -> u32 {
+    (time.as_nanos() * FREQUENCY_HZ / NANOS) as u32
 }
 
 impl Device for PmTimer {
@@ -75,11 +89,13 @@ impl Persist for PmTimer {
     const VERSION: u32 = 1;
 
     fn save(&self) -> State {
-        State { ticks: self.ticks() }
+        State { ticks: self.ticks(), host_ns: self.host_ns() }
     }
 
     fn restore(&mut self, state: State) -> Result<(), RestoreError> {
-        self.set(state.ticks);
+        // A host whose clock was set back does not set the counter back.
+        let passed = Duration::from_nanos(self.host_ns().saturating_sub(state.host_ns));
+        self.set(state.ticks.wrapping_add(ticks(passed)));
         Ok(())
     }
 }
@@ -92,10 +108,15 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
-    fn timer() -> (PmTimer, Arc<AtomicU64>) {
-        let millis = Arc::new(AtomicU64::new(77));
-        let read = millis.clone();
-        (PmTimer::new(Box::new(move || Duration::from_millis(read.load(Ordering::SeqCst)))), millis)
+    /// A timer, the milliseconds of its clock and those of the real time.
+    fn timer() -> (PmTimer, [Arc<AtomicU64>; 2]) {
+        let millis = [77, 1_000_000].map(|millis| Arc::new(AtomicU64::new(millis)));
+        (PmTimer::new(clock(&millis[0]), clock(&millis[1])), millis)
+    }
+
+    fn clock(millis: &Arc<AtomicU64>) -> Clock {
+        let millis = millis.clone();
+        Box::new(move || Duration::from_millis(millis.load(Ordering::SeqCst)))
     }
 
     fn read(timer: &mut PmTimer) -> u32 {
@@ -106,7 +127,7 @@ mod tests {
 
     #[test]
     fn it_counts_at_its_frequency_and_wraps() {
-        let (mut timer, millis) = timer();
+        let (mut timer, [millis, _]) = timer();
         assert_eq!(read(&mut timer), 0);
         millis.store(2077, Ordering::SeqCst);
         // The start itself lies between two ticks.
@@ -120,17 +141,19 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_counter_goes_on_where_it_stood() {
-        let (mut old, millis) = timer();
+    fn a_restored_counter_is_set_forward_by_the_real_time_that_passed() {
+        let (mut old, [millis, _]) = timer();
         millis.store(1077, Ordering::SeqCst);
         let saved = old.to_saved().unwrap();
         let stood = read(&mut old);
-        millis.store(50_000, Ordering::SeqCst);
-        let read_clock = millis.clone();
-        let mut new =
-            PmTimer::new(Box::new(move || Duration::from_millis(read_clock.load(Ordering::SeqCst))));
-        new.restore_saved(&saved).unwrap();
-        assert_eq!(read(&mut new), stood);
+        // Another machine, whose own clock has nothing to do with it.
+        for (now, passed) in [(1_000_000, 0), (1_000_500, 3_579_545 / 2), (999_000, 0)] {
+            let (mut new, [millis, real_time]) = timer();
+            millis.store(50_000, Ordering::SeqCst);
+            real_time.store(now, Ordering::SeqCst);
+            new.restore_saved(&saved).unwrap();
+            assert_eq!(read(&mut new), stood + passed, "{now}");
+        }
     }
 
     #[test]

@@ -138,6 +138,11 @@ pub const KVM_VCPU: &[Call] = &[
     kvm(0xa6), // GET_XCRS
     kvm(0xa7), // SET_XCRS
     kvm(0xad), // KVMCLOCK_CTRL
+    kvm(0xbe), // GET_NESTED_STATE
+    kvm(0xbf), // SET_NESTED_STATE
+    kvm(0xcf), // GET_XSAVE2
+    kvm(0xe1), // SET_DEVICE_ATTR
+    kvm(0xe2), // GET_DEVICE_ATTR
 ];
 
 /// Starting threads and confining them. A thread's first steps are made under the filter of the one that starts it.

@@ -114,7 +114,7 @@ fn the_kernel_keeps_what_it_is_told() {
         if state.smm || state.smm_inside_nmi || state.sipi_vector.is_some() {
             continue;
         }
-        vcpu.set_vcpu_events(&to_kvm(&state, vm.events).unwrap()).unwrap();
+        vcpu.set_vcpu_events(&to_kvm(&state, vm.common.events).unwrap()).unwrap();
         let told = vcpu.get_vcpu_events().unwrap();
         // An AMD CPU has one shadow for both instructions.
         let shadow = state.sti_shadow || state.mov_ss_shadow;
