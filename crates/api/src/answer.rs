@@ -6,7 +6,7 @@ use serde::Serialize;
 
 #[cfg(feature = "schema")]
 use crate::schema::Successes;
-use crate::{ApiError, Code, Counters, PciDeviceInfo, Verb, VmInfo, VmmPing};
+use crate::{ApiError, Code, Counters, Jobs, PciDeviceInfo, Verb, VmInfo, VmmPing};
 
 /// A successful reply as doors send it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +133,17 @@ impl Reply for Counters {
     #[cfg(feature = "schema")]
     fn schemas(generator: &mut SchemaGenerator) -> Successes {
         vec![(200, Some(generator.subschema_for::<Counters>()))]
+    }
+}
+
+impl Reply for Jobs {
+    fn into_answer(self) -> Result<Answer, ApiError> {
+        json(&self)
+    }
+
+    #[cfg(feature = "schema")]
+    fn schemas(generator: &mut SchemaGenerator) -> Successes {
+        vec![(200, Some(generator.subschema_for::<Jobs>()))]
     }
 }
 

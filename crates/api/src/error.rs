@@ -22,6 +22,8 @@ pub enum Code {
     VmNotCreated,
     /// There is no such device.
     NoSuchDevice,
+    /// There is no such job.
+    NoSuchJob,
     /// The path has another method.
     MethodNotAllowed,
     /// The verb is not legal in the VM's state.
@@ -36,6 +38,8 @@ pub enum Code {
     TooLarge,
     /// The same thing is still under way.
     Pending,
+    /// A job holds the VM.
+    JobRunning,
     /// The VMM failed.
     Internal,
     /// The mechanism does not exist yet.
@@ -46,13 +50,14 @@ pub enum Code {
 
 impl Code {
     /// All codes, in the order of their statuses.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidConfig,
         Self::NotFound,
         Self::VmNotCreated,
         Self::NoSuchDevice,
+        Self::NoSuchJob,
         Self::MethodNotAllowed,
         Self::IllegalState,
         Self::VmMigrating,
@@ -60,6 +65,7 @@ impl Code {
         Self::Duplicate,
         Self::TooLarge,
         Self::Pending,
+        Self::JobRunning,
         Self::Internal,
         Self::NotImplemented,
         Self::Unavailable,
@@ -100,6 +106,9 @@ impl Code {
             Self::NoSuchDevice => {
                 (404, "no_such_device", "The VM has no device of this id: `vm.info` lists them.")
             }
+            Self::NoSuchJob => {
+                (404, "no_such_job", "No job of this number is under way: `vm.jobs` lists them.")
+            }
             Self::MethodNotAllowed => (
                 405,
                 "method_not_allowed",
@@ -115,6 +124,11 @@ impl Code {
             Self::Duplicate => (409, "duplicate", "An identifier or path is used twice: choose another."),
             Self::TooLarge => (413, "too_large", "The body is larger than 4 MiB."),
             Self::Pending => (429, "pending", "The same thing is still under way: ask again later."),
+            Self::JobRunning => (
+                429,
+                "job_running",
+                "A job such as a snapshot holds the VM: `vm.jobs` tells how far it is, `vm.cancel-job` ends it.",
+            ),
             Self::Internal => (500, "internal", "The VMM failed: the texts and the log say at what."),
             Self::NotImplemented => {
                 (501, "not_implemented", "This version cannot do it yet: the texts name what is missing.")

@@ -16,6 +16,7 @@ pub mod dbus;
 mod error;
 mod events;
 mod info;
+mod jobs;
 #[cfg(feature = "schema")]
 pub mod openapi;
 mod request;
@@ -35,10 +36,11 @@ pub use info::{
     Counters, DeviceNode, Meters, MmioAddressRange, PciBarResource, PciBarWidth, PciDeviceInfo, Removal,
     Resource, VmInfo, VmState, VmmPing,
 };
+pub use jobs::{Job, JobPhase, JobState, Jobs};
 pub use request::{MAX_BODY, MAX_DESCRIPTORS, Request, WantsDescriptors, With};
 pub use table::{Command, Reads, VERBS};
 pub use verb::{
-    Body, CREATED, FAILED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb,
+    Body, CREATED, FAILED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb, WORKING,
 };
 
 /// Where all paths start.

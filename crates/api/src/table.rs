@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use config::{
     DeviceConfig, DiskConfig, FsConfig, GenericVhostUserConfig, NetConfig, PmemConfig, RestoreConfig,
-    UserDeviceConfig, VdpaConfig, VmConfig, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice, VmResize,
+    UserDeviceConfig, VdpaConfig, VmCancelJob, VmConfig, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice, VmResize,
     VmResizeDisk, VmResizeZone, VmSendMigrationData, VmSnapshotConfig, VsockConfig,
 };
 #[cfg(feature = "schema")]
@@ -20,8 +20,8 @@ use crate::answer::{Outcome, Reply, Stopped};
 use crate::channel::{Client, ReplyTo, answer};
 #[cfg(feature = "schema")]
 use crate::schema::Shape;
-use crate::verb::{Body, CREATED, Done, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, Verb};
-use crate::{ApiError, Code, Counters, EventLog, Meters, PciDeviceInfo, Request, VmInfo, VmmPing, With};
+use crate::verb::{Body, CREATED, Done, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, Verb, WORKING};
+use crate::{ApiError, Code, Counters, EventLog, Jobs, Meters, PciDeviceInfo, Request, VmInfo, VmmPing, With};
 
 /// Answers what is known without asking the control loop: a read never waits for a command.
 pub trait Reads: Send + Sync {
@@ -37,6 +37,10 @@ pub trait Reads: Send + Sync {
     /// # Errors
     /// [`Code::VmNotCreated`] or [`Code::IllegalState`].
     fn vm_counters(&self) -> Result<Counters, ApiError>;
+    /// The jobs that run, and the last that have ended.
+    fn vm_jobs(&self) -> Jobs {
+        Jobs::default()
+    }
     /// What a running machine counts besides, for metrics.
     fn vm_meters(&self) -> Option<Meters> {
         None
@@ -179,7 +183,7 @@ impl<T: Reply> IntoResult<T> for Result<T, ApiError> {
     }
 }
 
-const ALWAYS: u8 = NONE | CREATED | RUNNING | PAUSED | MIGRATING;
+const ALWAYS: u8 = NONE | CREATED | RUNNING | PAUSED | MIGRATING | WORKING;
 const BOOTED: u8 = RUNNING | PAUSED;
 const PRESENT: u8 = CREATED | BOOTED;
 
@@ -188,31 +192,33 @@ commands! {
         /// Tell who answers.
         VmmPing -> VmmPing = "vmm.ping" GET, when ALWAYS, by (|r: &dyn Reads| r.vmm_ping()), else "The VMM did not answer";
         /// Tell the VM's configuration, state and devices.
-        VmInfo -> VmInfo = "vm.info" GET, when PRESENT | MIGRATING, by (|r: &dyn Reads| r.vm_info()), else "The VM info is not available";
+        VmInfo -> VmInfo = "vm.info" GET, when PRESENT | MIGRATING | WORKING, by (|r: &dyn Reads| r.vm_info()), else "The VM info is not available";
         /// Tell the devices' counters.
-        VmCounters -> Counters = "vm.counters" GET, when BOOTED, by (|r: &dyn Reads| r.vm_counters()), else "The VM info is not available";
+        VmCounters -> Counters = "vm.counters" GET, when BOOTED | WORKING, by (|r: &dyn Reads| r.vm_counters()), else "The VM info is not available";
+        /// Tell how long calls fare: snapshots, restores, core dumps, migrations.
+        VmJobs -> Jobs = "vm.jobs" GET, when ALWAYS, by (|r: &dyn Reads| r.vm_jobs()), else "The jobs are not available";
     }
     commands {
         /// Delete the VM and end the process.
-        VmmShutdown(AnyBody) -> Stopped = "vmm.shutdown" PUT, when NONE | PRESENT, else "The VMM could not shutdown";
+        VmmShutdown(AnyBody) -> Stopped = "vmm.shutdown" PUT, when NONE | PRESENT | WORKING, else "The VMM could not shutdown";
         /// Describe a VM.
         VmCreate(Box<VmConfig>) -> () = "vm.create" PUT, when NONE, may [InvalidConfig, Duplicate], else "The VM could not be created";
         /// Forget the VM; shut it down first.
-        VmDelete(NoBody) -> () = "vm.delete" PUT, when NONE | PRESENT, else "The VM could not be deleted";
+        VmDelete(NoBody) -> () = "vm.delete" PUT, when NONE | PRESENT | WORKING, else "The VM could not be deleted";
         /// Build the VM and run it.
         VmBoot(NoBody) -> () = "vm.boot" PUT, when CREATED, may [InvalidConfig, NotImplemented], else "The VM could not boot";
         /// Switch the VM off; its configuration stays.
-        VmShutdown(NoBody) -> () = "vm.shutdown" PUT, when BOOTED, else "The VM could not shutdown";
+        VmShutdown(NoBody) -> () = "vm.shutdown" PUT, when BOOTED | WORKING, else "The VM could not shutdown";
         /// Switch the VM off and boot it again.
-        VmReboot(NoBody) -> () = "vm.reboot" PUT, when BOOTED, may [InvalidConfig, NotImplemented], else "The VM could not reboot";
+        VmReboot(NoBody) -> () = "vm.reboot" PUT, when BOOTED | WORKING, may [InvalidConfig, NotImplemented], else "The VM could not reboot";
         /// Press the VM's power button.
-        VmPowerButton(NoBody) -> () = "vm.power-button" PUT, when BOOTED, else "Error triggering power button";
+        VmPowerButton(NoBody) -> () = "vm.power-button" PUT, when BOOTED | WORKING, else "Error triggering power button";
         /// Hold the VM's CPUs and devices.
         VmPause(NoBody) -> () = "vm.pause" PUT, when RUNNING, else "The VM could not be paused";
         /// Let a paused VM go on.
         VmResume(NoBody) -> () = "vm.resume" PUT, when PAUSED, else "The VM could not resume";
         /// Send a non-maskable interrupt to every vCPU.
-        VmNmi(NoBody) -> () = "vm.nmi" PUT, when BOOTED, else "Error triggering NMI";
+        VmNmi(NoBody) -> () = "vm.nmi" PUT, when BOOTED | WORKING, else "Error triggering NMI";
         /// Add a VFIO device.
         VmAddDevice(With<DeviceConfig>) -> Option<PciDeviceInfo> = "vm.add-device" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Duplicate], else "The device could not be added to the VM";
         /// Add a vfio-user device.
@@ -237,16 +243,18 @@ commands! {
         VmResize(VmResize) -> () = "vm.resize" PUT, when PRESENT, may [NotImplemented, InvalidConfig, Pending], else "The VM could not be resized";
         /// Change a disk's size.
         VmResizeDisk(VmResizeDisk) -> () = "vm.resize-disk" PUT, when BOOTED, may [InvalidConfig, NoSuchDevice], else "The disk could not be resized";
-        /// Change a memory zone's size.
-        VmResizeZone(VmResizeZone) -> () = "vm.resize-zone" PUT, when PRESENT, may [InvalidConfig], else "The memory zone could not be resized";
-    }
-    unbuilt {
-        /// Write the paused VM to files.
-        VmSnapshot(VmSnapshotConfig) -> () = "vm.snapshot" PUT, when PAUSED, may [InvalidConfig], else "The VM could not be snapshotted";
+        /// End a job: the guest goes on as if it had not been asked for.
+        VmCancelJob(VmCancelJob) -> () = "vm.cancel-job" PUT, when ALWAYS, may [NoSuchJob], else "The job could not be cancelled";
+        /// Write the VM to files, a running one while it runs.
+        VmSnapshot(VmSnapshotConfig) -> () = "vm.snapshot" PUT, when BOOTED, may [InvalidConfig, Pending], else "The VM could not be snapshotted";
         /// Make a VM from a snapshot's files.
         VmRestore(With<RestoreConfig>) -> () = "vm.restore" PUT, when NONE, may [InvalidConfig, Duplicate], else "The VM could not be restored";
         /// Write the guest's memory and CPU state to an ELF core file.
         VmCoredump(VmCoredumpData) -> () = "vm.coredump" PUT, when BOOTED, may [InvalidConfig], else "The VM could not be coredumped";
+        /// Change a memory zone's size.
+        VmResizeZone(VmResizeZone) -> () = "vm.resize-zone" PUT, when PRESENT, may [InvalidConfig], else "The memory zone could not be resized";
+    }
+    unbuilt {
         /// Take a VM over from another process.
         VmReceiveMigration(With<VmReceiveMigrationData>) -> () = "vm.receive-migration" PUT, when NONE | CREATED, may [InvalidConfig, Duplicate], else "Error receiving migration";
         /// Hand the VM over to another process.

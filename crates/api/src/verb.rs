@@ -41,11 +41,14 @@ pub enum State {
     Paused = 8,
     /// An outgoing migration holds it.
     Migrating = 16,
+    /// Another job of [`crate::Jobs`] is under way, with or without a VM yet.
+    Working = 32,
 }
 
 impl State {
-    /// All states, in the order of `spec/rest-api.md` §3.
-    pub const ALL: [Self; 5] = [Self::None, Self::Created, Self::Running, Self::Paused, Self::Migrating];
+    /// All states, in the order of `spec/rest-api.md` §3, and then our own.
+    pub const ALL: [Self; 6] =
+        [Self::None, Self::Created, Self::Running, Self::Paused, Self::Migrating, Self::Working];
 
     pub(crate) fn text(self) -> &'static str {
         match self {
@@ -54,6 +57,7 @@ impl State {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Migrating => "migrating",
+            Self::Working => "busy with a job",
         }
     }
 }
@@ -70,6 +74,9 @@ pub const RUNNING: States = State::Running as u8;
 pub const PAUSED: States = State::Paused as u8;
 /// [`State::Migrating`] in a set.
 pub const MIGRATING: States = State::Migrating as u8;
+
+/// [`State::Working`] in a set.
+pub const WORKING: States = State::Working as u8;
 
 /// A request body.
 pub trait Body: Sized {
@@ -208,6 +215,10 @@ impl Verb {
         let (code, why) = match state {
             State::None => (Code::VmNotCreated, "VM is not created".into()),
             State::Migrating => (Code::VmMigrating, "VM is currently migrating and can't be modified".into()),
+            State::Working => (
+                Code::JobRunning,
+                "A job is under way: vm.jobs tells how far it is, vm.cancel-job ends it".into(),
+            ),
             _ if makes_a_vm => (Code::VmAlreadyCreated, "VM is already created".into()),
             State::Created => (Code::IllegalState, "VM is not running".into()),
             _ => (
@@ -220,9 +231,9 @@ impl Verb {
 
     /// Whether the path answers to PUT besides its method.
     ///
-    /// Clients in the field ask whether anybody is there by PUT: this is a read that is legal in every state.
+    /// Clients in the field ask whether anybody is there by PUT.
     pub fn may_be_put(&self) -> bool {
-        self.method == Method::Get && State::ALL.iter().all(|state| self.admit(*state).is_ok())
+        self.name == "vmm.ping"
     }
 
     /// Everything a call may fail with once its path and method are right, in the order of [`Code::ALL`].

@@ -16,9 +16,9 @@ pub(crate) enum Format {
     Json,
 }
 
-/// The text of `verb`'s reply. Scripts that ask for no format get JSON; so does a person, but for `info` and `counters`.
+/// The text of `verb`'s reply. Scripts that ask for no format get JSON; so does a person, but for `info`, `counters` and `jobs`.
 pub(crate) fn render(verb: &str, body: &[u8], format: Option<Format>, terminal: bool) -> Vec<u8> {
-    let people = terminal && matches!(verb, "vm.info" | "vm.counters");
+    let people = terminal && matches!(verb, "vm.info" | "vm.counters" | "vm.jobs");
     let wanted = format.unwrap_or(if people { Format::Table } else { Format::Json });
     // What cannot be shown as a table is shown as it is.
     let table = match wanted {
@@ -33,6 +33,7 @@ fn table(verb: &str, reply: &Value) -> Option<String> {
     Some(match verb {
         "vm.info" => info(reply),
         "vm.counters" => counters(fields),
+        "vm.jobs" => jobs(reply),
         _ => {
             columns(&fields.iter().map(|(name, value)| vec![name.clone(), plain(value)]).collect::<Vec<_>>())
         }
@@ -70,6 +71,23 @@ fn info(reply: &Value) -> String {
         table.push_str(&columns(&rows));
     }
     table
+}
+
+/// A line for each job.
+fn jobs(reply: &Value) -> String {
+    let mut rows = vec![["JOB", "CALL", "STATE", "PHASE", "DONE", "LEFT", "DOWNTIME"].map(String::from).to_vec()];
+    let text = |job: &Value, key: &str| job.get(key).map_or("-".into(), plain);
+    let bytes = |job: &Value, key: &str| job.get(key).and_then(Value::as_u64).map_or("-".into(), size);
+    let downtime = |job: &Value| {
+        let micros = job.get("downtime_us").and_then(Value::as_u64);
+        micros.map_or("-".into(), |micros| format!("{}.{:03} ms", micros / 1000, micros % 1000))
+    };
+    for job in reply["jobs"].as_array().into_iter().flatten() {
+        let mut row: Vec<String> = ["id", "verb", "state", "phase"].map(|key| text(job, key)).to_vec();
+        row.extend([bytes(job, "bytes_done"), bytes(job, "bytes_left"), downtime(job)]);
+        rows.push(row);
+    }
+    columns(&rows)
 }
 
 /// A console's mode and where it is found.

@@ -2,7 +2,7 @@
 
 use config::{
     DeviceConfig, DiskConfig, FsConfig, GenericVhostUserConfig, NetConfig, PmemConfig, RestoreConfig,
-    UserDeviceConfig, VdpaConfig, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice, VmResize,
+    UserDeviceConfig, VdpaConfig, VmCancelJob, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice, VmResize,
     VmResizeDisk, VmResizeZone, VmSendMigrationData, VmSnapshotConfig, VsockConfig,
 };
 
@@ -89,7 +89,7 @@ const fn options(
 
 /// All subcommands that are one call.
 #[rustfmt::skip]
-pub(crate) static SUBCOMMANDS: [Subcommand; 31] = [
+pub(crate) static SUBCOMMANDS: [Subcommand; 33] = [
     value("add-device", "vm.add-device", DeviceConfig::SYNTAX.help, payload::device),
     value("add-disk", "vm.add-disk", DiskConfig::SYNTAX.help, |text| json(&DiskConfig::from_flag(text)?)),
     value("add-fs", "vm.add-fs", FsConfig::SYNTAX.help, |text| json(&FsConfig::from_flag(text)?)),
@@ -100,11 +100,13 @@ pub(crate) static SUBCOMMANDS: [Subcommand; 31] = [
     value("add-vdpa", "vm.add-vdpa", VdpaConfig::SYNTAX.help, |text| json(&VdpaConfig::from_flag(text)?)),
     value("add-vsock", "vm.add-vsock", VsockConfig::SYNTAX.help, |text| json(&VsockConfig::from_flag(text)?)),
     plain("boot", "vm.boot"),
+    options("cancel-job", "vm.cancel-job", &CANCEL_JOB, cancel_job),
     value("coredump", "vm.coredump", "file:// and a path that does not exist", |text| json(&VmCoredumpData { destination_url: text.into() })),
     plain("counters", "vm.counters"),
     Subcommand { name: "create", verb: "vm.create", input: Input::File },
     plain("delete", "vm.delete"),
     plain("info", "vm.info"),
+    plain("jobs", "vm.jobs"),
     plain("nmi", "vm.nmi"),
     plain("pause", "vm.pause"),
     plain("ping", "vmm.ping"),
@@ -120,7 +122,7 @@ pub(crate) static SUBCOMMANDS: [Subcommand; 31] = [
     value("send-migration", "vm.send-migration", VmSendMigrationData::SYNTAX.help, |text| json(&VmSendMigrationData::from_flag(text)?)),
     plain("shutdown", "vm.shutdown"),
     plain("shutdown-vmm", "vmm.shutdown"),
-    value("snapshot", "vm.snapshot", "file:// and an existing directory", |text| json(&VmSnapshotConfig { destination_url: text.into() })),
+    value("snapshot", "vm.snapshot", VmSnapshotConfig::SYNTAX.help, |text| json(&VmSnapshotConfig::from_flag(text)?)),
 ];
 
 const SIZE: &str = "bytes; K, M and G multiply by powers of 1024";
@@ -130,6 +132,9 @@ const RESIZE: [Flag; 3] = [
     Flag { name: "memory", value: "SIZE", required: false, help: SIZE },
     Flag { name: "balloon", value: "SIZE", required: false, help: SIZE },
 ];
+
+const CANCEL_JOB: [Flag; 1] =
+    [Flag { name: "id", value: "NUMBER", required: true, help: "number of the job, as jobs lists it" }];
 
 const RESIZE_DISK: [Flag; 2] = [
     Flag { name: "disk", value: "ID", required: true, help: "id of the disk" },
@@ -147,6 +152,10 @@ fn resize(given: &Given<'_>) -> Encoded {
         desired_ram: given.size("memory")?,
         desired_balloon: given.size("balloon")?,
     })
+}
+
+fn cancel_job(given: &Given<'_>) -> Encoded {
+    json(&VmCancelJob { id: given.count("id")?.unwrap_or_default().into() })
 }
 
 fn resize_disk(given: &Given<'_>) -> Encoded {

@@ -20,6 +20,7 @@ mod memory;
 mod migration;
 mod net;
 mod numa;
+mod overrides;
 mod payload;
 mod pci;
 pub mod plan;
@@ -58,11 +59,14 @@ pub use migration::{
 pub use net::{Net, NetConfig, VhostMode};
 pub use numa::{NumaConfig, NumaDistance};
 pub use payload::{FwCfgConfig, FwCfgItem, FwCfgItemList, PayloadConfig};
+pub use overrides::{DiskPath, NetMac, NetTap};
 pub use pci::{PciCommon, Placed};
 pub use plan::{Extra, Plan};
 pub use platform::PlatformConfig;
 pub use rate_limit::{RateLimiterConfig, RateLimiterGroupConfig, TokenBucketConfig};
-pub use requests::{VmCoredumpData, VmRemoveDevice, VmResize, VmResizeDisk, VmResizeZone, VmSnapshotConfig};
+pub use requests::{
+    VmCancelJob, VmCoredumpData, VmRemoveDevice, VmResize, VmResizeDisk, VmResizeZone, VmSnapshotConfig,
+};
 pub use restore::{
     MemoryRestoreMode, RestoreConfig, RestoreError, RestoredNetConfig, RestoredVfioConfig, ZoneUpdate,
 };

@@ -1,6 +1,11 @@
 //! Small bodies of the API (`spec/rest-api.md` §6).
 
+use std::path::PathBuf;
+
+use keyval::Syntax;
 use serde::{Deserialize, Serialize};
+
+use crate::flag::{self, FlagError};
 
 /// `vm.resize`: any subset of the three, in this order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +57,33 @@ pub struct VmRemoveDevice {
 pub struct VmSnapshotConfig {
     /// `file://` and an existing directory.
     pub destination_url: String,
+    /// The directory of an earlier snapshot of this VM: only what has changed since is stored, and the earlier one stays needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<PathBuf>,
+}
+
+impl VmSnapshotConfig {
+    /// Options of `ch-remote snapshot`.
+    pub const SYNTAX: Syntax = Syntax::new("destination_url=<file_url>,parent=<earlier_snapshot>");
+
+    /// Reads the argument of `ch-remote snapshot`: the URL by itself, or options.
+    ///
+    /// # Errors
+    /// [`FlagError`].
+    pub fn from_flag(text: &str) -> Result<Self, FlagError> {
+        if text.starts_with("file:") {
+            return Ok(Self { destination_url: text.into(), parent: None });
+        }
+        flag::read("snapshot", &Self::SYNTAX, text)
+    }
+}
+
+/// `vm.cancel-job`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct VmCancelJob {
+    /// The job's number.
+    pub id: u64,
 }
 
 /// `vm.coredump`.

@@ -9,6 +9,7 @@ use keyval::{Options, Syntax};
 use serde::{Deserialize, Serialize};
 
 use crate::flag::FlagError;
+use crate::overrides::{DiskPath, NetMac, NetTap};
 use crate::vm::VmConfig;
 use crate::words::{self, UnknownWord};
 
@@ -21,9 +22,9 @@ pub struct RestoreConfig {
     /// All pages are touched first.
     #[serde(default)]
     pub prefault: bool,
-    /// When memory is read.
-    #[serde(default, deserialize_with = "keyval::spelled")]
-    pub memory_restore_mode: MemoryRestoreMode,
+    /// When memory is read. When absent: page by page from the snapshot's own file, where nothing else has the memory.
+    #[serde(default, deserialize_with = "keyval::spelled_opt", skip_serializing_if = "Option::is_none")]
+    pub memory_restore_mode: Option<MemoryRestoreMode>,
     /// New descriptors of taps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net_fds: Option<Vec<RestoredNetConfig>>,
@@ -39,6 +40,27 @@ pub struct RestoreConfig {
     /// Memory zones that move to other host nodes.
     #[serde(default)]
     pub zone_updates: Vec<ZoneUpdate>,
+    /// Other images for disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk_paths: Vec<DiskPath>,
+    /// Other taps for network devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub net_taps: Vec<NetTap>,
+    /// Other MAC addresses for network devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub net_macs: Vec<NetMac>,
+    /// Another context id for the vsock device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock_cid: Option<u32>,
+    /// Another socket for the vsock device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock_socket: Option<PathBuf>,
+    /// Where the serial port leads, as `--serial` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Where the virtio console leads, as `--console` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<String>,
 }
 
 /// When a snapshot's memory is read.
@@ -50,6 +72,8 @@ pub enum MemoryRestoreMode {
     Copy,
     /// When the guest touches it.
     OnDemand,
+    /// When the guest touches it, from the snapshot's own file, which clones share; what they write is each one's own.
+    CopyOnWrite,
 }
 
 /// New descriptors of one tap device.
@@ -91,7 +115,7 @@ pub struct ZoneUpdate {
 impl FromStr for MemoryRestoreMode {
     type Err = UnknownWord;
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
-        words::any_case(word, &[("copy", Self::Copy), ("ondemand", Self::OnDemand)])
+        words::any_case(word, &[("copy", Self::Copy), ("ondemand", Self::OnDemand), ("copyonwrite", Self::CopyOnWrite)])
     }
 }
 
@@ -107,6 +131,12 @@ pub enum RestoreError {
     MissingNet(String),
     #[error("Number of Net FDs passed for '{id}' during Restore: {given}. Expected: {expected}")]
     NetCount { id: String, given: usize, expected: usize },
+    #[error("'{field}' names '{id}', and the snapshot has nothing of that name")]
+    Nothing { field: &'static str, id: String },
+    #[error("'net_macs' gives '{id}' the address '{mac}', which is none")]
+    Mac { id: String, mac: String },
+    #[error(transparent)]
+    Console(FlagError),
     #[error("Multiple updates for the same zone defined")]
     DuplicateZone,
     #[error("At least one memory zone update with an empty ID was defined")]
@@ -131,8 +161,10 @@ impl RestoreError {
 impl RestoreConfig {
     /// Options of `--restore` and `ch-remote restore`.
     pub const SYNTAX: Syntax = Syntax::new(
-        "source_url=<file_url>,prefault=on|off,memory_restore_mode=copy|ondemand,net_fds=<list of net_id@[fds]>,\
-         vfio_fds=<list of device_id@fd>,iommufd_fd=<fd>,resume=true|false,zone_updates=<list of zone_id@host_node>",
+        "source_url=<file_url>,prefault=on|off,memory_restore_mode=copy|ondemand|copyonwrite,net_fds=<list of net_id@[fds]>,\
+         vfio_fds=<list of device_id@fd>,iommufd_fd=<fd>,resume=true|false,zone_updates=<list of zone_id@host_node>,\
+         disk_paths=<list of disk_id@path>,net_taps=<list of net_id@tap>,net_macs=<list of net_id@mac>,vsock_cid=<cid>,\
+         vsock_socket=<path>,serial=<as --serial>,console=<as --console>",
     );
 
     /// Reads `--restore`.
@@ -152,7 +184,7 @@ impl RestoreConfig {
     /// # Errors
     /// The first rule broken.
     pub fn check(&self) -> Result<(), RestoreError> {
-        if self.prefault && self.memory_restore_mode == MemoryRestoreMode::OnDemand {
+        if self.prefault && self.memory_restore_mode == Some(MemoryRestoreMode::OnDemand) {
             return Err(RestoreError::PrefaultOnDemand);
         }
         check_unique(self.net_fds.iter().flatten().map(|net| &net.id))?;

@@ -66,6 +66,21 @@ pub(crate) fn grow_failed(error: &GrowError) -> ApiError {
     ApiError::from_error(code, error)
 }
 
+/// A snapshot that cannot be written or read.
+pub(crate) fn snapshot_failed(error: &snapshot::Error) -> ApiError {
+    ApiError::from_error(code_of(error), error)
+}
+
+/// A core file that cannot be written.
+pub(crate) fn coredump_failed(error: &coredump::Error) -> ApiError {
+    ApiError::from_error(code_of(error), error)
+}
+
+/// RAM that does not come back.
+pub(crate) fn ram_failed(error: &memory::RamError) -> ApiError {
+    ApiError::from_error(code_of_ram(error), error)
+}
+
 /// The consoles of a configuration cannot be opened.
 pub(crate) fn consoles_failed(error: &(dyn Error + 'static)) -> ApiError {
     ApiError::from_error(code_of(error), error).within("Error creating console devices")

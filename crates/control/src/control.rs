@@ -15,6 +15,7 @@ use sandbox::Grant;
 use thiserror::Error;
 
 use crate::Published;
+use crate::jobs::JobRunner;
 use crate::published::Shown;
 
 /// Opens the hypervisor when the first machine is built: a VMM that only answers questions needs none.
@@ -71,6 +72,7 @@ pub struct Control {
     pub(crate) ending: bool,
     /// What the guest asked for while it was being paused. It is done when it goes on.
     pub(crate) kept: Vec<Event>,
+    pub(crate) jobs: JobRunner,
     inbox: Inbox,
     published: Arc<Published>,
     options: Options,
@@ -93,6 +95,7 @@ impl Control {
             confined: Vec::new(),
             ending: false,
             kept: Vec::new(),
+            jobs: JobRunner::new(published.jobs().clone()),
             inbox,
             published,
             options,
@@ -148,6 +151,7 @@ impl Control {
     /// Acts on what the guest or the machine's threads have raised.
     fn look_after_guest(&mut self) -> Result<(), Ended> {
         let raised = self.events.take();
+        self.look_after_job();
         let Some(machine) = self.machine() else { return Ok(()) };
         if raised.has(Event::Fatal) {
             return Err(Ended::Vcpu);
@@ -161,7 +165,12 @@ impl Control {
         self.tell_of_overdue();
         let Some(machine) = self.machine() else { return Ok(()) };
         let wanted = [Event::PowerOff, Event::Reset].into_iter().find(|event| raised.has(*event));
-        if machine.is_paused() {
+        let is_paused = machine.is_paused();
+        if wanted.is_some() && !is_paused {
+            // The machine that the job works on is no more.
+            self.give_up_job();
+        }
+        if is_paused {
             self.kept.extend(wanted);
             return Ok(());
         }
@@ -187,6 +196,11 @@ impl Control {
     }
 
     pub(crate) fn state(&self) -> State {
+        if self.jobs.is_busy() { State::Working } else { self.state_of_vm() }
+    }
+
+    /// The same, whatever is done with it.
+    fn state_of_vm(&self) -> State {
         match self.vm.as_ref().map(|vm| &vm.machine) {
             None => State::None,
             Some(None) => State::Created,
@@ -201,7 +215,7 @@ impl Control {
 
     /// Shows doors what has become of the VM.
     pub(crate) fn publish(&self) {
-        let state = self.state();
+        let state = self.state_of_vm();
         let machine = self.vm.as_ref().and_then(|vm| vm.machine.as_ref());
         let info = self.vm.as_ref().map(|vm| {
             let mut config = vm.plan.config().clone();
@@ -216,7 +230,7 @@ impl Control {
                 state: match state {
                     State::Running => VmState::Running,
                     State::Paused => VmState::Paused,
-                    State::None | State::Created | State::Migrating => VmState::Created,
+                    State::None | State::Created | State::Migrating | State::Working => VmState::Created,
                 },
                 memory_actual_size: machine.map_or_else(|| vm.plan.memory.total(), Machine::ram_size),
                 device_tree: machine.map(Machine::device_tree),

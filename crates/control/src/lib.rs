@@ -10,6 +10,7 @@
 mod blame;
 mod confine;
 mod control;
+mod jobs;
 mod monitor;
 mod profile;
 mod published;

@@ -55,12 +55,17 @@ static OWN: Profile = Profile::new(
     ],
 );
 
+/// Those of all threads that it starts.
+fn started() -> Vec<&'static Profile> {
+    machine::profiles().into_iter().chain([&crate::jobs::PROFILE]).collect()
+}
+
 /// Puts the calling thread, the control thread from now on, under its filter: [`sandbox::enter_above`] that of all it will start.
 ///
 /// # Errors
 /// The kernel's refusal.
 pub fn enter_filter() -> io::Result<()> {
-    sandbox::enter_above(&OWN, &machine::profiles())
+    sandbox::enter_above(&OWN, &started())
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use api::{ApiError, Code, Counters, EventLog, Meters, Reads, State, VmInfo, VmmPing};
+use api::{ApiError, Code, Counters, EventLog, Jobs, Meters, Reads, State, VmInfo, VmmPing};
 use arc_swap::ArcSwap;
 use machine::Readings;
+
+use crate::jobs::Board;
 
 /// The VM as doors see it.
 #[derive(Clone)]
@@ -19,13 +21,18 @@ pub struct Published {
     ping: VmmPing,
     shown: ArcSwap<Shown>,
     events: Arc<EventLog>,
+    jobs: Arc<Board>,
 }
 
 impl Published {
     /// No VM yet. `ping` is what `vmm.ping` answers, `events` what has happened.
     pub fn new(ping: VmmPing, events: Arc<EventLog>) -> Arc<Self> {
         let nothing = Shown { state: State::None, info: None, readings: None };
-        Arc::new(Self { ping, shown: ArcSwap::from_pointee(nothing), events })
+        Arc::new(Self { ping, shown: ArcSwap::from_pointee(nothing), events, jobs: Arc::default() })
+    }
+
+    pub(crate) fn jobs(&self) -> &Arc<Board> {
+        &self.jobs
     }
 
     pub(crate) fn publish(&self, shown: Shown) {
@@ -56,6 +63,10 @@ impl Reads for Published {
             (None, State::None) => Err(ApiError::new(Code::VmNotCreated, ["VM is not created".into()])),
             (None, _) => Err(ApiError::new(Code::IllegalState, ["VM is not running".into()])),
         }
+    }
+
+    fn vm_jobs(&self) -> Jobs {
+        self.jobs.read()
     }
 
     fn vm_meters(&self) -> Option<Meters> {

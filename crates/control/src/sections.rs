@@ -181,7 +181,7 @@ pub(crate) fn inherit_descriptors(plan: &Plan) -> Result<Descriptors, ApiError> 
     Ok(descriptors)
 }
 
-fn inherit(number: RawFd) -> Result<OwnedFd, ApiError> {
+pub(crate) fn inherit(number: RawFd) -> Result<OwnedFd, ApiError> {
     host::inherit::take(number).map_err(|e| {
         let why = format!("Descriptor {number} was not left open for this process, or is named twice");
         ApiError::from_error(Code::InvalidConfig, &e).within(&why)

@@ -52,6 +52,10 @@ impl Control {
             Command::VmRemoveDevice { body, reply } => reply.send(self.remove_device(&body.id)),
             Command::VmResize { body, reply } => reply.send(self.resize(&body)),
             Command::VmResizeZone { body, reply } => reply.send(self.resize_zone(&body)),
+            Command::VmCancelJob { body, reply } => self.cancel_job(body.id, reply),
+            Command::VmSnapshot { body, reply } => self.snapshot(body, reply),
+            Command::VmCoredump { body, reply } => self.coredump(body, reply),
+            Command::VmRestore { body, reply } => self.restore(body, reply),
             Command::VmResizeDisk { body, reply } => reply.send(self.resize_disk(&body)),
             Command::Unbuilt { verb, reply } => reply.send(Err(Command::not_implemented(verb.name))),
         }
@@ -82,7 +86,7 @@ impl Control {
         self.take_up(check(config)?, Descriptors::new())
     }
 
-    fn take_up(&mut self, plan: Plan, descriptors: Descriptors) -> Done {
+    pub(crate) fn take_up(&mut self, plan: Plan, descriptors: Descriptors) -> Done {
         for warning in plan.warnings() {
             tracing::warn!("{warning}");
         }
@@ -118,9 +122,7 @@ impl Control {
     /// # Errors
     /// Its own, within what the verb says of failures.
     pub fn restore_given(&mut self, config: &RestoreConfig) -> Done {
-        let checked = config.check().map_err(|e| ApiError::from_error(Code::InvalidConfig, &e));
-        let restored = checked.and_then(|()| Err(Command::not_implemented("vm.restore")));
-        restored.map_err(|e| within("vm.restore", e))
+        self.restore_at_once(config).map_err(|e| within("vm.restore", e))
     }
 
     fn boot(&mut self) -> Done {
@@ -163,12 +165,15 @@ impl Control {
     }
 
     fn shut_down(&mut self) -> Done {
+        // A restore that is under way has no machine yet.
+        self.running()?;
         self.stop_machine();
         Ok(())
     }
 
     /// Drops the machine, if there is one, and closes its consoles. Whoever hears of it finds it in `vm.info`.
     pub(crate) fn stop_machine(&mut self) {
+        self.give_up_job();
         self.kept.clear();
         if self.drop_machine() {
             self.close_consoles();
@@ -187,6 +192,8 @@ impl Control {
     /// Also what a guest's reset comes to.
     pub(crate) fn reboot(&mut self) -> Done {
         self.tell("rebooting");
+        self.running()?;
+        self.give_up_job();
         self.drop_machine();
         self.close_consoles();
         let rebuilt = self.build_machine();
@@ -197,6 +204,7 @@ impl Control {
     }
 
     fn delete(&mut self) -> Done {
+        self.give_up_job();
         self.stop_machine();
         if self.vm.take().is_some() {
             self.publish();
@@ -212,7 +220,7 @@ impl Control {
         self.events.record("vmm", "shutdown", &[]);
     }
 
-    fn resume(&mut self) -> Done {
+    pub(crate) fn resume(&mut self) -> Done {
         self.between("resuming", "resumed", |machine| {
             machine.resume();
             Ok::<_, Infallible>(())
@@ -225,7 +233,7 @@ impl Control {
         self.running()?.resize_disk(id, *desired_size).map_err(|e| blame::resize_disk_failed(&e))
     }
 
-    fn running(&mut self) -> Result<&mut Machine, ApiError> {
+    pub(crate) fn running(&mut self) -> Result<&mut Machine, ApiError> {
         self.machine().ok_or_else(|| ApiError::new(Code::IllegalState, ["VM is not running".into()]))
     }
 
@@ -256,7 +264,7 @@ fn within(verb: &str, error: ApiError) -> ApiError {
     }
 }
 
-fn check(config: VmConfig) -> Result<Plan, ApiError> {
+pub(crate) fn check(config: VmConfig) -> Result<Plan, ApiError> {
     config::check(config).map_err(|problems| {
         for problem in problems.iter() {
             tracing::warn!("{}: {problem}: {}", problem.path, problem.hint);

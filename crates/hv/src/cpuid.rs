@@ -4,6 +4,8 @@
 use config::plan::Topology;
 use serde::{Deserialize, Serialize};
 
+pub use crate::features::missing;
+
 /// One CPUID answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]

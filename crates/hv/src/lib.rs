@@ -6,6 +6,7 @@
 mod clock;
 mod cpu;
 pub mod cpuid;
+mod features;
 #[cfg(feature = "fake-hypervisor")]
 pub mod fake;
 mod tsc;

@@ -62,13 +62,13 @@ pub fn build(
             let ram = GuestRam::allocate(&plan.memory.zones)?;
             let memory = Memory { ram: &ram, at_boot: plan.memory.total(), places: &MemoryPlaces::new() };
             let (parts, loaded) =
-                while_loading(&ram, &plan.payload, || Parts::build(plan, host, &memory, plan.cpus.boot))?;
+                while_loading(&ram, &plan.payload, || Parts::build(plan, host, &memory, plan.cpus.boot, None))?;
             parts.boot(plan, &ram, &loaded, events)
         }
         Start::Restore { tree, ram } => {
             let vcpus = tree.vcpu_slots(plan.cpus.max)?;
             let memory = Memory { ram: &ram, at_boot: tree.boot_ram, places: &tree.memory };
-            Parts::build(plan, host, &memory, vcpus)?.restore(tree, events)
+            Parts::build(plan, host, &memory, vcpus, Some(tree))?.restore(tree, events)
         }
     }
 }
@@ -127,17 +127,31 @@ struct Parts {
 }
 
 impl Parts {
-    /// With the first `vcpus` vCPUs.
-    fn build(plan: &Plan, host: Host<'_>, memory: &Memory<'_>, vcpus: u32) -> Result<Self, BuildError> {
+    /// With the first `vcpus` vCPUs, which are those of `saved`, if that is to be restored.
+    fn build(
+        plan: &Plan,
+        host: Host<'_>,
+        memory: &Memory<'_>,
+        vcpus: u32,
+        saved: Option<&Tree>,
+    ) -> Result<Self, BuildError> {
         let Host { hypervisor, consoles, descriptors, events } = host;
         let Memory { ram, at_boot, places } = *memory;
         let supported = hypervisor.supported_cpuid()?;
-        let phys_bits = cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits);
+        // Windows and platform registers lie where the guest's addresses end, and it remembers where that was.
+        let phys_bits = match saved {
+            Some(saved) => cpuid::phys_bits(&saved.cpuid),
+            None => cpuid::phys_bits(&supported).min(plan.cpus.max_phys_bits),
+        };
         let addresses = Addresses::lay_out(plan, at_boot, ram.end(), phys_bits)?;
         let Addresses { later, area, windows } = addresses;
         let vm = hypervisor.create_vm()?;
         let mapped = MappedRam::new(vm.clone(), ram.clone())?;
-        let maker = CpuMaker::new(vm.clone(), &plan.cpus, &supported, phys_bits);
+        let mut maker = CpuMaker::new(vm.clone(), &plan.cpus, &supported, phys_bits);
+        if let Some(saved) = saved {
+            saved.check_cpuid(maker.leaves())?;
+            maker.show(&saved.cpuid);
+        }
         let vcpus = (0..vcpus).map(|number| maker.make(number)).collect::<Result<_, _>>()?;
         let doorbells = vm.doorbells().unwrap_or_else(|| Arc::new(NoDoorbells) as Arc<dyn Doorbells>);
         let spaces = Arc::new(AddressSpaces::new(doorbells));

@@ -33,6 +33,16 @@ impl CpuMaker {
         Self { vm, leaves: cpuid::build(supported, &model), cpus: cpus.clone() }
     }
 
+    /// What CPUID shows the guest, but for each vCPU's own id.
+    pub(crate) fn leaves(&self) -> &[Leaf] {
+        &self.leaves
+    }
+
+    /// Shows the guest what a machine showed it before.
+    pub(crate) fn show(&mut self, leaves: &[Leaf]) {
+        self.leaves = leaves.to_vec();
+    }
+
     /// The vCPU with this number, in its power-on state.
     pub(crate) fn make(&self, number: u32) -> Result<Box<dyn Vcpu>, hv::Error> {
         let topology = self.cpus.topology;

@@ -13,6 +13,7 @@ mod build;
 mod catalogue;
 mod consoles;
 mod cpus;
+mod dirty;
 mod error;
 mod growth;
 mod hotplug;
@@ -47,6 +48,7 @@ use vcpus::Vcpus;
 pub use build::{Start, build};
 pub use catalogue::profiles;
 pub use consoles::Consoles;
+pub use dirty::DirtyRam;
 pub use error::{
     BuildError, ConsoleError, DeviceError, GrowError, LateDevice, PauseError, PlugError, ResizeDiskError,
     ResizeError,
@@ -126,7 +128,16 @@ impl Machine {
         let clock = self.vm.clock().map(hv::GuestClock::read).transpose().map_err(StateError::Clock)?;
         let memory = self.nodes.memory_places();
         let (nodes, vcpus) = (self.nodes.save()?, self.vcpus.save()?);
-        Ok(Tree { nodes, memory, vcpus, boot_ram: self.growth.boot_ram, clock })
+        Ok(Tree {
+            nodes,
+            memory,
+            vcpus,
+            boot_ram: self.growth.boot_ram,
+            clock,
+            ram: self.ram.guest().ranges(),
+            slots: self.nodes.slots().map(|(id, slot)| (id.to_owned(), slot)).collect(),
+            cpuid: self.maker.leaves().to_vec(),
+        })
     }
 
     /// Presses the power button. What follows is the guest's business.

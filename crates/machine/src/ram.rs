@@ -36,6 +36,11 @@ impl MappedRam {
         &self.ram
     }
 
+    /// What the hypervisor knows each region by.
+    pub(crate) fn regions(&self) -> Vec<(GuestAddress, RegionId)> {
+        self.regions.iter().map(|(base, id)| (*base, *id)).collect()
+    }
+
     /// Whether there are `len` bytes of RAM at `base`.
     pub(crate) fn has(&self, base: GuestAddress, len: u64) -> bool {
         usize::try_from(len).is_ok_and(|len| self.ram.map().check_range(base, len))

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use chipset::acpi::CpuSlots;
 use device::{Collision, RestoreError, SaveError, Saved};
+use config::Plan;
+use hv::cpuid::{self, Leaf};
 use hv::{ClockReading, CpuState};
+use memory::SavedRange;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -27,9 +30,38 @@ pub struct Tree {
     pub(crate) boot_ram: u64,
     /// The guest's paravirtual clock, if it has one.
     pub(crate) clock: Option<ClockReading>,
+    /// Where RAM lies. What is in it is kept elsewhere.
+    pub(crate) ram: Vec<SavedRange>,
+    /// The slot that each PCI function has, by id.
+    pub(crate) slots: BTreeMap<String, u8>,
+    /// What CPUID shows the guest.
+    pub(crate) cpuid: Vec<Leaf>,
 }
 
 impl Tree {
+    /// Where RAM lies, in ascending order.
+    pub fn ram(&self) -> &[SavedRange] {
+        &self.ram
+    }
+
+    /// The vCPUs in use, by number.
+    pub fn vcpus(&self) -> &BTreeMap<u32, CpuState> {
+        &self.vcpus
+    }
+
+    /// Notes in `plan` the slots that devices had.
+    pub fn settle(&self, plan: &mut Plan) {
+        self.slots.iter().for_each(|(id, slot)| plan.settle(id, *slot));
+    }
+
+    /// Whether a CPU that shows the leaves `host` can go on with this state.
+    pub(crate) fn check_cpuid(&self, host: &[Leaf]) -> Result<(), StateError> {
+        match cpuid::missing(&self.cpuid, host) {
+            None => Ok(()),
+            Some(feature) => Err(StateError::Feature(feature)),
+        }
+    }
+
     /// How many vCPUs a machine needs, in use or parked, to have each of these at its number. It can have `max`.
     pub(crate) fn vcpu_slots(&self, max: u32) -> Result<u32, StateError> {
         let last = self.vcpus.last_key_value().map(|(number, _)| *number);
@@ -105,6 +137,9 @@ pub enum StateError {
     /// RAM that came while the machine ran is not there.
     #[error("The state has RAM at {0:#x}, and there is none: restore with the RAM that was saved with it")]
     Ram(u64),
+    /// The guest uses something that this host's CPU, or its hypervisor, does not have.
+    #[error("The guest's CPU has {0}, which this host lacks: restore on a host with the same CPU features")]
+    Feature(String),
     /// The guest's clock.
     #[error("The state of the guest's clock cannot be saved")]
     Clock(#[source] hv::Error),

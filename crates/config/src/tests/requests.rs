@@ -25,7 +25,7 @@ fn restore_flag() {
     assert_eq!((nets[0].num_fds, nets[0].fds.clone()), (2, Some(vec![23, 24])));
     assert_eq!((nets[1].id.as_str(), nets[1].num_fds), ("net1", 1));
     assert_eq!(restore.vfio_fds.clone().unwrap()[0].fd, Some(5));
-    assert_eq!(restore.memory_restore_mode, MemoryRestoreMode::OnDemand);
+    assert_eq!(restore.memory_restore_mode, Some(MemoryRestoreMode::OnDemand));
     assert_eq!(restore.zone_updates[0].host_numa_node, Some(1));
     assert!(restore.resume && !restore.prefault);
     assert_eq!(restore.check(), Ok(()));

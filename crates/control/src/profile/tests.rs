@@ -1,6 +1,6 @@
 //! The profiles of everything that this thread starts, against its own filter.
 
-use super::OWN;
+use super::{OWN, started};
 
 use std::collections::BTreeSet;
 
@@ -9,13 +9,13 @@ use sandbox::testing::{Filters, examples};
 const KVM_RUN: u32 = 0xae80;
 
 fn own() -> Filters {
-    Filters::above(&OWN, &machine::profiles()).unwrap()
+    Filters::above(&OWN, &started()).unwrap()
 }
 
 #[test]
 fn every_child_can_do_under_this_filter_what_its_own_allows() {
     let own = own();
-    for profile in machine::profiles() {
+    for profile in started() {
         let filters = Filters::of(profile).unwrap();
         let calls = examples(profile);
         assert!(!calls.is_empty());
@@ -29,7 +29,7 @@ fn every_child_can_do_under_this_filter_what_its_own_allows() {
 
 #[test]
 fn profiles_have_names_of_their_own() {
-    let profiles = machine::profiles();
+    let profiles = started();
     let names: BTreeSet<&str> = profiles.iter().map(|profile| profile.name()).collect();
     assert_eq!(names.len(), profiles.len(), "{names:?}");
     for expected in ["vcpu", "payload-loader", "serial", "disk-queue", "net-pair", "net-control", "rng"] {
@@ -81,7 +81,7 @@ fn refuses(filters: &Filters, name: &str, calls: &[(i64, [u32; 6])]) {
 #[test]
 fn nobody_leaves_the_process() {
     refuses(&own(), "control", NOBODY);
-    for profile in machine::profiles() {
+    for profile in started() {
         refuses(&Filters::of(profile).unwrap(), profile.name(), NOBODY);
     }
     refuses(&Filters::of(&crate::monitor::PROFILE).unwrap(), "event-monitor", NOBODY);
@@ -93,7 +93,7 @@ fn threads_that_meet_the_guest_open_nothing() {
     refuses(&Filters::of(&crate::monitor::PROFILE).unwrap(), "event-monitor", NO_DIALER);
     // Building a device and loading the payload open files; no guest runs then.
     let opens = |name: &str| name == "payload-loader" || name.ends_with("-build");
-    for profile in machine::profiles().into_iter().filter(|profile| !opens(profile.name())) {
+    for profile in started().into_iter().filter(|profile| !opens(profile.name())) {
         let (filters, name) = (Filters::of(profile).unwrap(), profile.name());
         refuses(&filters, name, NO_WORKER);
         if name != "vsock" {
@@ -105,7 +105,7 @@ fn threads_that_meet_the_guest_open_nothing() {
 /// What only a restored machine does: its card sends announcements at intervals.
 #[test]
 fn a_restored_card_can_announce_its_guest() {
-    let pair = machine::profiles().into_iter().find(|profile| profile.name() == "net-pair").unwrap();
+    let pair = started().into_iter().find(|profile| profile.name() == "net-pair").unwrap();
     for call in [libc::SYS_timerfd_create, libc::SYS_timerfd_settime] {
         assert!(Filters::of(pair).unwrap().verdict(call, [0; 6]).allowed, "{call}");
     }
@@ -115,7 +115,7 @@ fn a_restored_card_can_announce_its_guest() {
 /// drift to the end. Three instructions more are one more request that it is compared to.
 #[test]
 fn running_a_vcpu_is_decided_among_the_first() {
-    let vcpu = machine::profiles().into_iter().find(|profile| profile.name() == "vcpu").unwrap();
+    let vcpu = started().into_iter().find(|profile| profile.name() == "vcpu").unwrap();
     for filters in [Filters::of(vcpu).unwrap(), own()] {
         let steps = |request: u32| {
             let verdict = filters.verdict(libc::SYS_ioctl, [0, request, 0, 0, 0, 0]);

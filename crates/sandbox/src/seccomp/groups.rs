@@ -4,7 +4,7 @@
 //! What a single thread asks for stands beside that thread.
 
 use libc::{
-    SYS_accept4, SYS_brk, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close,
+    SYS_accept4, SYS_brk, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_copy_file_range, SYS_fdatasync, SYS_fsync, SYS_ftruncate, SYS_pwrite64, SYS_pwritev, SYS_rename, SYS_renameat, SYS_renameat2, SYS_unlink, SYS_unlinkat,
     SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_exit, SYS_exit_group, SYS_fallocate, SYS_fcntl,
     SYS_fstat, SYS_futex, SYS_getpid, SYS_getrandom, SYS_gettid, SYS_gettimeofday, SYS_lseek, SYS_madvise,
     SYS_membarrier, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_open,
@@ -93,6 +93,22 @@ pub const READ_FILES: &[Call] = &[
     any(SYS_preadv),
     any(SYS_preadv2),
     any(SYS_statx),
+];
+
+/// Writing files that come to be under one name and stay under another.
+pub const WRITE_FILES: &[Call] = &[
+    any(SYS_copy_file_range),
+    any(SYS_fallocate),
+    any(SYS_fdatasync),
+    any(SYS_fsync),
+    any(SYS_ftruncate),
+    any(SYS_pwrite64),
+    any(SYS_pwritev),
+    any(SYS_rename),
+    any(SYS_renameat),
+    any(SYS_renameat2),
+    any(SYS_unlink),
+    any(SYS_unlinkat),
 ];
 
 const KVM: u8 = 0xae;

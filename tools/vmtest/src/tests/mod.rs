@@ -18,6 +18,7 @@ mod memory_acpi;
 mod net;
 mod pmem;
 mod sandbox;
+mod snapshots;
 mod vsock;
 
 use vmtest::runner::Test;
@@ -44,6 +45,7 @@ pub(crate) fn all() -> Vec<Test> {
         clients::TESTS,
         fuzzing::TESTS,
         sandbox::TESTS,
+        snapshots::TESTS,
     ]
     .concat()
 }
