@@ -21,6 +21,16 @@ impl PageBits {
         self.each_word(pages, |word, mask| word.fetch_or(mask, Ordering::AcqRel));
     }
 
+    /// Takes `pages` out.
+    pub(crate) fn clear(&self, pages: Range<usize>) {
+        self.each_word(pages, |word, mask| word.fetch_and(!mask, Ordering::AcqRel));
+    }
+
+    /// How many pages are in the set.
+    pub(crate) fn count(&self) -> usize {
+        self.0.iter().map(|word| word.load(Ordering::Acquire).count_ones() as usize).sum()
+    }
+
     /// Whether `page` is in the set.
     pub(crate) fn has(&self, page: usize) -> bool {
         let word = self.0.get(page / WORD);
@@ -72,8 +82,9 @@ mod tests {
     #[test]
     fn stretches_across_words_come_and_go() {
         let bits = PageBits::new(200);
-        bits.set(60..64);
-        bits.set(65..130);
+        bits.set(60..130);
+        bits.clear(64..65);
+        assert_eq!(bits.count(), 69);
         assert_eq!((bits.run(0..200, true), bits.run(64..200, true)), (Some(60..64), Some(65..130)));
         assert_eq!((bits.run(60..200, false), bits.run(130..200, false)), (Some(64..65), Some(130..200)));
         assert_eq!(

@@ -15,6 +15,7 @@
 
 mod backing;
 mod bits;
+mod demand;
 mod dma;
 mod error;
 mod extents;
@@ -41,6 +42,7 @@ use config::plan::Zone;
 
 use part::Part;
 
+pub use demand::{DemandError, OnDemand};
 pub use dma::{DmaRam, DmaView};
 pub use error::RamError;
 pub use hook::{HookSlice, WriteHook};

@@ -41,7 +41,7 @@ impl RamView {
     }
 
     /// The regions that have some of `len` bytes from `base`, and which of their pages these are.
-    fn parts(&self, base: u64, len: u64) -> impl Iterator<Item = (&RamRegion, Range<usize>)> {
+    pub(crate) fn parts(&self, base: u64, len: u64) -> impl Iterator<Item = (&RamRegion, Range<usize>)> {
         let end = base.saturating_add(len);
         self.iter().filter_map(move |region| {
             let start = region.start_addr().0;

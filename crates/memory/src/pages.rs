@@ -1,6 +1,7 @@
 //! Pages behind guest RAM: those that the guest does without go back to the host, and its addresses stay.
 
 use std::io;
+use std::ops::Range;
 
 use rustix::fs::FallocateFlags;
 use rustix::mm::Advice;
@@ -8,7 +9,7 @@ use thiserror::Error;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::part::{Backing, PAGE};
+use crate::part::{Backing, PAGE, Part};
 use crate::{DmaView, RamRegion};
 
 /// Why pages did not go to the host or come from it. Nothing was touched, unless it is the host that refused.
@@ -95,17 +96,27 @@ fn discard_within(region: &RamRegion, offset: usize, len: usize) -> io::Result<(
     // Regions begin at a host page, in guest and host.
     let (first, end) = (offset.next_multiple_of(page), (offset + len) / page * page);
     let Some(len) = end.checked_sub(first).filter(|len| *len > 0) else { return Ok(()) };
-    match &part.backing {
-        // The pages are the file's: leaving them unmapped would free nothing.
-        Backing::Shared { file, offset } => {
-            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            rustix::fs::fallocate(file, hole, offset + first as u64, len as u64)?;
-        }
-        // The pages are the mapping's own: a file that it began as is not to change.
-        Backing::Zeroes | Backing::Copied { .. } => part.drop_private(first / PAGE..end / PAGE)?,
-    }
+    // Content that is still to come would come into pages that the guest expects to be zero.
+    let _held = part.awaited.get().map(|awaited| awaited.forget(first / page..end / page));
+    part.give_back(first / PAGE..end / PAGE)?;
     memory.bitmap().mark_dirty(first, len);
     Ok(())
+}
+
+impl Part {
+    /// Gives whole host pages back; they are zero from now on.
+    pub(crate) fn give_back(&self, pages: Range<usize>) -> io::Result<()> {
+        match &self.backing {
+            // The pages are the file's: leaving them unmapped would free nothing.
+            Backing::Shared { file, offset } => {
+                let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let (first, len) = ((pages.start * PAGE) as u64, (pages.len() * PAGE) as u64);
+                Ok(rustix::fs::fallocate(file, hole, offset + first, len)?)
+            }
+            // The pages are the mapping's own: a file that it began as is not to change.
+            Backing::Zeroes | Backing::Copied { .. } => self.drop_private(pages),
+        }
+    }
 }
 
 /// `offset + len` lies within the region.

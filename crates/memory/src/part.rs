@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::{Arc, OnceLock};
 
 use crate::bits::PageBits;
+use crate::demand::Awaited;
 use crate::mapping::Mapping;
 use crate::{HostMemory, RamRegion, SavedRange};
 
@@ -44,12 +45,14 @@ pub(crate) struct Part {
     pub(crate) saved: SavedRange,
     /// Pages that were given back to the host and are zero since then, whatever [`Backing::Copied`] says. Allocated with the first.
     pub(crate) dropped: OnceLock<PageBits>,
+    /// Pages whose content is still to come.
+    pub(crate) awaited: OnceLock<Awaited>,
 }
 
 impl Part {
     /// A part that is all of `mapping`, made of huge pages of `huge` bytes if it is.
     pub(crate) fn new(mapping: Mapping, backing: Backing, huge: Option<u64>, saved: SavedRange) -> Self {
-        Self { mapping, backing, huge, saved, dropped: OnceLock::new() }
+        Self { mapping, backing, huge, saved, dropped: OnceLock::new(), awaited: OnceLock::new() }
     }
 
     /// What `region` consists of. All regions that this crate makes have it.
