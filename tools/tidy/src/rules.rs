@@ -44,6 +44,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("vfio", 2),
     ("block", 2),
     ("net", 2),
+    ("pager", 2),
     // Devices.
     ("chipset", 3),
     ("virtio-devices", 3),
