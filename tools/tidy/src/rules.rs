@@ -46,6 +46,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("block", 2),
     ("net", 2),
     ("coredump", 2),
+    ("pager", 2),
     // Devices.
     ("chipset", 3),
     ("virtio-devices", 3),

@@ -190,39 +190,37 @@ impl OnDemand {
     }
 
     /// Puts `bytes`, whole host pages, to `base` where they are still awaited. Pages of zeroes are left out, except huge ones: they cost
-    /// nothing until they are touched, and [`OnDemand::zero`] answers that. Says whether all pages are there now.
+    /// nothing until they are touched, and [`OnDemand::zero`] answers that. Says how many bytes were put.
     ///
     /// # Errors
     /// The kernel's, if it has no memory left; what was not put is still awaited.
-    pub fn fill(&self, base: u64, bytes: &[u8]) -> io::Result<bool> {
+    pub fn fill(&self, base: u64, bytes: &[u8]) -> io::Result<usize> {
         let (part, offset) = self.part(base).ok_or(io::ErrorKind::NotFound)?;
         let page = part.host_page() as usize;
         let is_whole = offset.is_multiple_of(page) && bytes.len().is_multiple_of(page);
         if !is_whole || bytes.len() > part.size() - offset {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let Some(awaited) = part.awaited.get() else { return Ok(true) };
-        let mut all = true;
-        let first = offset / page;
+        let Some(awaited) = part.awaited.get() else { return Ok(0) };
+        let (first, end) = (offset / page, (offset + bytes.len()) / page);
+        let content = |from: usize, to: usize| {
+            bytes.get((from - first) * page..(to - first) * page).unwrap_or_default()
+        };
+        let is_left_out = |number: &usize| !part.is_huge() && is_zero(content(*number, *number + 1));
         let pages = awaited.lock();
-        let end = first + bytes.len() / page;
-        let mut at = first;
+        let (mut at, mut filled) = (first, 0);
         while let Some(run) = pages.run(at..end, true) {
-            let content = |page_number: usize| bytes.get((page_number - first) * page..).unwrap_or_default();
-            let is_zero = |number: &usize| !part.is_huge() && is_zero(&content(*number)[..page]);
-            at = run.clone().find(|number| !is_zero(number)).unwrap_or(run.end);
-            if at > run.start {
-                pages.clear(run.start..at);
-                all = false;
-                continue;
+            at = run.clone().find(|number| !is_left_out(number)).unwrap_or(run.end);
+            pages.clear(run.start..at);
+            let stop = (at..run.end).find(is_left_out).unwrap_or(run.end);
+            if stop > at {
+                let put = self.put(part, at * page, content(at, stop))?;
+                pages.clear(at..at + put / page);
+                at += put / page;
+                filled += put;
             }
-            let stop = run.clone().find(is_zero).unwrap_or(run.end);
-            let run = &content(at)[..(stop - at) * page];
-            let put = self.put(part, at * page, run)?;
-            pages.clear(at..at + put / page);
-            at += put / page;
         }
-        Ok(all)
+        Ok(filled)
     }
 
     /// Answers a page that is missing and not awaited: it is zero. Lets those go on that wait for it.

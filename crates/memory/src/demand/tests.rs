@@ -60,7 +60,7 @@ fn who_touches_a_page_waits_for_it() {
         let thread = reader(&ram, 2);
         assert_eq!(fault(&demand), (2 * SIZE, SIZE));
         assert!(demand.is_awaited(2 * SIZE));
-        assert!(demand.fill(2 * SIZE, &pages(&[2])).unwrap());
+        assert_eq!(demand.fill(2 * SIZE, &pages(&[2])).unwrap() as u64, SIZE);
         assert_eq!((thread.join().unwrap(), demand.left()), (2, 4 * SIZE));
         assert!(!demand.is_awaited(2 * SIZE) && !demand.is_awaited(6 * SIZE));
         let thread = reader(&ram, 6);
@@ -75,13 +75,13 @@ fn only_what_is_awaited_is_filled() {
     for ram in both() {
         let Some(demand) = on_demand(&ram, &[(SIZE, 8 * SIZE)]) else { return };
         assert_eq!(demand.next(0, 1 << 20), Some((SIZE, 8 * SIZE)));
-        assert!(demand.fill(3 * SIZE, &pages(&[3])).unwrap());
+        assert_eq!(demand.fill(3 * SIZE, &pages(&[3])).unwrap() as u64, SIZE);
         assert_eq!(demand.next(0, 1 << 20), Some((SIZE, 2 * SIZE)));
         assert_eq!(demand.next(2 * SIZE, 1), Some((2 * SIZE, SIZE)));
         ram.map().write_obj(33u64, GuestAddress(3 * SIZE)).unwrap();
         // Pages 5 and 6 are zero: they are left out, and not awaited any more.
-        let all = demand.fill(0, &pages(&[10, 11, 12, 13, 14, 0, 0, 17, 18])).unwrap();
-        assert_eq!((all, demand.left(), demand.next(0, 1)), (false, 0, None));
+        let filled = demand.fill(0, &pages(&[10, 11, 12, 13, 14, 0, 0, 17, 18])).unwrap() as u64;
+        assert_eq!((filled, demand.left(), demand.next(0, 1)), (5 * SIZE, 0, None));
         demand.release().unwrap();
         let numbers: Vec<_> = (0..10).map(|page| number(&ram, page)).collect();
         assert_eq!(numbers, [0, 11, 12, 33, 14, 0, 0, 17, 18, 0]);
@@ -97,7 +97,7 @@ fn nothing_comes_to_a_page_that_was_discarded() {
         ram.dma().view().discard(GuestAddress(0), 2 * SIZE).unwrap();
         assert_eq!((demand.left(), demand.next(0, 1)), (2 * SIZE, Some((2 * SIZE, SIZE))));
         // It was on its way when the guest gave the page back.
-        demand.fill(0, &pages(&[10, 11, 12])).unwrap();
+        assert_eq!(demand.fill(0, &pages(&[10, 11, 12])).unwrap() as u64, SIZE);
         for page in 0..2 {
             let thread = reader(&ram, page);
             assert_eq!(fault(&demand), (page * SIZE, SIZE));
