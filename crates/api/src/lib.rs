@@ -40,7 +40,8 @@ pub use jobs::{Job, JobPhase, JobState, Jobs};
 pub use request::{MAX_BODY, MAX_DESCRIPTORS, Request, WantsDescriptors, With};
 pub use table::{Command, Reads, VERBS};
 pub use verb::{
-    Body, CREATED, FAILED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb, WORKING,
+    Body, CREATED, FAILED, Json, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, State, States, Verb,
+    WORKING,
 };
 
 /// Where all paths start.

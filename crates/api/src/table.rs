@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use config::{
     DeviceConfig, DiskConfig, FsConfig, GenericVhostUserConfig, NetConfig, PmemConfig, RestoreConfig,
-    UserDeviceConfig, VdpaConfig, VmCancelJob, VmConfig, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice, VmResize,
-    VmResizeDisk, VmResizeZone, VmSendMigrationData, VmSnapshotConfig, VsockConfig,
+    UserDeviceConfig, VdpaConfig, VmCancelJob, VmConfig, VmCoredumpData, VmReceiveMigrationData,
+    VmRemoveDevice, VmResize, VmResizeDisk, VmResizeZone, VmSendMigrationData, VmSnapshotConfig, VsockConfig,
 };
 #[cfg(feature = "schema")]
 use schemars::{Schema, SchemaGenerator};
@@ -21,7 +21,9 @@ use crate::channel::{Client, ReplyTo, answer};
 #[cfg(feature = "schema")]
 use crate::schema::Shape;
 use crate::verb::{Body, CREATED, Done, MIGRATING, Method, NONE, NoBody, PAUSED, RUNNING, Verb, WORKING};
-use crate::{ApiError, Code, Counters, EventLog, Jobs, Meters, PciDeviceInfo, Request, VmInfo, VmmPing, With};
+use crate::{
+    ApiError, Code, Counters, EventLog, Jobs, Meters, PciDeviceInfo, Request, VmInfo, VmmPing, With,
+};
 
 /// Answers what is known without asking the control loop: a read never waits for a command.
 pub trait Reads: Send + Sync {

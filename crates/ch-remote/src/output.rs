@@ -75,7 +75,8 @@ fn info(reply: &Value) -> String {
 
 /// A line for each job.
 fn jobs(reply: &Value) -> String {
-    let mut rows = vec![["JOB", "CALL", "STATE", "PHASE", "DONE", "LEFT", "DOWNTIME"].map(String::from).to_vec()];
+    let mut rows =
+        vec![["JOB", "CALL", "STATE", "PHASE", "DONE", "LEFT", "DOWNTIME"].map(String::from).to_vec()];
     let text = |job: &Value, key: &str| job.get(key).map_or("-".into(), plain);
     let bytes = |job: &Value, key: &str| job.get(key).and_then(Value::as_u64).map_or("-".into(), size);
     let downtime = |job: &Value| {

@@ -2,8 +2,8 @@
 
 use config::{
     DeviceConfig, DiskConfig, FsConfig, GenericVhostUserConfig, NetConfig, PmemConfig, RestoreConfig,
-    UserDeviceConfig, VdpaConfig, VmCancelJob, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice, VmResize,
-    VmResizeDisk, VmResizeZone, VmSendMigrationData, VmSnapshotConfig, VsockConfig,
+    UserDeviceConfig, VdpaConfig, VmCancelJob, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice,
+    VmResize, VmResizeDisk, VmResizeZone, VmSendMigrationData, VmSnapshotConfig, VsockConfig,
 };
 
 use crate::payload::{self, Encoded, Given, Payload, json};

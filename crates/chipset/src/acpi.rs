@@ -4,6 +4,7 @@
 mod code;
 mod cpus;
 mod ged;
+mod generation;
 mod memory_hotplug;
 mod pci_hotplug;
 mod pm_timer;
@@ -11,6 +12,7 @@ mod power;
 
 pub use cpus::{CpuController, CpuSlots, madt_entry};
 pub use ged::{Cause, Ged, Notifier};
+pub use generation::{Generation, GenerationHandle, GenerationId};
 pub use memory_hotplug::{GrowthError, MemoryHotplug, MemorySlots};
 pub use pci_hotplug::{PciHotplug, PciSlots};
 pub use pm_timer::PmTimer;

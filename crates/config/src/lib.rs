@@ -58,8 +58,8 @@ pub use migration::{
 };
 pub use net::{Net, NetConfig, VhostMode};
 pub use numa::{NumaConfig, NumaDistance};
-pub use payload::{FwCfgConfig, FwCfgItem, FwCfgItemList, PayloadConfig};
 pub use overrides::{DiskPath, NetMac, NetTap};
+pub use payload::{FwCfgConfig, FwCfgItem, FwCfgItemList, PayloadConfig};
 pub use pci::{PciCommon, Placed};
 pub use plan::{Extra, Plan};
 pub use platform::PlatformConfig;

@@ -115,7 +115,10 @@ pub struct ZoneUpdate {
 impl FromStr for MemoryRestoreMode {
     type Err = UnknownWord;
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
-        words::any_case(word, &[("copy", Self::Copy), ("ondemand", Self::OnDemand), ("copyonwrite", Self::CopyOnWrite)])
+        words::any_case(
+            word,
+            &[("copy", Self::Copy), ("ondemand", Self::OnDemand), ("copyonwrite", Self::CopyOnWrite)],
+        )
     }
 }
 

@@ -8,7 +8,7 @@ use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
 use config::{Plan, RestoreConfig, VmConfig, VmResizeDisk};
 use hv::Hypervisor;
-use machine::{Consoles, Descriptors, Machine, Start};
+use machine::{Consoles, Descriptors, GenerationId, Machine, Start};
 
 use crate::control::Vm;
 use crate::{Control, blame, sections};
@@ -127,7 +127,7 @@ impl Control {
 
     fn boot(&mut self) -> Done {
         self.tell("booting");
-        self.build_machine()?;
+        self.build_machine(None)?;
         self.tell("booted");
         Ok(())
     }
@@ -141,8 +141,9 @@ impl Control {
         Ok(self.hypervisor.insert(hypervisor).clone())
     }
 
-    /// Builds and starts a machine from the plan. A failure leaves the VM as it was: created.
-    fn build_machine(&mut self) -> Done {
+    /// Builds and starts a machine from the plan; `generation` is that of the one before, if the guest reboots. A failure leaves the VM as it
+    /// was: created.
+    fn build_machine(&mut self, generation: Option<GenerationId>) -> Done {
         let hypervisor = self.hypervisor()?;
         let Some(vm) = self.vm.as_mut() else { return Ok(()) };
         let consoles = match vm.consoles.take() {
@@ -151,8 +152,8 @@ impl Control {
         };
         vm.consoles = Some(consoles.clone());
         let Vm { plan, descriptors, .. } = &*vm;
-        let built =
-            machine::build(plan, Start::Boot, hypervisor.as_ref(), consoles, descriptors, &self.events);
+        let start = Start::Boot { generation };
+        let built = machine::build(plan, start, hypervisor.as_ref(), consoles, descriptors, &self.events);
         let mut machine = built.map_err(|e| blame::build_failed(&e))?;
         machine.slots().for_each(|(id, slot)| vm.plan.settle(id, slot));
         // News of a machine that is gone does not concern this one.
@@ -192,11 +193,11 @@ impl Control {
     /// Also what a guest's reset comes to.
     pub(crate) fn reboot(&mut self) -> Done {
         self.tell("rebooting");
-        self.running()?;
+        let generation = self.running()?.generation();
         self.give_up_job();
         self.drop_machine();
         self.close_consoles();
-        let rebuilt = self.build_machine();
+        let rebuilt = self.build_machine(Some(generation));
         self.publish();
         rebuilt?;
         self.tell("rebooted");

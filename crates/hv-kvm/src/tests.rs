@@ -77,6 +77,57 @@ fn a_reset_vcpu_is_as_it_was_created() {
 }
 
 #[test]
+fn a_state_goes_to_another_machine() {
+    const MTRR_BASE0: u32 = 0x200;
+    const MTRR_MASK0: u32 = 0x201;
+    const MC0_CTL: u32 = 0x400;
+    const POLL_CONTROL: u32 = 0x4b56_4d05;
+    let (Some(old), Some(new)) = (machine(), machine()) else { return };
+    let leaves = KvmHypervisor(Kvm::new().unwrap()).supported_cpuid().unwrap();
+    let mut vcpu = old.create_vcpu(0, &leaves).unwrap();
+    let memory_type = [(MTRR_BASE0, 0x8000_0006), (MTRR_MASK0, 0xc000_0800)];
+    vcpu.set_msrs(&memory_type).unwrap();
+    vcpu.set_msrs(&[(MC0_CTL, u64::MAX), (POLL_CONTROL, 0)]).unwrap();
+    let mut used = still(vcpu.as_mut());
+    used.registers.rbx = 0x5555;
+    used.system.cr2 = 0xdead_b000;
+    used.debug.db[1] = 0x1000;
+    used.xsave[32] ^= 0x55;
+    used.run_state = RunState::Halted;
+    vcpu.set_state(&used).unwrap();
+    let saved = still(vcpu.as_mut());
+    assert_eq!((saved.registers, saved.system, saved.debug), (used.registers, used.system, used.debug));
+    assert_eq!([MTRR_BASE0, MTRR_MASK0].map(|msr| (msr, saved.msr[&msr])), memory_type);
+    assert_eq!((saved.msr[&MC0_CTL], saved.msr[&POLL_CONTROL]), (u64::MAX, 0));
+    let mut other = new.create_vcpu(0, &leaves).unwrap();
+    other.set_state(&saved).unwrap();
+    let restored = still(other.as_mut());
+    let differ = |(msr, value): &(&u32, &u64)| restored.msr.get(*msr) != Some(*value);
+    assert_eq!(saved.msr.iter().filter(differ).collect::<Vec<_>>(), []);
+    assert!(restored == saved, "{:?} {:?} {:?}", restored.registers, restored.events, restored.run_state);
+}
+
+#[test]
+fn a_state_with_parts_of_a_wrong_size_is_refused() {
+    let Some(vm) = machine() else { return };
+    let leaves = KvmHypervisor(Kvm::new().unwrap()).supported_cpuid().unwrap();
+    let mut vcpu = vm.create_vcpu(0, &leaves).unwrap();
+    let good = vcpu.state().unwrap();
+    let changes: [fn(&mut CpuState); 4] = [
+        |state| state.lapic.truncate(100),
+        |state| state.xcr.extend((0..17).map(|number| (number, 1))),
+        |state| state.xsave.extend([1; 64 << 10]),
+        |state| state.nested = Some(vec![0; 7]),
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let mut bad = good.clone();
+        change(&mut bad);
+        assert!(vcpu.set_state(&bad).is_err(), "{n}");
+    }
+    vcpu.set_state(&good).unwrap();
+}
+
+#[test]
 fn a_vcpu_with_hyper_v_has_its_interrupt_controller() {
     const SCONTROL: u32 = 0x4000_0080;
     let Some(vm) = machine() else { return };

@@ -6,9 +6,9 @@
 mod clock;
 mod cpu;
 pub mod cpuid;
-mod features;
 #[cfg(feature = "fake-hypervisor")]
 pub mod fake;
+mod features;
 mod tsc;
 
 use std::sync::Arc;

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use chipset::acpi::{CpuController, CpuSlots, Ged, MemoryHotplug, MemorySlots, Notifier};
+use chipset::acpi::{
+    CpuController, CpuSlots, Ged, Generation, GenerationHandle, GenerationId, MemoryHotplug, MemorySlots,
+    Notifier,
+};
 use chipset::acpi::{PciHotplug, PciSlots, PmTimer, SleepControl};
 use chipset::cmos::Cmos;
 use chipset::debug::{BootLog, TextPort};
@@ -27,6 +30,7 @@ pub(crate) struct Board {
     pub(crate) pci_slots: PciSlots,
     pub(crate) cpu_slots: CpuSlots,
     pub(crate) memory_slots: MemorySlots,
+    pub(crate) generation: GenerationHandle,
 }
 
 /// What the board is built around.
@@ -40,6 +44,8 @@ pub(crate) struct Fixed<'a> {
     pub(crate) cpus: &'a plan::Cpus,
     /// The NUMA nodes of CPUs, by the CPU's number.
     pub(crate) cpu_nodes: BTreeMap<u32, u8>,
+    /// Which generation of the VM it is.
+    pub(crate) generation: GenerationId,
     /// How many PCI segments there are.
     pub(crate) segments: usize,
     /// Where what is not at an address of its own lies.
@@ -73,12 +79,15 @@ pub(crate) fn attach(
     let pci_slots = pci_hotplug.slots();
     let memory_hotplug = MemoryHotplug::new(platform_page(fixed.area, 4), fixed.memory_window);
     let memory_slots = memory_hotplug.slots();
+    let generation = Generation::new(fixed.generation);
+    let generation_handle = generation.handle();
     let (low, high) = (fixed.ram.min(layout::HOLE), fixed.ram.saturating_sub(layout::HOLE));
     put("__sleep_control", slot(SleepControl))?;
     put("__ged", slot(ged))?;
     put("__cpus", slot(cpus))?;
     put("__pci_hotplug", slot(pci_hotplug))?;
     put("__memory_hotplug", slot(memory_hotplug))?;
+    put("__generation", slot(generation))?;
     put("__pm_timer", slot(PmTimer::new(chipset::stopwatch(), chipset::wall_clock())))?;
     put("__i8042", slot(I8042))?;
     put("__cmos", slot(Cmos::new(chipset::wall_clock(), low, high)))?;
@@ -87,7 +96,7 @@ pub(crate) fn attach(
     put("__firmware_port", slot(TextPort::firmware(stdout)))?;
     put("__host_bridge", slot(HostBridge::new()))?;
     put("__config_ports", slot(ConfigLatch::new(fixed.ports.clone())))?;
-    Ok(Board { pins, notifier, pci_slots, cpu_slots, memory_slots })
+    Ok(Board { pins, notifier, pci_slots, cpu_slots, memory_slots, generation: generation_handle })
 }
 
 /// A page of the platform area, counted from its end, from 1.

@@ -5,11 +5,12 @@ use std::thread;
 
 use boot::Loaded;
 use boot::acpi::AcpiError;
+use chipset::acpi::{Cause, GenerationId};
 use config::{Plan, plan};
 use device::{AddressSpaces, Doorbells, Events, NoDoorbells};
 use hv::{Hypervisor, Vcpu, Vm, cpuid};
-use memory::GuestRam;
 use memory::layout::{self, DeviceArea};
+use memory::{Bytes, GuestAddress, GuestRam};
 use pci::{ConfigPorts, Segments, Windows};
 use sandbox::{Profile, groups};
 
@@ -27,14 +28,28 @@ use crate::{BuildError, Consoles, Descriptors, DeviceError, Machine, board, numa
 /// What a machine begins with.
 pub enum Start<'a> {
     /// Fresh RAM, and the payload in it.
-    Boot,
+    Boot {
+        /// The generation of the machine before, if this is its reboot; else a new one begins.
+        generation: Option<GenerationId>,
+    },
     /// A machine's state, and its RAM as it was then.
     Restore {
         /// The state.
         tree: &'a Tree,
         /// RAM with its contents.
         ram: GuestRam,
+        /// Whether others may go on from the same state.
+        generation: Generation,
     },
+}
+
+/// Which generation of the VM a restored machine is (the head of `chipset`'s module `acpi::generation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// Another one than the saved: what was saved may have gone on already, or may once more. The guest is told.
+    New,
+    /// The saved one: the machine moved, and goes on here only. The guest notices nothing.
+    Same,
 }
 
 /// Builds the machine that `plan` describes, its CPUs held. `descriptors` stay open for the next one.
@@ -58,17 +73,21 @@ pub fn build(
     }
     let host = Host { hypervisor, consoles, descriptors, events };
     match start {
-        Start::Boot => {
+        Start::Boot { generation } => {
+            let generation = generation.map_or_else(random, Ok)?;
             let ram = GuestRam::allocate(&plan.memory.zones)?;
             let memory = Memory { ram: &ram, at_boot: plan.memory.total(), places: &MemoryPlaces::new() };
-            let (parts, loaded) =
-                while_loading(&ram, &plan.payload, || Parts::build(plan, host, &memory, plan.cpus.boot, None))?;
+            let (parts, loaded) = while_loading(&ram, &plan.payload, || {
+                Parts::build(plan, host, &memory, generation, plan.cpus.boot, None)
+            })?;
             parts.boot(plan, &ram, &loaded, events)
         }
-        Start::Restore { tree, ram } => {
+        Start::Restore { tree, ram, generation } => {
             let vcpus = tree.vcpu_slots(plan.cpus.max)?;
             let memory = Memory { ram: &ram, at_boot: tree.boot_ram, places: &tree.memory };
-            Parts::build(plan, host, &memory, vcpus, Some(tree))?.restore(tree, events)
+            // Which one it is comes out of the state, or after it.
+            let parts = Parts::build(plan, host, &memory, random()?, vcpus, Some(tree))?;
+            parts.restore(tree, generation, events)
         }
     }
 }
@@ -132,6 +151,7 @@ impl Parts {
         plan: &Plan,
         host: Host<'_>,
         memory: &Memory<'_>,
+        generation: GenerationId,
         vcpus: u32,
         saved: Option<&Tree>,
     ) -> Result<Self, BuildError> {
@@ -164,6 +184,7 @@ impl Parts {
             memory_window: later,
             cpus: &plan.cpus,
             cpu_nodes: numa::nodes_of_cpus(plan),
+            generation,
             segments: windows.len(),
             area: &area,
             ports: &ports,
@@ -188,6 +209,7 @@ impl Parts {
             AcpiError::Window(_) | AcpiError::Ram(_) => unwritable(e),
         })?;
         boot::smbios::write(ram, &plan.smbios)?;
+        self.write_generation()?;
         if let Some(first) = self.vcpus.first_mut() {
             let (registers, system) =
                 boot::enter(ram, loaded, &first.system_registers()?).map_err(unwritable)?;
@@ -196,8 +218,19 @@ impl Parts {
         self.finish(events)
     }
 
+    /// Tells the guest in RAM which generation it is.
+    fn write_generation(&self) -> Result<(), BuildError> {
+        let (id, at) = (self.board.generation.id(), GuestAddress(self.board.generation.address()));
+        self.ram.guest().map().write_slice(id.bytes(), at).map_err(unwritable)
+    }
+
     /// Puts a saved state into everything.
-    fn restore(mut self, tree: &Tree, events: &Events) -> Result<Machine, BuildError> {
+    fn restore(
+        mut self,
+        tree: &Tree,
+        generation: Generation,
+        events: &Events,
+    ) -> Result<Machine, BuildError> {
         // Before the CPUs: with their registers, KVM writes into RAM when the guest was booted, as this clock has it.
         if let (Some(clock), Some(reading)) = (self.vm.clock(), tree.clock) {
             clock.set(reading)?;
@@ -211,6 +244,11 @@ impl Parts {
         self.nodes.restore(&tree.nodes)?;
         tree.check_vcpus(&self.board.cpu_slots)?;
         self.growth.check_ram(&self.ram)?;
+        if generation == Generation::New {
+            self.board.generation.set(random()?);
+            self.write_generation()?;
+            self.board.notifier.notify(Cause::Generation);
+        }
         let mut machine = self.finish(events)?;
         machine.paused = true;
         Ok(machine)
@@ -241,6 +279,7 @@ impl Parts {
             vm: self.vm,
             ram: self.ram,
             growth: self.growth,
+            generation: self.board.generation,
         })
     }
 
@@ -318,6 +357,10 @@ fn windows(area: &DeviceArea, segments: &[plan::Segment]) -> Result<Vec<Windows>
         Some(segment) => Err(BuildError::Segments { segment, count: windows.len() }),
         None => Ok(windows),
     }
+}
+
+fn random() -> Result<GenerationId, BuildError> {
+    GenerationId::random().map_err(BuildError::Random)
 }
 
 fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> BuildError {

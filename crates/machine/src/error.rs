@@ -81,6 +81,9 @@ pub enum BuildError {
     /// Firmware tables.
     #[error("The firmware tables cannot be written")]
     Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// There is no VM generation ID for it.
+    #[error("The host has no random numbers for the VM generation ID: see that /dev/urandom can be read")]
+    Random(#[source] std::io::Error),
     /// What the machine says it is.
     #[error("The machine's identity (section platform) makes no sense")]
     Identity(#[from] boot::smbios::SmbiosError),

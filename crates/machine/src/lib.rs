@@ -34,7 +34,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use api::DeviceNode;
-use chipset::acpi::{Cause, CpuSlots, Notifier, PciSlots};
+use chipset::acpi::{Cause, CpuSlots, GenerationHandle, Notifier, PciSlots};
 use config::VmConfig;
 use virtio_devices::blk::Disk;
 use virtio_devices::console::Resizer;
@@ -45,8 +45,9 @@ use nodes::Nodes;
 use ram::MappedRam;
 use vcpus::Vcpus;
 
-pub use build::{Start, build};
+pub use build::{Generation, Start, build};
 pub use catalogue::profiles;
+pub use chipset::acpi::GenerationId;
 pub use consoles::Consoles;
 pub use dirty::DirtyRam;
 pub use error::{
@@ -74,6 +75,7 @@ pub struct Machine {
     vm: Arc<dyn hv::Vm>,
     ram: MappedRam,
     growth: Growth,
+    generation: GenerationHandle,
 }
 
 /// Descriptors that clients handed over for devices, by the device's id: of a network device, the queues of its tap.
@@ -138,6 +140,11 @@ impl Machine {
             slots: self.nodes.slots().map(|(id, slot)| (id.to_owned(), slot)).collect(),
             cpuid: self.maker.leaves().to_vec(),
         })
+    }
+
+    /// Which generation of the VM it is: a machine that takes its place after a reboot is the same.
+    pub fn generation(&self) -> GenerationId {
+        self.generation.id()
     }
 
     /// Presses the power button. What follows is the guest's business.

@@ -12,6 +12,7 @@ use virtio_devices::blk::Disk;
 use super::*;
 
 mod cpus;
+mod generation;
 mod growth;
 
 /// A kernel in a file.
@@ -54,7 +55,7 @@ impl Rig {
     }
 
     pub(crate) fn boot(&self, plan: &Plan) -> Machine {
-        self.build(plan, Start::Boot).unwrap()
+        self.build(plan, Start::Boot { generation: None }).unwrap()
     }
 }
 
@@ -271,7 +272,7 @@ fn a_failed_attach_leaves_nothing_behind() {
     let plan = rig.plan("");
     let machine = rig.boot(&plan);
     // The image is locked by the machine that has it.
-    let error = rig.build(&plan, Start::Boot).err().unwrap();
+    let error = rig.build(&plan, Start::Boot { generation: None }).err().unwrap();
     assert!(matches!(&error, BuildError::Device(DeviceError::Build { id, .. }) if id == "d"), "{error}");
     drop(machine);
     drop(rig.boot(&plan));
@@ -289,6 +290,7 @@ fn a_state_goes_round_with_everything_in_it() {
         "__cmos",
         "__config_ports",
         "__ged",
+        "__generation",
         "__memory_hotplug",
         "__host_bridge",
         "__i8042",
@@ -304,7 +306,9 @@ fn a_state_goes_round_with_everything_in_it() {
     // Through the form it has in a file.
     let tree: Tree = serde_json::from_str(&serde_json::to_string(&tree).unwrap()).unwrap();
     let ram = memory::test_ram(&[(0, 128 << 20)]);
-    let mut restored = rig.build(&plan, Start::Restore { tree: &tree, ram: ram.clone() }).unwrap();
+    let mut restored = rig
+        .build(&plan, Start::Restore { tree: &tree, ram: ram.clone(), generation: Generation::Same })
+        .unwrap();
     assert!(restored.is_paused());
     let mut again = restored.save().unwrap();
     // This clock goes on.
@@ -318,7 +322,8 @@ fn a_state_goes_round_with_everything_in_it() {
     strange.nodes.insert("ghost".into(), tree.nodes["d"].clone());
     broken.nodes.insert("__cmos".into(), tree.nodes["d"].clone());
     let refuse = |tree: &Tree| {
-        let refused = rig.build(&plan, Start::Restore { tree, ram: ram.clone() });
+        let refused =
+            rig.build(&plan, Start::Restore { tree, ram: ram.clone(), generation: Generation::Same });
         refused.err().map(|error| std::error::Error::source(&error).unwrap().to_string()).unwrap()
     };
     assert!(refuse(&lacking).contains("'d'") && refuse(&strange).contains("'ghost'"));
@@ -425,7 +430,8 @@ fn an_interrupt_that_a_restored_device_sends_arrives() {
     let tree = machine.save().unwrap();
     drop(machine);
     let ram = memory::test_ram(&[(0, 128 << 20)]);
-    let _restored = rig.build(&plan, Start::Restore { tree: &tree, ram }).unwrap();
+    let _restored =
+        rig.build(&plan, Start::Restore { tree: &tree, ram, generation: Generation::Same }).unwrap();
     let waiting = rig.hypervisor.interrupts.lock().unwrap();
     assert!(waiting.iter().any(|msi| msi.data & 0xff == VECTOR), "{waiting:?}");
 }
@@ -440,7 +446,8 @@ fn a_restored_machine_uses_the_ram_it_is_given() {
     let tree = machine.save().unwrap();
     drop(machine);
     let ram: GuestRam = memory::test_ram(&[(0, 64 << 20)]);
-    let restored = rig.build(&plan, Start::Restore { tree: &tree, ram }).unwrap();
+    let restored =
+        rig.build(&plan, Start::Restore { tree: &tree, ram, generation: Generation::Same }).unwrap();
     assert_eq!(restored.ram_size(), 64 << 20);
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use chipset::acpi::CpuSlots;
-use device::{Collision, RestoreError, SaveError, Saved};
 use config::Plan;
+use device::{Collision, RestoreError, SaveError, Saved};
 use hv::cpuid::{self, Leaf};
 use hv::{ClockReading, CpuState};
 use memory::SavedRange;

@@ -11,6 +11,9 @@ pub const EBDA_POINTER: u64 = 0x40e;
 pub const EBDA: u64 = 0xa_0000;
 /// The RSDP; the other ACPI tables follow it.
 pub const RSDP: u64 = EBDA;
+/// The VM generation ID, behind the ACPI tables. Not where a page begins: kernels look there for the ROMs of PC cards, which two of its bytes
+/// might look like.
+pub const GENERATION: u64 = 0xe_f010;
 /// The SMBIOS entry point; tables follow it.
 pub const SMBIOS: u64 = 0xf_0000;
 /// Start of high RAM and the default load address of kernels.

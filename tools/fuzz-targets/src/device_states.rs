@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chipset::acpi::{CpuController, Ged, MemoryHotplug, PmTimer, SleepControl};
+use chipset::acpi::{CpuController, Ged, Generation, GenerationId, MemoryHotplug, PmTimer, SleepControl};
 use chipset::cmos::Cmos;
 use chipset::debug::{BootLog, TextPort};
 use chipset::i8042::I8042;
@@ -61,6 +61,7 @@ const BOARD: &[fn() -> Box<dyn Device>] = &[
         memory.slots().insert(256 << 20).unwrap();
         Box::new(memory)
     },
+    || Box::new(Generation::new(GenerationId::from([7; GenerationId::SIZE]))),
 ];
 
 fn null() -> Stream {

@@ -21,6 +21,9 @@ use thiserror::Error;
 
 pub use numa::{NodeMemory, NumaNode};
 
+/// Bytes for all tables.
+const ROOM: u64 = layout::GENERATION - layout::RSDP;
+
 const OEM: [u8; 6] = *b"CLOUDH";
 
 /// What the tables tell of the machine.
@@ -63,8 +66,8 @@ pub struct PciSegment {
 /// Why the tables could not be written.
 #[derive(Debug, Error)]
 pub enum AcpiError {
-    /// They would run into the SMBIOS tables.
-    #[error("The ACPI tables need {0:#x} bytes, and there is room for {room:#x}", room = layout::SMBIOS - layout::RSDP)]
+    /// They would run into the VM generation ID.
+    #[error("The ACPI tables need {0:#x} bytes, and there is room for {ROOM:#x}")]
     TooLarge(u64),
     /// A window of a segment cannot be described.
     #[error("A PCI window of segment {0} covers the whole address space")]
@@ -81,7 +84,7 @@ pub enum AcpiError {
 pub fn write(ram: &GuestRam, tables: &Tables) -> Result<(), AcpiError> {
     let bytes = build(tables)?;
     let size = bytes.len() as u64;
-    if size > layout::SMBIOS - layout::RSDP {
+    if size > ROOM {
         return Err(AcpiError::TooLarge(size));
     }
     ram.map().write_slice(&bytes, GuestAddress(layout::RSDP)).map_err(AcpiError::Ram)

@@ -23,9 +23,11 @@ pub enum Cause {
     Pci = 4,
     /// The power button was pressed.
     PowerButton = 8,
+    /// The VM generation ID has changed.
+    Generation = 16,
 }
 
-const ALL_CAUSES: u8 = 0xf;
+const ALL_CAUSES: u8 = 0x1f;
 
 /// Tells the guest that something has happened. A leaf object any thread may use; cloning shares it.
 #[derive(Clone)]
@@ -160,7 +162,7 @@ mod tests {
         new.restore_saved(&old.to_saved().unwrap()).unwrap();
         assert_eq!(edges.0.load(Ordering::SeqCst), 1);
         assert_eq!(read(&mut new), 2);
-        assert!(Persist::restore(&mut new, State { pending: 0x10 }).is_err());
+        assert!(Persist::restore(&mut new, State { pending: 0x20 }).is_err());
     }
 
     #[test]
@@ -177,6 +179,9 @@ mod tests {
         assert!(contains(&[0x89, 6, 0, 3, 1, Ged::PIN, 0, 0, 0]));
         // If (Local1 == 8) Notify (PWRB, 0x80), and If (Local1 == 1) CSCN ()
         assert!(contains(&[0x93, 0x61, 0x0a, Cause::PowerButton as u8, 0x86]));
+        assert!(contains(
+            &[&[0x93, 0x61, 0x0a, Cause::Generation as u8, 0x86][..], b"\\._SB_VGEN\x0a\x80"].concat()
+        ));
         assert_eq!(Cause::Cpu as u8, 1, "which AML has a byte for");
         assert!(contains(&[&[0x93, 0x61, 1][..], b"\\/\x03_SB_CPUSCSCN"].concat()));
         assert!(contains(&[&[0x93, 0x61, 0x0a, Cause::Memory as u8][..], b"\\/\x03_SB_MHPCMSCN"].concat()));

@@ -45,7 +45,8 @@ impl Task {
         let occupied: Vec<Range> = ranges.iter().flat_map(|(base, len)| map.occupied(*base, *len)).collect();
         link.progress.enter(JobPhase::Holding, total(&ranges));
         let source = Source { cpus: held.tree.vcpus(), ranges: &ranges, occupied: &occupied };
-        let read = |base, bytes: &mut [u8]| map.read_slice(bytes, GuestAddress(base)).map_err(io::Error::other);
+        let read =
+            |base, bytes: &mut [u8]| map.read_slice(bytes, GuestAddress(base)).map_err(io::Error::other);
         let mut so_far = 0;
         let told = |done: u64| {
             link.progress.advance(done - so_far);

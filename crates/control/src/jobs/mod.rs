@@ -148,8 +148,7 @@ impl Control {
         match sandbox::spawn(profile, format!("job-{id}"), body) {
             Ok(thread) => {
                 let (held, cancels) = (None, Vec::new());
-                self.jobs.current =
-                    Some(Current { progress, asks: received, thread, held, reply, cancels });
+                self.jobs.current = Some(Current { progress, asks: received, thread, held, reply, cancels });
             }
             Err(error) => {
                 let result = Err(thread_failed(&error));
@@ -297,4 +296,3 @@ fn died() -> ApiError {
 fn thread_failed(error: &io::Error) -> ApiError {
     ApiError::from_error(Code::Internal, error).within("The job's thread cannot be started")
 }
-

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use api::{ApiError, Code, JobPhase, ReplyTo, With};
 use config::{MemoryRestoreMode, Plan, RestoreConfig, VmConfig};
-use machine::{Descriptors, Start, Tree};
+use machine::{Descriptors, Generation, Start, Tree};
 use memory::{Bytes, GuestAddress, GuestRam, RangeMode, RangeSource, SavedRange};
 use serde::Deserialize;
 use snapshot::Snapshot;
@@ -56,7 +56,7 @@ impl Control {
         let Some(vm) = self.vm.as_mut() else { return Ok(false) };
         let Some(consoles) = vm.consoles.clone() else { return Ok(false) };
         let Vm { plan, descriptors, .. } = &*vm;
-        let start = Start::Restore { tree: &tree, ram };
+        let start = Start::Restore { tree: &tree, ram, generation: Generation::New };
         let built = machine::build(plan, start, hypervisor.as_ref(), consoles, descriptors, &self.events);
         vm.machine = Some(built.map_err(|e| blame::build_failed(&e))?);
         self.publish();
@@ -157,7 +157,8 @@ impl Ram<'_> {
             .filter(|(_, mode)| **mode == RangeMode::CopyOnWrite)
             .map(|(range, _)| range.addresses())
             .collect();
-        let is_mapped = |address: u64| mapped.iter().any(|(base, len)| (*base..base + len).contains(&address));
+        let is_mapped =
+            |address: u64| mapped.iter().any(|(base, len)| (*base..base + len).contains(&address));
         let mut wanted = Vec::new();
         if mapped.len() < ranges.len() {
             for run in self.snapshot.data_runs() {

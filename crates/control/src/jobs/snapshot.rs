@@ -41,7 +41,8 @@ impl Control {
         let directory = directory(&config.destination_url)?;
         let machine = self.running()?;
         if let Some(removed) = machine.removals().first() {
-            let why = format!("The guest has not let go of device '{}' yet: ask again when it has", removed.id);
+            let why =
+                format!("The guest has not let go of device '{}' yet: ask again when it has", removed.id);
             return Err(ApiError::new(Code::Pending, [why]));
         }
         let writes = if machine.is_paused() { None } else { watch(machine)? };

@@ -47,6 +47,7 @@ fn a_vm_s_whole_life() {
         "__cpus",
         "__firmware_port",
         "__ged",
+        "__generation",
         "__host_bridge",
         "__i8042",
         "__ioapic",

@@ -128,7 +128,9 @@ fn a_state_with_gaps_goes_round() {
 
     let resized = plan.check_resized(&VmResize { desired_vcpus: Some(2), ..VmResize::default() }).unwrap();
     let ram = || memory::test_ram(&[(0, 128 << 20)]);
-    let mut restored = rig.build(&resized, Start::Restore { tree: &tree, ram: ram() }).unwrap();
+    let mut restored = rig
+        .build(&resized, Start::Restore { tree: &tree, ram: ram(), generation: Generation::Same })
+        .unwrap();
     assert_eq!(restored.save().unwrap().vcpus, tree.vcpus);
     assert_eq!(status(&restored, 3), ENABLED | INSERTING | REMOVING);
     assert_eq!(tell(&restored, 3, EJECT), Effect::Ejected);
@@ -139,7 +141,10 @@ fn a_state_with_gaps_goes_round() {
     let refuse = |change: fn(&mut Tree)| {
         let mut tree = tree.clone();
         change(&mut tree);
-        let refused = rig.build(&resized, Start::Restore { tree: &tree, ram: ram() }).err().unwrap();
+        let refused = rig
+            .build(&resized, Start::Restore { tree: &tree, ram: ram(), generation: Generation::Same })
+            .err()
+            .unwrap();
         assert!(matches!(refused, BuildError::State(StateError::Vcpus { .. })), "{refused}");
     };
     refuse(|tree| drop(tree.vcpus.remove(&3)));
@@ -151,6 +156,6 @@ fn a_state_with_gaps_goes_round() {
 fn the_host_must_have_room_for_all_there_may_be() {
     let rig = Rig::new();
     let plan = rig.plan(r#","cpus":{"boot_vcpus":1,"max_vcpus":5}"#);
-    let refused = rig.build(&plan, Start::Boot).err().unwrap();
+    let refused = rig.build(&plan, Start::Boot { generation: None }).err().unwrap();
     assert!(matches!(refused, BuildError::TooManyVcpus { wanted: 5, limit: 4 }), "{refused}");
 }

@@ -118,7 +118,7 @@ fn growth_leaves_addresses_for_the_next_boot() {
     let rig = Rig::new();
     let cpus = r#","cpus":{"boot_vcpus":1,"max_vcpus":1,"max_phys_bits":33}"#;
     let plan = plan_with(&rig, r#"{"size":134217728,"hotplug_size":536870912}"#, cpus);
-    let refused = rig.build(&plan, Start::Boot).err().unwrap();
+    let refused = rig.build(&plan, Start::Boot { generation: None }).err().unwrap();
     assert!(matches!(refused, BuildError::AddressSpace { phys_bits: 33, .. }), "{refused}");
     let cpus = cpus.replace("33", "34");
     let plan = plan_with(&rig, r#"{"size":134217728,"hotplug_size":8053063680}"#, &cpus);
@@ -141,12 +141,17 @@ fn a_grown_machine_goes_round() {
     // The configuration that is saved has the new size.
     let grown = grown(&plan, 2);
     let ram = |plugged: u64| memory::test_ram(&[(0, BOOT as usize), (ABOVE_4G, plugged as usize)]);
-    let mut restored = rig.build(&grown, Start::Restore { tree: &tree, ram: ram(2 * BLOCK) }).unwrap();
+    let mut restored = rig
+        .build(&grown, Start::Restore { tree: &tree, ram: ram(2 * BLOCK), generation: Generation::Same })
+        .unwrap();
     assert_eq!((restored.ram_size(), shown(&restored, 0)), (BOOT + 2 * BLOCK, (ABOVE_4G, 2 * BLOCK, 3)));
     restored.resize_ram(&with_ram(&grown, BOOT + 3 * BLOCK)).unwrap();
     assert_eq!(shown(&restored, 1), (ABOVE_4G + 2 * BLOCK, BLOCK, 3));
     drop(restored);
-    let refused = rig.build(&grown, Start::Restore { tree: &tree, ram: ram(BLOCK) }).err().unwrap();
+    let refused = rig
+        .build(&grown, Start::Restore { tree: &tree, ram: ram(BLOCK), generation: Generation::Same })
+        .err()
+        .unwrap();
     assert!(matches!(refused, BuildError::State(StateError::Ram(ABOVE_4G))), "{refused}");
 }
 

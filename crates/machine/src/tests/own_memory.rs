@@ -100,7 +100,7 @@ fn a_restored_machine_has_it_where_it_was() {
     let less = memories.plan.check_less("p").unwrap().unwrap();
     let restore = |tree: &Tree| {
         let ram = memory::test_ram(&[(0, 128 << 20)]);
-        memories.rig.build(&less, Start::Restore { tree, ram })
+        memories.rig.build(&less, Start::Restore { tree, ram, generation: Generation::Same })
     };
     assert_eq!(base_of(&restore(&tree).unwrap(), "q"), base, "and not in the place of what is gone");
     // Without its place, or with another, the driver would look for it in vain.

@@ -127,6 +127,12 @@ fn firmware_tables(context: &Context) {
         assert!(tables.lines().any(|line| line == table), "{table} in {tables}");
     }
     assert_eq!(vm.ok("dd if=/sys/firmware/acpi/tables/FACP bs=1 skip=10 count=6 2>/dev/null"), "CLOUDH");
+    // The VM generation ID, which Debian's cloud kernel has no driver for.
+    assert_eq!(vm.ok("cat /sys/bus/acpi/devices/CHVMGNID:00/path"), r"\_SB_.VGEN");
+    let generation = vm
+        .ok("dd if=/dev/mem bs=16 skip=$((0xef010 / 16)) count=1 2>/dev/null | hexdump -v -e '1/1 \"%02x\"'");
+    assert_eq!(generation.len(), 32);
+    assert_ne!(generation, "0".repeat(32));
     assert_eq!(vm.run("dmesg | grep -i 'acpi.*error'").stdout, "");
 }
 

@@ -9,6 +9,7 @@ use acpi_tables::aml::{
 use device::aml::{Raw, device, encode, hid, name};
 
 use super::{Cause, Ged};
+use crate::acpi::generation;
 
 /// The register is at guest-physical `base`.
 pub(super) fn aml(base: u64) -> Vec<u8> {
@@ -21,6 +22,8 @@ fn power_button() -> Vec<u8> {
 
 /// For a button (ACPI 6.4 §5.6.6): it was pressed.
 const PRESSED: u8 = 0x80;
+/// For the VM generation ID: it has changed.
+const CHANGED: u8 = 0x80;
 
 /// The register that says what happened, and the method that reads and dispatches it. A read clears it.
 fn controller(base: u64) -> Vec<u8> {
@@ -40,7 +43,10 @@ fn controller(base: u64) -> Vec<u8> {
     let memory = on(Cause::Memory, &MethodCall::new(Path::new("\\_SB_.MHPC.MSCN"), vec![]));
     let slots = on(Cause::Pci, &MethodCall::new(Path::new("\\_SB_.PHPR.PSCN"), vec![]));
     let pressed = on(Cause::PowerButton, &Notify::new(&button, &PRESSED));
-    let scan = Method::new(Path::new("ESCN"), 0, true, vec![&read, &cpus, &memory, &slots, &pressed]);
+    let generation = Path::new(&format!("\\{}", generation::PATH));
+    let changed = on(Cause::Generation, &Notify::new(&generation, &CHANGED));
+    let steps: Vec<&dyn Aml> = vec![&read, &cpus, &memory, &slots, &pressed, &changed];
+    let scan = Method::new(Path::new("ESCN"), 0, true, steps);
     device(
         "_SB_.GEC_",
         vec![
