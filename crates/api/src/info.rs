@@ -59,7 +59,7 @@ pub struct DeviceNode {
 
 impl DeviceNode {
     /// In front of a virtio device's id: that of the transport it sits behind, a node of its own, which has the address.
-    pub const TRANSPORT: &str = "_virtio-pci-";
+    pub const TRANSPORT: &str = config::TRANSPORT;
 }
 
 /// How far the guest is in letting go of a device.

@@ -60,7 +60,7 @@ pub use net::{Net, NetConfig, VhostMode};
 pub use numa::{NumaConfig, NumaDistance};
 pub use overrides::{DiskPath, NetMac, NetTap};
 pub use payload::{FwCfgConfig, FwCfgItem, FwCfgItemList, PayloadConfig};
-pub use pci::{PciCommon, Placed};
+pub use pci::{PciCommon, Placed, TRANSPORT};
 pub use plan::{Extra, Plan};
 pub use platform::PlatformConfig;
 pub use rate_limit::{RateLimiterConfig, RateLimiterGroupConfig, TokenBucketConfig};

@@ -11,6 +11,9 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use crate::check::Scope;
 
+/// In front of a virtio device's id: that of the transport it sits behind, a node of its own in the device tree.
+pub const TRANSPORT: &str = "_virtio-pci-";
+
 /// Id and place of a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(default))]

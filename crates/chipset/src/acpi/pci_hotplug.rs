@@ -62,12 +62,13 @@ pub struct PciSlots {
 }
 
 impl PciSlots {
-    /// A device is in this slot now.
+    /// A device is in this slot now. Whatever was under way there concerned another one, which is gone.
     pub fn insert(&self, at: Address) {
         self.tell(at, |slots, bit| {
             slots.up |= bit;
             slots.down &= !bit;
             slots.asked &= !bit;
+            slots.ejected &= !bit;
         });
     }
 

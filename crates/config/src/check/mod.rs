@@ -10,7 +10,7 @@ mod paths;
 use std::collections::HashSet;
 use std::fmt;
 
-use crate::pci::PciCommon;
+use crate::pci::{PciCommon, TRANSPORT};
 use crate::plan::{self, Plan};
 use crate::vm::VmConfig;
 use crate::{devices, numa, payload, vfio};
@@ -169,8 +169,13 @@ impl<'c> Scope<'_, 'c> {
     /// Takes an id out of the name space.
     pub(crate) fn claim(&mut self, id: Option<&str>) {
         let Some(id) = id else { return };
-        if id.starts_with("__") {
-            let hint = "choose an id that does not begin with two underscores";
+        // Names that the machine gives: a device's would be taken for another's transport.
+        let is_reserved = id.starts_with("__") || id.starts_with(TRANSPORT);
+        // What has no letters, or breaks lines, names nothing in a log or a table.
+        if is_reserved || id.is_empty() || id.contains(char::is_control) {
+            let hint = format!(
+                "choose an id of printable characters that does not begin with two underscores or {TRANSPORT}"
+            );
             self.invalid("id", format!("Identifier {id} is not valid"), hint);
         }
         if !self.findings.ids.insert(id.to_owned()) {

@@ -27,6 +27,9 @@ fn the_place_of_every_device() {
         ),
         (r#""path":"/d","pci_device_id":0"#, "pci_device_id", "Given PCI device ID (0) is reserved"),
         (r#""path":"/d","id":"__disk""#, "id", "Identifier __disk is not valid"),
+        (r#""path":"/d","id":"_virtio-pci-d""#, "id", "Identifier _virtio-pci-d is not valid"),
+        (r#""path":"/d","id":"""#, "id", "Identifier  is not valid"),
+        (r#""path":"/d","id":"a\nb""#, "id", "Identifier a\nb is not valid"),
     ];
     assert_elements("disks", "", &rows);
     assert_first_problems(&[(

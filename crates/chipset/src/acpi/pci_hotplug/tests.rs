@@ -68,6 +68,17 @@ fn a_slot_that_is_used_again_is_not_asked_for() {
     assert_eq!([UP, DOWN].map(|offset| read(&mut device, offset)), [1 << 31, 0]);
 }
 
+/// The guest may eject a device once more that control has asked for again a moment too late.
+#[test]
+fn an_ejection_does_not_concern_the_next_device() {
+    let (mut device, _) = hotplug();
+    let (slots, at) = (device.slots(), Address { segment: 0, slot: 31 });
+    slots.ask_back(at);
+    assert_eq!(write(&mut device, EJECT, 1 << 31), Effect::Ejected);
+    slots.insert(at);
+    assert_eq!(slots.take_ejected(), []);
+}
+
 #[test]
 fn nonsense_is_ignored() {
     let (mut device, _) = hotplug();
