@@ -13,6 +13,7 @@ use super::*;
 
 mod cpus;
 mod generation;
+mod golden;
 mod growth;
 
 /// A kernel in a file.
@@ -305,7 +306,7 @@ fn a_state_goes_round_with_everything_in_it() {
     drop(machine);
     // Through the form it has in a file.
     let tree: Tree = serde_json::from_str(&serde_json::to_string(&tree).unwrap()).unwrap();
-    let ram = memory::test_ram(&[(0, 128 << 20)]);
+    let (ram, _) = GuestRam::restore(&plan.memory.zones, &tree.ram, &memory::NoFiles).unwrap();
     let mut restored = rig
         .build(&plan, Start::Restore { tree: &tree, ram: ram.clone(), generation: Generation::Same })
         .unwrap();
