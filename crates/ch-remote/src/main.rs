@@ -1,5 +1,5 @@
 //! The `ch-remote` program: one call of a running VMM's API per invocation (`spec/cli.md` §2), and what people like to have around
-//! it (`wait`, `console`, `events`, tables, completions). One thread.
+//! it (`wait`, `console`, `events`, tables, completions). One thread, and another for a call that is watched (`watch`).
 //!
 //! ```text
 //!  arguments --cli, table--> Payload --Remote (rest, bus)--> reply --output--> stdout
@@ -20,6 +20,7 @@ mod report;
 mod rest;
 mod table;
 mod wait;
+mod watch;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -110,23 +111,29 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             print(&devices::render(&info, format.unwrap_or_else(default_format)).map_err(Failure::Devices)?)
         }
         cli::EVENTS => events(&*remote(endpoint, None), arguments, format),
-        _ => table::find(name).map_or(Ok(()), |sub| call(&*remote(endpoint, None), sub, arguments, format)),
+        _ => table::find(name).map_or(Ok(()), |sub| call(endpoint, sub, arguments, format)),
     }
 }
 
 /// Sends one subcommand's request and prints the reply.
 fn call(
-    remote: &dyn Remote,
+    endpoint: Endpoint,
     sub: &Subcommand,
     arguments: &ArgMatches,
     format: Option<Format>,
 ) -> Result<(), Failure> {
     let payload = sub.payload(&Given(arguments)).map_err(|e| Failure::Arguments(sub.name, e))?;
-    if let Some(body) = remote.call(sub.verb, &payload)? {
+    let another = || remote(endpoint.clone(), None);
+    let reply = if watch::is_watched(sub.verb) {
+        watch::call(another(), another, sub.verb, payload)
+    } else {
+        another().call(sub.verb, &payload)
+    };
+    if let Some(body) = reply? {
         print(&output::render(sub.verb, &body, format, io::stdout().is_terminal()))?;
     }
     if let Some(id) = cli::awaited_device(sub.name, arguments) {
-        devices::wait_until_gone(remote, &id, || thread::sleep(WAIT_INTERVAL))?;
+        devices::wait_until_gone(&*another(), &id, || thread::sleep(WAIT_INTERVAL))?;
     }
     Ok(())
 }
@@ -137,7 +144,7 @@ fn default_format() -> Format {
 }
 
 /// The way to the VMM at `endpoint`. No call waits beyond `deadline`.
-fn remote(endpoint: Endpoint, deadline: Option<Instant>) -> Box<dyn Remote> {
+fn remote(endpoint: Endpoint, deadline: Option<Instant>) -> Box<dyn Remote + Send> {
     match endpoint {
         Endpoint::Socket(path) => Box::new(Rest::new(path, deadline)),
         #[cfg(feature = "dbus_api")]
