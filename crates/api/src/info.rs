@@ -126,9 +126,43 @@ pub struct VmInfo {
     pub state: VmState,
     /// Bytes of RAM it has now.
     pub memory_actual_size: u64,
+    /// Where its RAM came from, if it was restored and has not been rebooted since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored_memory: Option<Vec<RestoredMemory>>,
     /// Its devices, once booted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_tree: Option<BTreeMap<String, DeviceNode>>,
+}
+
+/// A stretch of RAM that was restored, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RestoredMemory {
+    /// First guest-physical address.
+    pub base: u64,
+    /// Bytes.
+    pub size: u64,
+    /// The memory zone.
+    pub zone: String,
+    /// How its contents come.
+    pub mode: MemorySource,
+    /// Why it is not the mode that was asked for, or the quickest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// How the contents of restored RAM come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum MemorySource {
+    /// They were read before the VM was there.
+    Copy,
+    /// Page by page, when the guest touches them or in the background.
+    OnDemand,
+    /// They stay in the snapshot's file until the guest writes.
+    CopyOnWrite,
+    /// They are in a file of the user's, which keeps them.
+    OwnFile,
 }
 
 /// Where a hot-plugged device went.

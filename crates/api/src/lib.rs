@@ -33,8 +33,8 @@ pub use channel::{Client, Inbox, ReplyTo, channel};
 pub use error::{ApiError, Code};
 pub use events::{EVENTS_KEPT, EventLog, EventReader, EventRecord, News, StartAt, Timestamp};
 pub use info::{
-    Counters, DeviceNode, Meters, MmioAddressRange, PciBarResource, PciBarWidth, PciDeviceInfo, Removal,
-    Resource, VmInfo, VmState, VmmPing,
+    Counters, DeviceNode, MemorySource, Meters, MmioAddressRange, PciBarResource, PciBarWidth, PciDeviceInfo,
+    Removal, Resource, RestoredMemory, VmInfo, VmState, VmmPing,
 };
 pub use jobs::{Job, JobPhase, JobState, Jobs};
 pub use request::{MAX_BODY, MAX_DESCRIPTORS, Request, WantsDescriptors, With};

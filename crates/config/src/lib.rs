@@ -68,7 +68,8 @@ pub use requests::{
     VmCancelJob, VmCoredumpData, VmRemoveDevice, VmResize, VmResizeDisk, VmResizeZone, VmSnapshotConfig,
 };
 pub use restore::{
-    MemoryRestoreMode, RestoreConfig, RestoreError, RestoredNetConfig, RestoredVfioConfig, ZoneUpdate,
+    Background, MemoryRestoreMode, RestoreConfig, RestoreError, RestoredNetConfig, RestoredVfioConfig,
+    ZoneUpdate,
 };
 pub use small::{
     Balloon, BalloonConfig, LandlockConfig, PciSegmentConfig, Pmem, PmemConfig, PvmemcontrolConfig, Rng,

@@ -2,11 +2,13 @@
 //! (`spec/config.md` §12).
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use keyval::{Options, Syntax};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::flag::FlagError;
 use crate::overrides::{DiskPath, NetMac, NetTap};
@@ -25,6 +27,11 @@ pub struct RestoreConfig {
     /// When memory is read. When absent: page by page from the snapshot's own file, where nothing else has the memory.
     #[serde(default, deserialize_with = "keyval::spelled_opt", skip_serializing_if = "Option::is_none")]
     pub memory_restore_mode: Option<MemoryRestoreMode>,
+    /// What is done, with [`MemoryRestoreMode::OnDemand`], about pages that nobody has touched: `off`, `full`, or bytes a second. `full` when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    pub background: Option<Background>,
     /// New descriptors of taps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net_fds: Option<Vec<RestoredNetConfig>>,
@@ -112,6 +119,51 @@ pub struct ZoneUpdate {
     pub host_numa_node: Option<u32>,
 }
 
+/// How pages come that nobody has touched yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Background {
+    /// They do not.
+    Off,
+    /// As fast as they can be read.
+    #[default]
+    Full,
+    /// So many bytes a second.
+    Rate(u64),
+}
+
+impl FromStr for Background {
+    type Err = UnknownWord;
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        match word {
+            "off" => Ok(Self::Off),
+            "full" => Ok(Self::Full),
+            size => keyval::parse_byte_size(size).map(Self::Rate).ok_or_else(|| UnknownWord(size.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Background {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Full => f.write_str("full"),
+            Self::Rate(bytes) => bytes.fmt(f),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Background {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for Background {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl FromStr for MemoryRestoreMode {
     type Err = UnknownWord;
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
@@ -164,7 +216,7 @@ impl RestoreError {
 impl RestoreConfig {
     /// Options of `--restore` and `ch-remote restore`.
     pub const SYNTAX: Syntax = Syntax::new(
-        "source_url=<file_url>,prefault=on|off,memory_restore_mode=copy|ondemand|copyonwrite,net_fds=<list of net_id@[fds]>,\
+        "source_url=<file_url>,prefault=on|off,memory_restore_mode=copy|ondemand|copyonwrite,background=off|full|<bytes_per_second>,net_fds=<list of net_id@[fds]>,\
          vfio_fds=<list of device_id@fd>,iommufd_fd=<fd>,resume=true|false,zone_updates=<list of zone_id@host_node>,\
          disk_paths=<list of disk_id@path>,net_taps=<list of net_id@tap>,net_macs=<list of net_id@mac>,vsock_cid=<cid>,\
          vsock_socket=<path>,serial=<as --serial>,console=<as --console>",

@@ -21,7 +21,10 @@ pub(crate) fn build_failed(error: &BuildError) -> ApiError {
         BuildError::Device(DeviceError::Exists { .. }) => Code::Duplicate,
         BuildError::Payload(_) | BuildError::Device(_) => code_of(error),
         BuildError::State(_) => Code::InvalidConfig,
-        BuildError::Hypervisor(_) | BuildError::Tables(_) | BuildError::Threads(_) => Code::Internal,
+        BuildError::Hypervisor(_)
+        | BuildError::Tables(_)
+        | BuildError::Threads(_)
+        | BuildError::Random(_) => Code::Internal,
     };
     ApiError::from_error(code, error)
 }
@@ -74,6 +77,12 @@ pub(crate) fn snapshot_failed(error: &snapshot::Error) -> ApiError {
 /// A core file that cannot be written.
 pub(crate) fn coredump_failed(error: &coredump::Error) -> ApiError {
     ApiError::from_error(code_of(error), error)
+}
+
+/// RAM that does not come while the guest runs.
+pub(crate) fn pager_failed(error: &pager::PagerError) -> ApiError {
+    ApiError::from_error(code_of(error), error)
+        .within("Memory cannot come on demand: memory_restore_mode=copy does without")
 }
 
 /// RAM that does not come back.

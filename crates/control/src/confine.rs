@@ -8,7 +8,8 @@ use sandbox::{Confinement, FilesError};
 use crate::Control;
 
 impl Control {
-    /// Confines this thread, if the plan asks for it. Its consoles are open, and the hypervisor is opened here: no rule names its device.
+    /// Confines this thread, if the plan asks for it. Its consoles are open, and the hypervisor and the list of this process's pages are
+    /// opened here: no rule names them.
     pub(crate) fn confine(&mut self, plan: &Plan) -> Result<(), ApiError> {
         let Some(grants) = plan.grants() else { return Ok(()) };
         // The same once more changes nothing, and the kernel counts how often a thread is confined.
@@ -16,6 +17,7 @@ impl Control {
             return Ok(());
         }
         self.hypervisor()?;
+        memory::open_pagemap();
         let confined = Confinement::new(&grants).and_then(Confinement::enter);
         confined.map_err(|e| refused(&e).within("Failed to apply landlock config during vm_create"))?;
         self.confined.push(grants);

@@ -4,13 +4,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use api::{ApiError, Command, Inbox, State, VmInfo, VmState};
+use api::{ApiError, Command, Inbox, RestoredMemory, State, VmInfo, VmState};
 use config::Plan;
 use device::{Event, Events};
 use host::signals::{Signal, Signals};
 use host::{ControlOperation, Epoll, EpollEvent, EventSet};
 use hv::Hypervisor;
 use machine::{Consoles, Descriptors, Machine};
+use pager::Pager;
 use sandbox::Grant;
 use thiserror::Error;
 
@@ -58,6 +59,10 @@ pub(crate) struct Vm {
     /// Opened with the configuration; handed to each machine built from it; `None` after a shutdown until the next boot.
     pub(crate) consoles: Option<Consoles>,
     pub(crate) machine: Option<Machine>,
+    /// What fills the machine's RAM, if it was restored on demand. It goes after the machine.
+    pub(crate) pager: Option<Arc<Pager>>,
+    /// Where the machine's RAM came from, if it was restored.
+    pub(crate) restored: Option<Vec<RestoredMemory>>,
 }
 
 /// The control loop and all it owns.
@@ -233,6 +238,7 @@ impl Control {
                     State::None | State::Created | State::Migrating | State::Working => VmState::Created,
                 },
                 memory_actual_size: machine.map_or_else(|| vm.plan.memory.total(), Machine::ram_size),
+                restored_memory: vm.restored.clone(),
                 device_tree: machine.map(Machine::device_tree),
             }
         });

@@ -57,7 +57,8 @@ static OWN: Profile = Profile::new(
 
 /// Those of all threads that it starts.
 fn started() -> Vec<&'static Profile> {
-    machine::profiles().into_iter().chain([&crate::jobs::PROFILE]).collect()
+    let others = crate::jobs::PROFILES.iter().chain(pager::PROFILES);
+    machine::profiles().into_iter().chain(others.copied()).collect()
 }
 
 /// Puts the calling thread, the control thread from now on, under its filter: [`sandbox::enter_above`] that of all it will start.

@@ -106,9 +106,13 @@ impl Control {
 
     /// Drops the machine, if there is one. With it go the devices that its guest had not let go of yet.
     pub(crate) fn drop_machine(&mut self) -> bool {
-        let Some(machine) = self.vm.as_mut().and_then(|vm| vm.machine.take()) else { return false };
+        let Some(vm) = self.vm.as_mut() else { return false };
+        vm.restored = None;
+        let Some(machine) = vm.machine.take() else { return false };
         let removals = machine.removals();
+        let pager = vm.pager.take();
         drop(machine);
+        drop(pager);
         self.tell_of_each("device-removed", &removals);
         true
     }

@@ -92,7 +92,14 @@ impl Control {
         }
         let consoles = open_consoles(&plan)?;
         self.confine(&plan)?;
-        self.vm = Some(Vm { plan, descriptors, consoles: Some(consoles), machine: None });
+        self.vm = Some(Vm {
+            plan,
+            descriptors,
+            consoles: Some(consoles),
+            machine: None,
+            pager: None,
+            restored: None,
+        });
         self.publish();
         Ok(())
     }

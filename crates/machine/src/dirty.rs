@@ -48,8 +48,9 @@ impl DirtyRam {
         for (base, id) in &self.regions {
             let Some(region) = map.find_region(*base) else { continue };
             let ours = region.get_mmap().bitmap().take();
-            let words = log.take(*id)?.into_iter();
-            let words = words.enumerate().map(|(at, word)| word | ours.get(at).copied().unwrap_or(0));
+            let theirs = log.take(*id)?;
+            let at = |log: &[u64], index: usize| log.get(index).copied().unwrap_or(0);
+            let words = (0..ours.len().max(theirs.len())).map(|index| at(&ours, index) | at(&theirs, index));
             add_runs(&mut runs, (base.0, region.len()), words);
         }
         Ok(runs)

@@ -21,8 +21,8 @@ mod profile;
 mod shared;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ pub struct Pager {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     /// The thread has the other end: it is gone when the thread is.
-    ended: Receiver<()>,
+    ended: Mutex<Receiver<()>>,
 }
 
 impl Pager {
@@ -132,7 +132,7 @@ impl Pager {
             drop(alive);
         };
         let thread = sandbox::spawn(&profile::HANDLER, "uffd-handler", body).map_err(PagerError::Thread)?;
-        Ok(Self { shared, thread: Some(thread), ended })
+        Ok(Self { shared, thread: Some(thread), ended: Mutex::new(ended) })
     }
 
     /// Whether everything has come.
@@ -169,7 +169,8 @@ impl Pager {
 impl Drop for Pager {
     fn drop(&mut self) {
         self.shared.give(|order| order.stop = true);
-        if matches!(self.ended.recv_timeout(STOP_LIMIT), Err(RecvTimeoutError::Timeout)) {
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if matches!(ended.recv_timeout(STOP_LIMIT), Err(RecvTimeoutError::Timeout)) {
             return tracing::error!("Thread uffd-handler does not end: what it reads memory from hangs");
         }
         // A panic of the thread was reported by the panic hook.

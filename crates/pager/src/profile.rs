@@ -1,7 +1,8 @@
 //! What the thread and its start ask of the host.
 
 use libc::{
-    SYS_fallocate, SYS_madvise, SYS_open, SYS_openat, SYS_pread64, SYS_recvfrom, SYS_sendto, SYS_userfaultfd,
+    SYS_fallocate, SYS_lseek, SYS_madvise, SYS_open, SYS_openat, SYS_pread64, SYS_recvfrom, SYS_sendto,
+    SYS_userfaultfd,
 };
 use linux_raw_sys::ioctl::{
     UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WAKE, UFFDIO_ZEROPAGE,
@@ -16,7 +17,7 @@ const ANSWERS: &[Call] =
     &[ioctl(UFFDIO_COPY), ioctl(UFFDIO_ZEROPAGE), ioctl(UFFDIO_WAKE), ioctl(UFFDIO_UNREGISTER)];
 
 /// Files of a snapshot and connections to another host.
-const SOURCES: &[Call] = &[any(SYS_pread64), any(SYS_recvfrom), any(SYS_sendto)];
+const SOURCES: &[Call] = &[any(SYS_lseek), any(SYS_pread64), any(SYS_recvfrom), any(SYS_sendto)];
 
 /// The thread `uffd-handler`.
 pub(crate) static HANDLER: Profile = Profile::new("uffd-handler", &[ANSWERS, SOURCES, groups::EPOLL]);

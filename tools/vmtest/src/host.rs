@@ -108,3 +108,14 @@ fn make_kernel(path: &Path, code: &[u8]) {
     ];
     std::fs::write(path, image.concat()).unwrap();
 }
+
+/// Bytes of memory that a process has for itself alone.
+///
+/// # Panics
+/// There is no such process.
+pub fn private_memory(pid: u32) -> u64 {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let lines = text.lines().filter(|line| line.starts_with("Private_"));
+    lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>() << 10
+}

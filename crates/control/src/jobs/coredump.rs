@@ -3,13 +3,15 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use api::{ApiError, Code, JobPhase, ReplyTo};
 use config::VmCoredumpData;
 use coredump::Source;
 use memory::{Bytes, GuestAddress, GuestRam, SavedRange};
+use pager::Pager;
 
-use super::snapshot::{PROFILE, Range, total};
+use super::snapshot::{PROFILE, Range, complete, total};
 use super::{Finish, Link};
 use crate::{Control, blame};
 
@@ -28,17 +30,22 @@ impl Control {
             let why = format!("Could not extract path from URL: {url}: write file:// and a new file's path");
             ApiError::new(Code::InvalidConfig, [why])
         })?;
-        Ok(Task { path: path.into(), ram: self.running()?.ram() })
+        let ram = self.running()?.ram();
+        let pager = self.vm.as_ref().and_then(|vm| vm.pager.clone());
+        Ok(Task { path: path.into(), ram, pager })
     }
 }
 
 struct Task {
     path: PathBuf,
     ram: GuestRam,
+    /// What fills the RAM of a VM that was restored on demand.
+    pager: Option<Arc<Pager>>,
 }
 
 impl Task {
     fn run(self, link: &Link) -> Result<Finish, ApiError> {
+        complete(link, self.pager.as_deref())?;
         let held = link.hold()?;
         let map = self.ram.map();
         let ranges: Vec<Range> = self.ram.ranges().iter().map(SavedRange::addresses).collect();

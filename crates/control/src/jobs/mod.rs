@@ -29,7 +29,9 @@ use crate::Control;
 use crate::verbs::Done;
 
 pub(crate) use progress::{Board, Progress};
-pub(crate) use snapshot::PROFILE;
+
+/// Those of the jobs' threads.
+pub(crate) static PROFILES: &[&Profile] = &[&snapshot::PROFILE, &restore::PROFILE];
 
 /// What is left to do on control's thread when a job has done its part; `None`: it is all done, and nobody can cancel it any more.
 pub(crate) type Finish = Option<Box<dyn FnOnce(&mut Control) -> Done + Send>>;

@@ -3,19 +3,39 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use api::{ApiError, Code, JobPhase, ReplyTo, With};
-use config::{MemoryRestoreMode, Plan, RestoreConfig, VmConfig};
+use api::{ApiError, Code, JobPhase, MemorySource, ReplyTo, RestoredMemory, With};
+use config::{Background, MemoryRestoreMode, Plan, RestoreConfig, VmConfig};
+use device::Events;
+use libc::{SYS_fcntl, SYS_ftruncate, SYS_getcwd, SYS_mbind, SYS_memfd_create, SYS_readlink, SYS_readlinkat};
 use machine::{Descriptors, Generation, Start, Tree};
 use memory::{Bytes, GuestAddress, GuestRam, RangeMode, RangeSource, SavedRange};
+use pager::{PageSource, Pager, Prefault};
+use sandbox::call::{Call, any, equal};
+use sandbox::{Profile, groups};
 use serde::Deserialize;
 use snapshot::Snapshot;
 
-use super::snapshot::{PROFILE, Range, directory, pieces};
+use super::snapshot::{Range, directory, pieces};
 use super::{Finish, Link, Progress};
 use crate::control::Vm;
 use crate::verbs::{Done, check};
 use crate::{Control, blame};
+
+/// The thread of a restore: it reads files and makes RAM.
+pub(crate) static PROFILE: Profile =
+    Profile::new("restore", &[groups::READ_FILES, groups::DISCARD, MAKE_RAM]);
+
+const MAKE_RAM: &[Call] = &[
+    equal(SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
+    any(SYS_ftruncate),
+    any(SYS_getcwd),
+    any(SYS_mbind),
+    any(SYS_memfd_create),
+    any(SYS_readlink),
+    any(SYS_readlinkat),
+];
 
 impl Control {
     pub(crate) fn restore(&mut self, With { body, descriptors }: With<RestoreConfig>, reply: ReplyTo<()>) {
@@ -50,15 +70,19 @@ impl Control {
     }
 
     fn take_over_machine(&mut self, restored: Restored) -> Result<bool, ApiError> {
-        let Restored { plan, tree, ram, descriptors, resume } = restored;
+        let Restored { plan, tree, memory, descriptors, resume } = restored;
+        let RestoredRam { ram, sources, demand } = memory;
         let hypervisor = self.hypervisor()?;
         self.take_up(plan, descriptors)?;
+        let pager = demand.map(|demand| demand.start(&ram, self.events.clone())).transpose()?;
         let Some(vm) = self.vm.as_mut() else { return Ok(false) };
+        vm.pager = pager.map(Arc::new);
         let Some(consoles) = vm.consoles.clone() else { return Ok(false) };
         let Vm { plan, descriptors, .. } = &*vm;
         let start = Start::Restore { tree: &tree, ram, generation: Generation::New };
         let built = machine::build(plan, start, hypervisor.as_ref(), consoles, descriptors, &self.events);
         vm.machine = Some(built.map_err(|e| blame::build_failed(&e))?);
+        vm.restored = Some(sources);
         self.publish();
         Ok(resume)
     }
@@ -68,9 +92,41 @@ impl Control {
 struct Restored {
     plan: Plan,
     tree: Tree,
-    ram: GuestRam,
+    memory: RestoredRam,
     descriptors: Descriptors,
     resume: bool,
+}
+
+/// RAM that is as it was, or comes to be so while the guest runs.
+struct RestoredRam {
+    ram: GuestRam,
+    /// Where it comes from.
+    sources: Vec<RestoredMemory>,
+    demand: Option<Demand>,
+}
+
+/// RAM that is to come while the guest runs.
+struct Demand {
+    snapshot: Snapshot,
+    /// All that is stored of it.
+    runs: Vec<Range>,
+    prefault: Prefault,
+}
+
+impl Demand {
+    fn start(self, ram: &GuestRam, events: Events) -> Result<Pager, ApiError> {
+        let pager = Pager::start(ram, &self.runs, Pages(self.snapshot), self.prefault, events);
+        pager.map_err(|e| blame::pager_failed(&e))
+    }
+}
+
+/// Pages as a guest that touches them gets them.
+struct Pages(Snapshot);
+
+impl PageSource for Pages {
+    fn read(&mut self, base: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read(base, buffer)
+    }
 }
 
 impl Restored {
@@ -96,9 +152,9 @@ impl Restored {
         let tree = Tree::deserialize(snapshot.state())
             .map_err(|e| unreadable(&e, "state.json holds no state of a machine"))?;
         tree.settle(&mut plan);
-        let ram = Ram { snapshot: &snapshot, mode: config.memory_restore_mode, progress };
-        let ram = ram.restore(&plan, tree.ram())?;
-        Ok(Self { plan, tree, ram, descriptors, resume: config.resume })
+        let ram = Ram { snapshot, config, progress };
+        let memory = ram.restore(&plan, tree.ram())?;
+        Ok(Self { plan, tree, memory, descriptors, resume: config.resume })
     }
 }
 
@@ -134,41 +190,64 @@ fn inherited(config: &RestoreConfig) -> Result<Vec<OwnedFd>, ApiError> {
 
 /// RAM on its way out of a snapshot.
 struct Ram<'a> {
-    snapshot: &'a Snapshot,
-    mode: Option<MemoryRestoreMode>,
+    snapshot: Snapshot,
+    config: &'a RestoreConfig,
     progress: &'a Progress,
 }
 
 impl RangeSource for Ram<'_> {
     fn file(&self, range: &SavedRange) -> Option<(&File, u64)> {
-        let shares = self.mode.unwrap_or(MemoryRestoreMode::CopyOnWrite) == MemoryRestoreMode::CopyOnWrite;
-        self.snapshot.base_file(range.base, range.len).filter(|_| shares)
+        let file = self.snapshot.base_file(range.base, range.len);
+        file.filter(|_| self.mode() == MemoryRestoreMode::CopyOnWrite)
     }
 }
 
 impl Ram<'_> {
-    /// RAM as it was: mapped from the snapshot's file, or filled from it.
-    fn restore(&self, plan: &Plan, ranges: &[SavedRange]) -> Result<GuestRam, ApiError> {
-        let restored = GuestRam::restore(&plan.memory.zones, ranges, self);
+    /// RAM as it was: mapped from the snapshot's file, filled from it, or to be filled.
+    fn restore(self, plan: &Plan, ranges: &[SavedRange]) -> Result<RestoredRam, ApiError> {
+        let restored = GuestRam::restore(&plan.memory.zones, ranges, &self);
         let (ram, modes) = restored.map_err(|e| blame::ram_failed(&e))?;
-        let mapped: Vec<Range> = ranges
-            .iter()
-            .zip(&modes)
-            .filter(|(_, mode)| **mode == RangeMode::CopyOnWrite)
-            .map(|(range, _)| range.addresses())
-            .collect();
-        let is_mapped =
-            |address: u64| mapped.iter().any(|(base, len)| (*base..base + len).contains(&address));
+        let sources: Vec<_> =
+            ranges.iter().zip(modes).map(|(range, mode)| source(range, mode, self.mode())).collect();
+        let wanted = self.wanted(&sources)?;
+        if self.mode() == MemoryRestoreMode::OnDemand {
+            return Ok(self.on_demand(ram, sources, wanted));
+        }
+        self.fill(&ram, &wanted)?;
+        Ok(RestoredRam { ram, sources, demand: None })
+    }
+
+    fn mode(&self) -> MemoryRestoreMode {
+        self.config.memory_restore_mode.unwrap_or(MemoryRestoreMode::CopyOnWrite)
+    }
+
+    /// What is to be copied: all that is stored, where the file is not mapped, and what later snapshots of a chain have of the rest.
+    fn wanted(&self, sources: &[RestoredMemory]) -> Result<Vec<Range>, ApiError> {
+        let is_mapped = |address: u64| {
+            let of = |source: &&RestoredMemory| (source.base..source.base + source.size).contains(&address);
+            sources.iter().find(of).is_some_and(|source| source.mode == MemorySource::CopyOnWrite)
+        };
         let mut wanted = Vec::new();
-        if mapped.len() < ranges.len() {
+        if sources.iter().any(|source| source.mode != MemorySource::CopyOnWrite) {
             for run in self.snapshot.data_runs() {
-                let run = run.map_err(|e| unread(&e))?;
-                wanted.extend(Some(run).filter(|(base, _)| !is_mapped(*base)));
+                wanted.extend(Some(run.map_err(|e| unread(&e))?).filter(|(base, _)| !is_mapped(*base)));
             }
         }
         wanted.extend(self.snapshot.stored_above_base().filter(|(base, _)| is_mapped(*base)));
-        self.fill(&ram, &wanted)?;
-        Ok(ram)
+        Ok(wanted)
+    }
+
+    /// Has pages come while the guest runs.
+    fn on_demand(self, ram: GuestRam, mut sources: Vec<RestoredMemory>, runs: Vec<Range>) -> RestoredRam {
+        let prefault = match self.config.background.unwrap_or_default() {
+            Background::Off => Prefault::Off,
+            Background::Full => Prefault::Full,
+            Background::Rate(bytes) => Prefault::Rate(bytes),
+        };
+        for source in sources.iter_mut().filter(|source| source.mode == MemorySource::Copy) {
+            source.mode = MemorySource::OnDemand;
+        }
+        RestoredRam { ram, sources, demand: Some(Demand { snapshot: self.snapshot, runs, prefault }) }
     }
 
     fn fill(&self, ram: &GuestRam, wanted: &[Range]) -> Result<(), ApiError> {
@@ -189,4 +268,17 @@ impl Ram<'_> {
         }
         Ok(())
     }
+}
+
+/// What is told of a range.
+fn source(range: &SavedRange, mode: RangeMode, wanted: MemoryRestoreMode) -> RestoredMemory {
+    let (mode, why) = match mode {
+        RangeMode::CopyOnWrite => (MemorySource::CopyOnWrite, None),
+        RangeMode::Users => (MemorySource::OwnFile, None),
+        RangeMode::Fresh(why) if wanted == MemoryRestoreMode::CopyOnWrite => {
+            (MemorySource::Copy, Some(why.to_string()))
+        }
+        RangeMode::Fresh(_) => (MemorySource::Copy, None),
+    };
+    RestoredMemory { base: range.base, size: range.len, zone: range.zone.clone(), mode, why }
 }

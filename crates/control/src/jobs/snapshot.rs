@@ -2,12 +2,14 @@
 //! the rest and for the state of the CPUs and devices, which takes as long for a large guest as for a small one.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use api::{ApiError, Code, JobPhase, ReplyTo};
 use config::VmSnapshotConfig;
 use machine::{DirtyRam, Machine};
 use memory::{Bytes, GuestAddress, GuestRam, SavedRange};
+use pager::{Pager, PagerError};
 use sandbox::{Profile, groups};
 use snapshot::Writer;
 
@@ -47,7 +49,8 @@ impl Control {
         }
         let writes = if machine.is_paused() { None } else { watch(machine)? };
         let ram = machine.ram();
-        Ok(Task { directory, parent: config.parent, ram, writes })
+        let pager = self.vm.as_ref().and_then(|vm| vm.pager.clone());
+        Ok(Task { directory, parent: config.parent, ram, writes, pager })
     }
 
     /// The configuration as a snapshot keeps it.
@@ -82,6 +85,22 @@ struct Task {
     ram: GuestRam,
     /// The log of what the guest writes meanwhile; `None` if it stands still, or nobody can tell.
     writes: Option<DirtyRam>,
+    /// What fills the RAM of a VM that was restored on demand.
+    pager: Option<Arc<Pager>>,
+}
+
+/// Waits until all of RAM has come. Pages that are still to come look as if there were none.
+pub(super) fn complete(link: &Link, pager: Option<&Pager>) -> Result<(), ApiError> {
+    const LOOK: Duration = Duration::from_millis(50);
+    let Some(pager) = pager else { return Ok(()) };
+    loop {
+        link.go_on()?;
+        match pager.finish(LOOK) {
+            Ok(()) => return Ok(()),
+            Err(PagerError::Late { left }) => link.progress.enter(JobPhase::Preparing, left),
+            Err(error) => return Err(blame::pager_failed(&error)),
+        }
+    }
 }
 
 impl Task {
@@ -91,6 +110,7 @@ impl Task {
             ranges.iter().filter(|range| !range.in_users_file).map(SavedRange::addresses).collect();
         let writer = Writer::create(&self.directory, &ranges, self.parent.as_deref());
         let writer = writer.map_err(|e| blame::snapshot_failed(&e))?;
+        complete(link, self.pager.as_deref())?;
         let copy = Copy { link, ram: &self.ram, writer: &writer };
         let occupied: Vec<Range> =
             ranges.iter().flat_map(|(base, len)| self.ram.map().occupied(*base, *len)).collect();

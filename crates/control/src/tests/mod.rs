@@ -190,9 +190,10 @@ fn verbs_out_of_season_are_refused_and_change_nothing() {
         [
             code("vm.boot", ""),
             code("vm.resume", ""),
-            code("vm.snapshot", r#"{"destination_url":"file:///x"}"#)
+            code("vm.restore", r#"{"source_url":"file:///x"}"#),
+            code("vm.snapshot", r#"{"destination_url":"file:///nowhere/to/be/found"}"#)
         ],
-        [405; 3]
+        [405, 405, 409, 400]
     );
     assert_eq!(rig.state(), Some(VmState::Running));
     assert_eq!(rig.records().iter().filter(|r| *r == "vm/resuming" || *r == "vm/snapshotting").count(), 2);

@@ -25,7 +25,13 @@ impl Reads for Vm {
         let node = |removal| DeviceNode { removal, ..DeviceNode::default() };
         let tree = [("a".into(), node(None)), ("b".into(), node(Some(Removal::Overdue)))];
         let device_tree = Some(BTreeMap::from(tree));
-        Ok(VmInfo { config, state: VmState::Paused, memory_actual_size: 512 << 20, device_tree })
+        Ok(VmInfo {
+            config,
+            state: VmState::Paused,
+            memory_actual_size: 512 << 20,
+            restored_memory: None,
+            device_tree,
+        })
     }
 
     fn vm_counters(&self) -> Result<Counters, ApiError> {
