@@ -47,13 +47,13 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("net", 2),
     ("coredump", 2),
     ("pager", 2),
+    ("migration", 2),
     // Devices.
     ("chipset", 3),
     ("virtio-devices", 3),
     // Assembly.
     ("boot", 4),
     ("machine", 4),
-    ("migrate", 4),
     // Process.
     ("control", 5),
     ("http", 5),
@@ -77,7 +77,7 @@ pub const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("virtio-devices", "hv-kvm", "a device never learns what runs the CPU"),
     ("machine", "hv-kvm", "the machine knows the hypervisor traits, not a back end"),
     ("machine", "hv-soft", "the machine knows the hypervisor traits, not a back end"),
-    ("migrate", "machine", "migration sees traits, never the machine's inside"),
+    ("migration", "machine", "migration sees traits, never the machine's inside"),
     ("http", "control", "a door stands over the api crate only"),
     ("dbus", "control", "a door stands over the api crate only"),
 ];
