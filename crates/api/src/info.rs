@@ -163,6 +163,8 @@ pub enum MemorySource {
     CopyOnWrite,
     /// They are in a file of the user's, which keeps them.
     OwnFile,
+    /// They are the memory of the process that handed the VM over.
+    Shared,
 }
 
 /// Where a hot-plugged device went.

@@ -1,7 +1,7 @@
 //! The command table: one line per verb.
 //!
 //! A line in `commands` becomes a variant of [`Command`], and the control loop's `match` must have an arm for it. A line in `reads`
-//! becomes a method of [`Reads`]. A line in `unbuilt` answers 501; building its mechanism means moving the line up.
+//! becomes a method of [`Reads`].
 //!
 //! `may` lists what a verb can fail with that its states, body and place in the table do not tell already; the OpenAPI document
 //! is made from it.
@@ -55,7 +55,6 @@ macro_rules! commands {
     (
         reads { $( $(#[doc = $rdoc:literal])+ $RName:ident -> $RReply:ty = $rname:literal GET, when $rwhen:expr, by $read:expr, else $rfails:literal; )+ }
         commands { $( $(#[doc = $doc:literal])+ $Name:ident($Body:ty) -> $Reply:ty = $name:literal PUT, when $when:expr $(, may [$($code:ident),+])?, else $fails:literal; )+ }
-        unbuilt { $( $(#[doc = $udoc:literal])+ $UName:ident($UBody:ty) -> $UReply:ty = $uname:literal PUT, when $uwhen:expr $(, may [$($ucode:ident),+])?, else $ufails:literal; )+ }
     ) => {
         /// A verb for the control loop, with its body and where its reply goes.
         pub enum Command {
@@ -65,13 +64,6 @@ macro_rules! commands {
                 /// Where the reply goes.
                 reply: ReplyTo<$Reply>,
             }, )+
-            /// A verb whose mechanism does not exist yet.
-            Unbuilt {
-                /// Which one.
-                verb: &'static Verb,
-                /// Where the refusal goes.
-                reply: ReplyTo<()>,
-            },
         }
 
         impl Command {
@@ -79,7 +71,6 @@ macro_rules! commands {
             pub fn verb(&self) -> &'static Verb {
                 match self {
                     $( Self::$Name { .. } => &verb::$Name, )+
-                    Self::Unbuilt { verb, .. } => verb,
                 }
             }
 
@@ -87,7 +78,6 @@ macro_rules! commands {
             pub fn refuse(self, error: ApiError) {
                 match self {
                     $( Self::$Name { reply, .. } => reply.send(Err(error)), )+
-                    Self::Unbuilt { reply, .. } => reply.send(Err(error)),
                 }
             }
         }
@@ -126,20 +116,6 @@ macro_rules! commands {
                 may: &[$($(Code::$code),+)?],
                 start: |client, request, done| start(client, request, done, &$Name, |body, reply| Command::$Name { body, reply }),
             }; )+
-            $( pub(super) static $UName: Verb = Verb {
-                name: $uname,
-                method: Method::Put,
-                summary: concat!($($udoc),+),
-                fails: $ufails,
-                when: $uwhen,
-                has_body: <$UBody as Body>::EXPECTED,
-                takes_descriptors: <$UBody as Body>::DESCRIPTORS,
-                has_reply: <$UReply as Reply>::HAS_JSON,
-                may: &[Code::NotImplemented $($(, Code::$ucode)+)?],
-                start: |client, request, done| {
-                    start(client, request, done, &$UName, |_: $UBody, reply| Command::Unbuilt { verb: &$UName, reply });
-                },
-            }; )+
         }
 
         /// The types of every verb's body and reply, in the order of [`VERBS`].
@@ -147,11 +123,10 @@ macro_rules! commands {
         pub(crate) static SHAPES: &[Shape] = &[
             $(Shape::of::<NoBody, $RReply>(),)+
             $(Shape::of::<$Body, $Reply>(),)+
-            $(Shape::of::<$UBody, $UReply>(),)+
         ];
 
         /// All verbs.
-        pub static VERBS: &[&Verb] = &[$(&verb::$RName,)+ $(&verb::$Name,)+ $(&verb::$UName,)+];
+        pub static VERBS: &[&Verb] = &[$(&verb::$RName,)+ $(&verb::$Name,)+];
     };
 }
 
@@ -251,16 +226,14 @@ commands! {
         VmSnapshot(VmSnapshotConfig) -> () = "vm.snapshot" PUT, when BOOTED, may [InvalidConfig, Pending], else "The VM could not be snapshotted";
         /// Make a VM from a snapshot's files.
         VmRestore(With<RestoreConfig>) -> () = "vm.restore" PUT, when NONE, may [InvalidConfig, Duplicate], else "The VM could not be restored";
+        /// Take a VM over from another process.
+        VmReceiveMigration(With<VmReceiveMigrationData>) -> () = "vm.receive-migration" PUT, when NONE | CREATED, may [InvalidConfig, Duplicate], else "Error receiving migration";
+        /// Hand the VM over to another process.
+        VmSendMigration(VmSendMigrationData) -> () = "vm.send-migration" PUT, when BOOTED, may [InvalidConfig, Pending], else "Error dispatching the migration worker";
         /// Write the guest's memory and CPU state to an ELF core file.
         VmCoredump(VmCoredumpData) -> () = "vm.coredump" PUT, when BOOTED, may [InvalidConfig], else "The VM could not be coredumped";
         /// Change a memory zone's size.
         VmResizeZone(VmResizeZone) -> () = "vm.resize-zone" PUT, when PRESENT, may [InvalidConfig], else "The memory zone could not be resized";
-    }
-    unbuilt {
-        /// Take a VM over from another process.
-        VmReceiveMigration(With<VmReceiveMigrationData>) -> () = "vm.receive-migration" PUT, when NONE | CREATED, may [InvalidConfig, Duplicate], else "Error receiving migration";
-        /// Hand the VM over to another process.
-        VmSendMigration(VmSendMigrationData) -> () = "vm.send-migration" PUT, when BOOTED, may [InvalidConfig], else "Error dispatching the migration worker";
     }
 }
 
@@ -279,12 +252,5 @@ impl Body for AnyBody {
     fn parse(request: Request<'_>) -> Result<(Self, Vec<String>), ApiError> {
         request.want(0..=0)?;
         Ok((Self, Vec::new()))
-    }
-}
-
-impl Command {
-    /// The refusal of verbs whose mechanism does not exist yet.
-    pub fn not_implemented(what: &str) -> ApiError {
-        ApiError::new(Code::NotImplemented, [format!("{what} is not implemented in this version")])
     }
 }

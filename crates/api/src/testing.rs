@@ -99,8 +99,8 @@ pub fn succeed(command: Command) {
         | Command::VmShutdown { reply, .. }
         | Command::VmPause { reply, .. } => reply.send(Ok(())),
         other => {
-            let what = other.verb().name;
-            other.refuse(Command::not_implemented(what));
+            let what = other.verb().name.into();
+            other.refuse(ApiError::new(Code::NotImplemented, [what]));
         }
     }
 }

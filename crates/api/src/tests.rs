@@ -140,7 +140,7 @@ fn replies_may_come_from_any_thread() {
             std::thread::yield_now();
         };
         assert_eq!(command.verb().name, "vm.pause");
-        command.refuse(Command::not_implemented("x"));
+        command.refuse(ApiError::new(Code::NotImplemented, ["x".into()]));
         assert_eq!(asked.join().unwrap().unwrap_err().code, Code::NotImplemented);
     });
 }

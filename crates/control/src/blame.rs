@@ -74,6 +74,11 @@ pub(crate) fn snapshot_failed(error: &snapshot::Error) -> ApiError {
     ApiError::from_error(code_of(error), error)
 }
 
+/// A migration that cannot begin.
+pub(crate) fn migration_failed(error: &(dyn Error + 'static)) -> ApiError {
+    ApiError::from_error(code_of(error), error)
+}
+
 /// A core file that cannot be written.
 pub(crate) fn coredump_failed(error: &coredump::Error) -> ApiError {
     ApiError::from_error(code_of(error), error)

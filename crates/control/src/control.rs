@@ -16,7 +16,7 @@ use sandbox::Grant;
 use thiserror::Error;
 
 use crate::Published;
-use crate::jobs::JobRunner;
+use crate::jobs::{JobRunner, Released};
 use crate::published::Shown;
 
 /// Opens the hypervisor when the first machine is built: a VMM that only answers questions needs none.
@@ -59,6 +59,8 @@ pub(crate) struct Vm {
     /// Opened with the configuration; handed to each machine built from it; `None` after a shutdown until the next boot.
     pub(crate) consoles: Option<Consoles>,
     pub(crate) machine: Option<Machine>,
+    /// What is left of a machine that was offered to another process, which could not be asked whether it has it.
+    pub(crate) released: Option<Released>,
     /// What fills the machine's RAM, if it was restored on demand. It goes after the machine.
     pub(crate) pager: Option<Arc<Pager>>,
     /// Where the machine's RAM came from, if it was restored.
@@ -201,16 +203,17 @@ impl Control {
     }
 
     pub(crate) fn state(&self) -> State {
-        if self.jobs.is_busy() { State::Working } else { self.state_of_vm() }
+        self.jobs.state().unwrap_or_else(|| self.state_of_vm())
     }
 
     /// The same, whatever is done with it.
     fn state_of_vm(&self) -> State {
-        match self.vm.as_ref().map(|vm| &vm.machine) {
-            None => State::None,
-            Some(None) => State::Created,
-            Some(Some(machine)) if machine.is_paused() => State::Paused,
-            Some(Some(_)) => State::Running,
+        let Some(vm) = &self.vm else { return State::None };
+        match &vm.machine {
+            None if vm.released.is_some() => State::Paused,
+            None => State::Created,
+            Some(machine) if machine.is_paused() => State::Paused,
+            Some(_) => State::Running,
         }
     }
 

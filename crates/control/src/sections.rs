@@ -108,7 +108,8 @@ impl Control {
     pub(crate) fn drop_machine(&mut self) -> bool {
         let Some(vm) = self.vm.as_mut() else { return false };
         vm.restored = None;
-        let Some(machine) = vm.machine.take() else { return false };
+        let was_released = vm.released.take().is_some();
+        let Some(machine) = vm.machine.take() else { return was_released };
         let removals = machine.removals();
         let pager = vm.pager.take();
         drop(machine);

@@ -55,9 +55,10 @@ impl Control {
             Command::VmCancelJob { body, reply } => self.cancel_job(body.id, reply),
             Command::VmSnapshot { body, reply } => self.snapshot(body, reply),
             Command::VmCoredump { body, reply } => self.coredump(body, reply),
+            Command::VmSendMigration { body, reply } => self.send_migration(body, reply),
+            Command::VmReceiveMigration { body, reply } => self.receive_migration(body, reply),
             Command::VmRestore { body, reply } => self.restore(body, reply),
             Command::VmResizeDisk { body, reply } => reply.send(self.resize_disk(&body)),
-            Command::Unbuilt { verb, reply } => reply.send(Err(Command::not_implemented(verb.name))),
         }
     }
 
@@ -99,6 +100,7 @@ impl Control {
             machine: None,
             pager: None,
             restored: None,
+            released: None,
         });
         self.publish();
         Ok(())
@@ -229,6 +231,9 @@ impl Control {
     }
 
     pub(crate) fn resume(&mut self) -> Done {
+        if self.vm.as_ref().is_some_and(|vm| vm.released.is_some()) {
+            self.take_back()?;
+        }
         self.between("resuming", "resumed", |machine| {
             machine.resume();
             Ok::<_, Infallible>(())
@@ -281,6 +286,6 @@ pub(crate) fn check(config: VmConfig) -> Result<Plan, ApiError> {
     })
 }
 
-fn open_consoles(plan: &Plan) -> Result<Consoles, ApiError> {
+pub(crate) fn open_consoles(plan: &Plan) -> Result<Consoles, ApiError> {
     Consoles::open(plan).map_err(|e| blame::consoles_failed(&e))
 }

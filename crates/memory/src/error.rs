@@ -94,4 +94,10 @@ pub enum RamError {
         /// Bytes that it has.
         found: u64,
     },
+    /// Memory that only this process has.
+    #[error(
+        "Local migration requires shared memory or hugepages enabled: memory zone '{0}' has neither; boot with shared=on, or send it \
+         without local=on"
+    )]
+    NotShared(String),
 }

@@ -9,12 +9,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use config::plan::{Pages, Zone};
 use thiserror::Error;
 
 use crate::part::{Backing, PAGE, Part};
-use crate::{GuestRam, RamError, RamRegion, SavedRange, backing, extents};
+use crate::{GuestMemoryBackend, GuestRam, RamError, RamRegion, SavedRange, backing, extents};
 
 /// The most ranges that a snapshot may have: far more than zones and plugged memory make.
 const MOST_RANGES: usize = 4096;
@@ -23,6 +24,11 @@ const MOST_RANGES: usize = 4096;
 pub trait RangeSource {
     /// The file, open for reading, that has all bytes of `range` from the offset on, if they lie in one. Its position is not kept.
     fn file(&self, range: &SavedRange) -> Option<(&File, u64)>;
+
+    /// The file, open for reading and writing, that is the memory of the zone of `range`, and lies behind it in another process too.
+    fn shared(&self, _range: &SavedRange) -> Option<&File> {
+        None
+    }
 }
 
 /// A source whose bytes come another way: the caller copies all of them.
@@ -44,6 +50,8 @@ pub enum RangeMode {
     Fresh(Obstacle),
     /// From the user's file that keeps them.
     Users,
+    /// They are another process's memory as well.
+    Shared,
 }
 
 /// Why a range is not mapped from a snapshot's file.
@@ -71,6 +79,23 @@ pub enum Obstacle {
 }
 
 impl GuestRam {
+    /// The files behind all regions, by the region's first address, but for those that are the user's: whoever maps them shares the memory.
+    ///
+    /// # Errors
+    /// [`RamError::NotShared`] names a zone whose memory nobody can share.
+    pub fn shared_files(&self) -> Result<Vec<(u64, OwnedFd)>, RamError> {
+        let map = self.map();
+        let parts = map.iter().filter_map(Part::of).filter(|part| !part.saved.in_users_file);
+        let files = parts.map(|part| match &part.backing {
+            Backing::Shared { file, .. } => {
+                let failed = |source| RamError::Backing { zone: part.saved.zone.clone(), source };
+                Ok((part.saved.base, file.try_clone().map_err(failed)?.into()))
+            }
+            _ => Err(RamError::NotShared(part.saved.zone.clone())),
+        });
+        files.collect()
+    }
+
     /// Makes the regions `ranges` again, which a machine with these zones has saved, and says for each where its bytes come from.
     ///
     /// A file that `source` offers has to stay as it is, as long as the RAM lives: what it loses is a bus error when it is touched.
@@ -141,6 +166,9 @@ fn region(
         check_users_file(zone, range)?;
         return Ok((fresh(zone, range)?, RangeMode::Users));
     }
+    if let Some(file) = source.shared(range) {
+        return Ok((shared(zone, range, file)?, RangeMode::Shared));
+    }
     match copied(zone, range, source)? {
         Ok(region) => Ok((region, RangeMode::CopyOnWrite)),
         Err(obstacle) => Ok((fresh(zone, range)?, RangeMode::Fresh(obstacle))),
@@ -171,6 +199,18 @@ fn fresh(zone: &Zone, range: &SavedRange) -> Result<RamRegion, RamError> {
         dropped.map_err(|source| RamError::Backing { zone: zone.id.clone(), source })?;
     }
     Ok(region)
+}
+
+/// A region that is another process's memory too.
+fn shared(zone: &Zone, range: &SavedRange, file: &File) -> Result<RamRegion, RamError> {
+    let failed = |source| RamError::Backing { zone: zone.id.clone(), source };
+    let found = file.metadata().map_err(failed)?.len();
+    let needed = range.offset.saturating_add(range.len);
+    if found < needed {
+        return Err(RamError::Short { base: range.base, needed, found });
+    }
+    let backing = Backing::Shared { file: file.try_clone().map_err(failed)?, offset: range.offset };
+    backing::map(zone, range.clone(), backing)
 }
 
 /// A region that is mapped from the snapshot's file, or why it is not.

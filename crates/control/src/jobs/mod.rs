@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  control ── start ──▶ thread of the job ── reads RAM, writes files
-//!     │  ◀── Ask::Hold, Ask::LetGo ──┤        what only control may do, it does when asked
+//!     │  ◀── Ask::Do(act) ───────────┤        what only control may do, it does when asked: hold the machine, let it go
 //!     │  ◀── Ask::End(finish) ───────┘        and `finish` is what is left to do on control's thread
 //!     └── reply to the client, event job-ended
 //! ```
@@ -11,7 +11,9 @@
 
 mod coredump;
 mod progress;
+mod receive;
 mod restore;
+mod send;
 mod snapshot;
 
 use std::io;
@@ -20,7 +22,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use api::{ApiError, Code, JobPhase, JobState, ReplyTo};
+use api::{ApiError, Code, JobPhase, JobState, ReplyTo, State};
 use device::{Event, Events};
 use machine::Tree;
 use sandbox::Profile;
@@ -30,21 +32,24 @@ use crate::verbs::Done;
 
 pub(crate) use progress::{Board, Progress};
 
+pub(crate) use send::Released;
+
 /// Those of the jobs' threads.
-pub(crate) static PROFILES: &[&Profile] = &[&snapshot::PROFILE, &restore::PROFILE];
+pub(crate) static PROFILES: &[&Profile] = &[&snapshot::PROFILE, &restore::PROFILE, &send::PROFILE];
 
 /// What is left to do on control's thread when a job has done its part; `None`: it is all done, and nobody can cancel it any more.
 pub(crate) type Finish = Option<Box<dyn FnOnce(&mut Control) -> Done + Send>>;
+
+/// The job that hands the machine over.
+pub(super) const SEND: &str = "vm.send-migration";
 
 /// How long control waits for a job that it has cancelled, where it cannot go on before that has ended: it looks after each piece of work.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the thread of a job asks of control.
 enum Ask {
-    /// Hold the machine and tell its state.
-    Hold(Sender<Result<Held, ApiError>>),
-    /// Let it go on, if it ran.
-    LetGo,
+    /// Do this.
+    Do(Box<dyn FnOnce(&mut Control) + Send>),
     /// The thread has done its part.
     End(Result<Finish, ApiError>),
 }
@@ -63,6 +68,8 @@ struct Current {
     thread: JoinHandle<()>,
     /// Since when the job holds a machine that ran before.
     held: Option<Instant>,
+    /// Nobody but the job may give the machine back that it holds: it may be somebody else's by now.
+    is_migration: bool,
     reply: ReplyTo<()>,
     /// Of those who cancelled it.
     cancels: Vec<ReplyTo<()>>,
@@ -84,9 +91,10 @@ impl JobRunner {
         self.board.open(verb)
     }
 
-    /// Whether a job is under way.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.current.is_some()
+    /// What the VM is in, if a job is under way.
+    pub(crate) fn state(&self) -> Option<State> {
+        let current = self.current.as_ref()?;
+        Some(if current.progress.verb == SEND { State::Migrating } else { State::Working })
     }
 }
 
@@ -104,16 +112,25 @@ impl Link {
         self.events.raise(Event::News);
     }
 
+    /// Has control do something, and waits until it is done.
+    pub(crate) fn with<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Control) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (answer, done) = mpsc::channel();
+        // A thread that does not wait any more has died.
+        self.ask(Ask::Do(Box::new(move |control| drop(answer.send(act(control))))));
+        done.recv().unwrap_or_else(|_| Err(self.progress.cancelled()))
+    }
+
     /// Has control hold the machine, and its state.
     pub(crate) fn hold(&self) -> Result<Held, ApiError> {
-        let (answer, held) = mpsc::channel();
-        self.ask(Ask::Hold(answer));
-        held.recv().unwrap_or_else(|_| Err(self.progress.cancelled()))
+        self.with(Control::hold_for_job)
     }
 
     /// Has control let the machine go on.
     pub(crate) fn let_go(&self) {
-        self.ask(Ask::LetGo);
+        self.ask(Ask::Do(Box::new(Control::let_go_for_job)));
     }
 
     /// To be called between two pieces of work: an error once the job is cancelled.
@@ -149,8 +166,10 @@ impl Control {
         self.events.record("vm", "job-started", &[("id", &id), ("verb", verb)]);
         match sandbox::spawn(profile, format!("job-{id}"), body) {
             Ok(thread) => {
-                let (held, cancels) = (None, Vec::new());
-                self.jobs.current = Some(Current { progress, asks: received, thread, held, reply, cancels });
+                let (held, cancels, is_migration) = (None, Vec::new(), verb == SEND);
+                let asks = received;
+                self.jobs.current =
+                    Some(Current { progress, asks, thread, held, is_migration, reply, cancels });
             }
             Err(error) => {
                 let result = Err(thread_failed(&error));
@@ -173,12 +192,7 @@ impl Control {
 
     fn obey_job(&mut self, ask: Ask) {
         match ask {
-            Ask::Hold(answer) => {
-                let held = self.hold_for_job();
-                // A thread that does not wait any more has been cancelled, and then the machine was let go.
-                let _ = answer.send(held);
-            }
-            Ask::LetGo => self.let_go_for_job(),
+            Ask::Do(act) => act(self),
             Ask::End(result) => self.end_job(result),
         }
     }
@@ -206,8 +220,15 @@ impl Control {
         held
     }
 
+    /// Gives the guest back, if the job held it and nobody else may have it.
+    fn give_back(&mut self) {
+        if self.jobs.current.as_ref().is_some_and(|current| !current.is_migration) {
+            self.let_go_for_job();
+        }
+    }
+
     /// Gives the guest back, if the job held it.
-    fn let_go_for_job(&mut self) {
+    pub(super) fn let_go_for_job(&mut self) {
         let Some(current) = &mut self.jobs.current else { return };
         let Some(since) = current.held.take() else { return };
         let progress = current.progress.clone();
@@ -219,7 +240,7 @@ impl Control {
     }
 
     fn end_job(&mut self, result: Result<Finish, ApiError>) {
-        self.let_go_for_job();
+        self.give_back();
         let Some(current) = self.jobs.current.take() else { return };
         // What it has to say was its last.
         let _ = current.thread.join();
@@ -253,7 +274,7 @@ impl Control {
             Some(current) if current.progress.id == id => {
                 current.progress.cancel();
                 current.cancels.push(reply);
-                self.let_go_for_job();
+                self.give_back();
             }
             _ => reply.send(Err(too_late(id))),
         }
@@ -263,7 +284,7 @@ impl Control {
     pub(crate) fn give_up_job(&mut self) {
         let Some(current) = &self.jobs.current else { return };
         current.progress.cancel();
-        self.let_go_for_job();
+        self.give_back();
         let deadline = Instant::now() + PATIENCE;
         while let Some(current) = &self.jobs.current {
             match current.asks.recv_timeout(deadline.saturating_duration_since(Instant::now())) {

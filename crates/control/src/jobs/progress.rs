@@ -13,7 +13,7 @@ const REMEMBERED: usize = 16;
 pub(crate) struct Progress {
     pub(crate) id: u64,
     pub(crate) verb: &'static str,
-    is_cancelled: AtomicBool,
+    is_cancelled: Arc<AtomicBool>,
     done: AtomicU64,
     left: AtomicU64,
     told: Mutex<Told>,
@@ -38,6 +38,12 @@ impl Progress {
     pub(crate) fn enter(&self, phase: JobPhase, left: u64) {
         self.left.store(left, Ordering::Relaxed);
         self.told().phase = phase;
+    }
+
+    /// So many bytes are done, and so many left.
+    pub(crate) fn set(&self, done: u64, left: u64) {
+        self.done.store(done, Ordering::Relaxed);
+        self.left.store(left, Ordering::Relaxed);
     }
 
     /// Some of the bytes are done.
@@ -68,6 +74,11 @@ impl Progress {
     /// Whether it was asked to.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Relaxed)
+    }
+
+    /// What says so, for those who look at it themselves.
+    pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
+        self.is_cancelled.clone()
     }
 
     /// The error of a job that was.
@@ -123,7 +134,7 @@ impl Board {
         let job = Arc::new(Progress {
             id,
             verb,
-            is_cancelled: AtomicBool::default(),
+            is_cancelled: Arc::default(),
             done: AtomicU64::default(),
             left: AtomicU64::default(),
             told: Mutex::default(),

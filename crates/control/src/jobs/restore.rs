@@ -11,6 +11,7 @@ use device::Events;
 use libc::{SYS_fcntl, SYS_ftruncate, SYS_getcwd, SYS_mbind, SYS_memfd_create, SYS_readlink, SYS_readlinkat};
 use machine::{Descriptors, Generation, Start, Tree};
 use memory::{Bytes, GuestAddress, GuestRam, RangeMode, RangeSource, SavedRange};
+use migration::Pages;
 use pager::{PageSource, Pager, Prefault};
 use sandbox::call::{Call, any, equal};
 use sandbox::{Profile, groups};
@@ -27,7 +28,7 @@ use crate::{Control, blame};
 pub(crate) static PROFILE: Profile =
     Profile::new("restore", &[groups::READ_FILES, groups::DISCARD, MAKE_RAM]);
 
-const MAKE_RAM: &[Call] = &[
+pub(super) const MAKE_RAM: &[Call] = &[
     equal(SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
     any(SYS_ftruncate),
     any(SYS_getcwd),
@@ -41,7 +42,7 @@ impl Control {
     pub(crate) fn restore(&mut self, With { body, descriptors }: With<RestoreConfig>, reply: ReplyTo<()>) {
         let work = move |link: &Link| -> Result<Finish, ApiError> {
             let restored = Restored::read(&body, descriptors, &link.progress)?;
-            Ok(Some(Box::new(move |control| control.take_over(restored))))
+            Ok(Some(Box::new(move |control| control.take_over(restored, Generation::New))))
         };
         self.start_job("vm.restore", &PROFILE, reply, work);
     }
@@ -51,15 +52,15 @@ impl Control {
         let descriptors = inherited(config)?;
         let progress = self.jobs.open("vm.restore");
         let restored = Restored::read(config, descriptors, &progress);
-        let done = restored.and_then(|restored| self.take_over(restored));
+        let done = restored.and_then(|restored| self.take_over(restored, Generation::New));
         self.tell_of_job(&progress, &done);
         done
     }
 
     /// Makes the VM of what was read. After a failure there is none.
-    fn take_over(&mut self, restored: Restored) -> Done {
+    pub(super) fn take_over(&mut self, restored: Restored, generation: Generation) -> Done {
         self.tell("restoring");
-        let taken = self.take_over_machine(restored);
+        let taken = self.take_over_machine(restored, generation);
         if taken.is_err() {
             self.vm = None;
             self.publish();
@@ -69,7 +70,7 @@ impl Control {
         if resume { self.resume() } else { Ok(()) }
     }
 
-    fn take_over_machine(&mut self, restored: Restored) -> Result<bool, ApiError> {
+    fn take_over_machine(&mut self, restored: Restored, generation: Generation) -> Result<bool, ApiError> {
         let Restored { plan, tree, memory, descriptors, resume } = restored;
         let RestoredRam { ram, sources, demand } = memory;
         let hypervisor = self.hypervisor()?;
@@ -79,7 +80,7 @@ impl Control {
         vm.pager = pager.map(Arc::new);
         let Some(consoles) = vm.consoles.clone() else { return Ok(false) };
         let Vm { plan, descriptors, .. } = &*vm;
-        let start = Start::Restore { tree: &tree, ram, generation: Generation::New };
+        let start = Start::Restore { tree: &tree, ram, generation };
         let built = machine::build(plan, start, hypervisor.as_ref(), consoles, descriptors, &self.events);
         vm.machine = Some(built.map_err(|e| blame::build_failed(&e))?);
         vm.restored = Some(sources);
@@ -89,43 +90,66 @@ impl Control {
 }
 
 /// A snapshot that has been read, with everything in it that a machine is built from.
-struct Restored {
-    plan: Plan,
-    tree: Tree,
-    memory: RestoredRam,
-    descriptors: Descriptors,
-    resume: bool,
+pub(super) struct Restored {
+    pub(super) plan: Plan,
+    pub(super) tree: Tree,
+    pub(super) memory: RestoredRam,
+    pub(super) descriptors: Descriptors,
+    pub(super) resume: bool,
 }
 
 /// RAM that is as it was, or comes to be so while the guest runs.
-struct RestoredRam {
-    ram: GuestRam,
+pub(super) struct RestoredRam {
+    pub(super) ram: GuestRam,
     /// Where it comes from.
-    sources: Vec<RestoredMemory>,
-    demand: Option<Demand>,
+    pub(super) sources: Vec<RestoredMemory>,
+    pub(super) demand: Option<Demand>,
 }
 
 /// RAM that is to come while the guest runs.
-struct Demand {
-    snapshot: Snapshot,
-    /// All that is stored of it.
+pub(super) struct Demand {
+    pages: PagesOf,
+    /// All that is to come.
     runs: Vec<Range>,
     prefault: Prefault,
 }
 
 impl Demand {
+    /// All of these ranges come from another process.
+    pub(super) fn of_pages(pages: Arc<Pages>, ranges: &[SavedRange]) -> Self {
+        let runs = ranges.iter().map(SavedRange::addresses).collect();
+        Self { pages: PagesOf::Source(pages), runs, prefault: Prefault::Full }
+    }
+
     fn start(self, ram: &GuestRam, events: Events) -> Result<Pager, ApiError> {
-        let pager = Pager::start(ram, &self.runs, Pages(self.snapshot), self.prefault, events);
+        let pager = Pager::start(ram, &self.runs, self.pages, self.prefault, events);
         pager.map_err(|e| blame::pager_failed(&e))
     }
 }
 
-/// Pages as a guest that touches them gets them.
-struct Pages(Snapshot);
+/// Where pages that a guest touches come from.
+enum PagesOf {
+    /// A snapshot's files.
+    Snapshot(Box<Snapshot>),
+    /// The process that had the machine before.
+    Source(Arc<Pages>),
+}
 
-impl PageSource for Pages {
+impl PageSource for PagesOf {
     fn read(&mut self, base: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read(base, buffer)
+        match self {
+            Self::Snapshot(snapshot) => snapshot.read(base, buffer),
+            Self::Source(pages) => pages.read(base, buffer).map_err(io::Error::other),
+        }
+    }
+}
+
+impl Drop for PagesOf {
+    /// When nothing is missing any more, or nobody wants it.
+    fn drop(&mut self) {
+        if let Self::Source(pages) = self {
+            pages.finish();
+        }
     }
 }
 
@@ -244,10 +268,11 @@ impl Ram<'_> {
             Background::Full => Prefault::Full,
             Background::Rate(bytes) => Prefault::Rate(bytes),
         };
+        let pages = PagesOf::Snapshot(Box::new(self.snapshot));
         for source in sources.iter_mut().filter(|source| source.mode == MemorySource::Copy) {
             source.mode = MemorySource::OnDemand;
         }
-        RestoredRam { ram, sources, demand: Some(Demand { snapshot: self.snapshot, runs, prefault }) }
+        RestoredRam { ram, sources, demand: Some(Demand { pages, runs, prefault }) }
     }
 
     fn fill(&self, ram: &GuestRam, wanted: &[Range]) -> Result<(), ApiError> {
@@ -274,6 +299,7 @@ impl Ram<'_> {
 fn source(range: &SavedRange, mode: RangeMode, wanted: MemoryRestoreMode) -> RestoredMemory {
     let (mode, why) = match mode {
         RangeMode::CopyOnWrite => (MemorySource::CopyOnWrite, None),
+        RangeMode::Shared => (MemorySource::Shared, None),
         RangeMode::Users => (MemorySource::OwnFile, None),
         RangeMode::Fresh(why) if wanted == MemoryRestoreMode::CopyOnWrite => {
             (MemorySource::Copy, Some(why.to_string()))

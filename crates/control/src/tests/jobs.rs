@@ -111,3 +111,67 @@ fn a_job_that_is_over_cannot_be_cancelled() {
     let rig = Rig::new(Options::default());
     assert_eq!(rig.call("vm.cancel-job", r#"{"id":1}"#).unwrap_err().code, Code::NoSuchJob);
 }
+
+fn wait_for_job(rig: &Rig, state: JobState) -> Job {
+    rig.wait_for(|rig| jobs(rig).last().is_some_and(|job| job.state == state));
+    jobs(rig).pop().unwrap()
+}
+
+#[test]
+fn a_vm_goes_to_another_process() {
+    let kernel = kernel();
+    for (memory, send) in [
+        (r#"{"size":16777216}"#, ""),
+        (r#"{"size":16777216}"#, r#","downtime_ms":1"#),
+        (r#"{"size":16777216,"shared":true}"#, r#","local":true"#),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("unix:{}", directory.path().join("socket").display());
+        let (mut source, destination) = (Rig::new(Options::default()), Rig::new(Options::default()));
+        source.ok("vm.create", &config(&kernel).replacen(r#"{"size":16777216}"#, memory, 1));
+        source.ok("vm.boot", "");
+        let before = source.client.reads().vm_info().unwrap();
+        let received = destination.start("vm.receive-migration", &format!(r#"{{"receiver_url":"{url}"}}"#));
+        wait_for_job(&destination, JobState::Running);
+        source.ok("vm.send-migration", &format!(r#"{{"destination_url":"{url}"{send}}}"#));
+        received.recv().unwrap().unwrap();
+        source.join().unwrap();
+        assert_eq!(destination.state(), Some(VmState::Running), "{send}");
+        let after = destination.client.reads().vm_info().unwrap();
+        assert_eq!((after.config, after.device_tree), (before.config, before.device_tree));
+        assert!(source.records().contains(&"vm/migration-finished".into()), "{:?}", source.records());
+        assert!(destination.records().contains(&"vm/migration-receive-finished".into()));
+    }
+}
+
+#[test]
+fn a_vm_that_nobody_takes_stays() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    rig.ok("vm.create", &config(&kernel));
+    rig.ok("vm.boot", "");
+    for (body, text) in [
+        (r#"{"destination_url":"nowhere"}"#, "destination_url must use"),
+        (r#"{"destination_url":"tcp:h:1","local":true}"#, "local option is only supported"),
+    ] {
+        let error = rig.call("vm.send-migration", body).unwrap_err();
+        assert!(error.code == Code::InvalidConfig && error.to_string().contains(text), "{error}");
+    }
+    rig.ok("vm.send-migration", r#"{"destination_url":"unix:/nonexistent/socket"}"#);
+    let job = wait_for_job(&rig, JobState::Failed);
+    assert!(job.error.unwrap().concat().contains("Cannot connect"));
+    assert_eq!(rig.state(), Some(VmState::Running));
+    rig.ok("vm.pause", "");
+}
+
+#[test]
+fn a_receiver_can_be_cancelled() {
+    let rig = Rig::new(Options::default());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let body = format!(r#"{{"receiver_url":"unix:{}"}}"#, path.display());
+    let received = rig.start("vm.receive-migration", &body);
+    let job = wait_for_job(&rig, JobState::Running);
+    rig.ok("vm.cancel-job", &format!(r#"{{"id":{}}}"#, job.id));
+    assert!(received.recv().unwrap().is_err());
+    assert!(rig.state().is_none() && !path.exists());
+}

@@ -15,6 +15,7 @@ mod hotplug;
 mod lifecycle;
 mod memory;
 mod memory_acpi;
+mod migrations;
 mod net;
 mod pmem;
 mod sandbox;
@@ -46,6 +47,7 @@ pub(crate) fn all() -> Vec<Test> {
         fuzzing::TESTS,
         sandbox::TESTS,
         snapshots::TESTS,
+        migrations::TESTS,
     ]
     .concat()
 }
