@@ -16,6 +16,7 @@ mod openapi;
 mod pci_config;
 mod rig;
 mod schema;
+mod snapshots;
 mod virtio_registers;
 mod virtqueues;
 
@@ -44,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "kernels", mutations: 8_000, run: kernels::run },
     Target { name: "openapi", mutations: 60_000, run: openapi::run },
     Target { name: "pci_config", mutations: 1_500, run: pci_config::run },
+    Target { name: "snapshots", mutations: 1_500, run: snapshots::run },
     Target { name: "virtio_registers", mutations: 2_000, run: virtio_registers::run },
     Target { name: "virtqueues", mutations: 800, run: virtqueues::run },
 ];
