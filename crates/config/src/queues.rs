@@ -26,7 +26,7 @@ pub(crate) fn check_vhost_user(at: &mut Scope<'_, '_>, socket: Option<&str>, lim
 
 /// No more queues (or pairs) than vCPUs; `shown` is what the user wrote.
 pub(crate) fn check_count(at: &mut Scope<'_, '_>, used: usize, shown: usize) {
-    let vcpus = at.vm.cpus.boot_vcpus;
+    let vcpus = at.vcpus();
     if u64::try_from(used).map_or(true, |used| used > u64::from(vcpus)) {
         let text = format!("Queue count ({shown}) must not exceed boot vCPUs ({vcpus})");
         at.invalid("num_queues", text, "lower num_queues or raise --cpus boot");

@@ -20,16 +20,26 @@ use crate::{devices, numa, payload, vfio};
 /// # Errors
 /// All problems, in the order of the reference.
 pub fn check(config: VmConfig) -> Result<Plan, Problems> {
-    check_from(config, 0)
+    check_from(config, Former::default())
 }
 
-/// [`check`] with the number the next generated id gets.
-pub(crate) fn check_from(config: VmConfig, next_id: u32) -> Result<Plan, Problems> {
-    let mut findings = Findings::default();
+/// What a plan hands on to those that are made from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Former {
+    /// The number that the next generated id gets.
+    pub(crate) next_id: u32,
+    /// The most vCPUs that there were: devices keep their queues when some go.
+    pub(crate) most_vcpus: u32,
+}
+
+/// [`check`] for a configuration that was another one before.
+pub(crate) fn check_from(config: VmConfig, former: Former) -> Result<Plan, Problems> {
+    let former = Former { most_vcpus: former.most_vcpus.max(config.cpus.boot_vcpus), ..former };
+    let mut findings = Findings { most_vcpus: former.most_vcpus, ..Findings::default() };
     let payload = run(&config, &mut findings);
     match payload {
         Some(payload) if findings.problems.is_empty() => {
-            let plan = Plan::build(config, payload, next_id);
+            let plan = Plan::build(config, payload, former);
             // Only what is filled in now tells which devices there will be.
             let vm = plan.config();
             let plugs_ram = |device: &&plan::Device| matches!(device.kind, plan::DeviceKind::Mem(_));
@@ -125,6 +135,7 @@ impl std::error::Error for Problems {
 struct Findings {
     problems: Vec<Problem>,
     ids: HashSet<String>,
+    most_vcpus: u32,
 }
 
 /// A place in the configuration to find problems at.
@@ -164,6 +175,11 @@ impl<'c> Scope<'_, 'c> {
             _ => return,
         };
         self.findings.problems.push(problem);
+    }
+
+    /// vCPUs that devices may have a queue for each of.
+    pub(crate) fn vcpus(&self) -> u32 {
+        self.findings.most_vcpus
     }
 
     /// Takes an id out of the name space.

@@ -18,7 +18,7 @@ pub use parts::{
 pub use sandbox::{Access, Grant};
 pub use topology::Topology;
 
-use crate::check::{Problem, ProblemKind, Problems, check_from};
+use crate::check::{Former, Problem, ProblemKind, Problems, check_from};
 use crate::devices;
 use crate::disk::DiskConfig;
 use crate::net::NetConfig;
@@ -50,7 +50,7 @@ pub struct Plan {
     config: VmConfig,
     unbuilt: Vec<String>,
     warnings: Vec<String>,
-    next_id: u32,
+    former: Former,
 }
 
 /// A section to add to a plan: one for each add verb.
@@ -107,7 +107,7 @@ impl Plan {
             Extra::Vsock(_) if config.vsock.is_some() => return Err(second_vsock()),
             Extra::Vsock(vsock) => config.vsock = Some(vsock),
         }
-        let more = check_from(config, self.next_id)?.after(self);
+        let more = check_from(config, self.former)?.after(self);
         let known = devices::ids(&self.config);
         let new = devices::ids(&more.config).into_iter().find(|id| !known.contains(id));
         Ok((more, new.unwrap_or_default()))
@@ -119,8 +119,7 @@ impl Plan {
     /// All problems of what is left.
     pub fn check_less(&self, id: &str) -> Option<Result<Self, Problems>> {
         let mut config = self.config.clone();
-        devices::remove(&mut config, id)
-            .then(|| check_from(config, self.next_id).map(|less| less.after(self)))
+        devices::remove(&mut config, id).then(|| check_from(config, self.former).map(|less| less.after(self)))
     }
 
     /// Notes which slot the device `id` has got, so that it gets the same one whenever the machine is built again.
@@ -143,9 +142,9 @@ impl Plan {
     }
 
     /// Builds from a configuration that has no problems.
-    pub(crate) fn build(mut config: VmConfig, payload: Payload, next_id: u32) -> Self {
+    pub(crate) fn build(mut config: VmConfig, payload: Payload, former: Former) -> Self {
         let mut warnings = build::warnings(&config);
-        let next_id = build::normalise(&mut config, next_id);
+        let former = Former { next_id: build::normalise(&mut config, former.next_id), ..former };
         warnings.extend(crate::numa::warnings(&config));
         let platform = config.platform().into_owned();
         let numa = numa::nodes(config.numa.as_deref().unwrap_or_default());
@@ -161,7 +160,7 @@ impl Plan {
             unbuilt: unbuilt::list(&config),
             config,
             warnings,
-            next_id,
+            former,
         }
     }
 }

@@ -79,7 +79,7 @@ impl Plan {
     }
 
     fn check_changed(&self, config: VmConfig) -> Result<Self, Problems> {
-        Ok(check_from(config, self.next_id)?.after(self))
+        Ok(check_from(config, self.former)?.after(self))
     }
 }
 

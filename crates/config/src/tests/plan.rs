@@ -159,6 +159,22 @@ fn memory_that_can_be_plugged_has_a_device_for_each_zone() {
 }
 
 #[test]
+fn devices_keep_their_queues_when_vcpus_go() {
+    let vcpus = |count| VmResize { desired_vcpus: Some(count), ..VmResize::default() };
+    let before =
+        plan(r#""cpus":{"boot_vcpus":2,"max_vcpus":4},"disks":[{"id":"d","path":"/d","num_queues":2}]"#);
+    let fewer = before.check_resized_running(&vcpus(1)).unwrap();
+    assert_eq!(fewer.config().cpus.boot_vcpus, 1);
+    // Whatever is done next, too.
+    let more = |queues| Extra::Disk(DiskConfig::from_flag(&format!("path=/e,num_queues={queues}")).unwrap());
+    let (with_another, _) = fewer.check_more(more(2)).unwrap();
+    assert!(with_another.check_less("d").unwrap().is_ok());
+    assert!(fewer.check_more(more(3)).is_err());
+    let grown = before.check_resized_running(&vcpus(4)).unwrap();
+    assert!(grown.check_more(more(4)).is_ok());
+}
+
+#[test]
 fn ram_that_comes_through_acpi_is_what_the_next_machine_begins_with() {
     let ram = |bytes| VmResize { desired_ram: Some(bytes), ..VmResize::default() };
     let before = plan(r#""memory":{"size":134217728,"hotplug_size":134217728}"#);
