@@ -1,5 +1,6 @@
 //! One open connection to a contestant's API: HTTP for this VMM, QMP (docs/interop/qmp-spec.rst of QEMU) for QEMU.
 
+use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -64,7 +65,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection breaks or the request is refused.
-    pub(crate) fn put(&mut self, action: &str, body: &serde_json::Value) -> io::Result<()> {
+    pub(crate) fn put(&mut self, action: &str, body: &Value) -> io::Result<()> {
         self.send(&request_text("PUT", action, Some(body)))?;
         success(read_reply(&mut self.stream)?)
     }
@@ -76,6 +77,31 @@ impl Connection {
     pub(crate) fn put_nothing(&mut self, action: &str) -> io::Result<()> {
         self.send(&request_text("PUT", action, None))?;
         success(read_reply(&mut self.stream)?)
+    }
+
+    /// Makes a change: a PUT of the verb `name`, or the QMP command of that name; returns when it is answered.
+    ///
+    /// # Errors
+    /// The connection breaks or the request is refused.
+    pub(crate) fn order(&mut self, name: &str, body: &Value) -> io::Result<()> {
+        if self.who.is_ours() {
+            return self.put(name, body);
+        }
+        self.send(&format!("{}\n", json!({"execute": name, "arguments": body})))?;
+        loop {
+            let mut line = String::new();
+            if self.stream.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            // Events may lie before the answer.
+            match serde_json::from_str::<Value>(&line)? {
+                answer if answer.get("return").is_some() => return Ok(()),
+                answer if answer.get("error").is_some() => {
+                    return Err(io::Error::other(format!("{name}: {line}")));
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Whether something has arrived that was not read yet.

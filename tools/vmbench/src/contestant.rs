@@ -23,6 +23,8 @@ pub(crate) struct Machine {
     pub(crate) disks: Vec<PathBuf>,
     /// An existing tap for a network device.
     pub(crate) tap: Option<String>,
+    /// Where its API listens, if something is to come to it later: then there is room for all of [`Arrival`](crate::hotplug::Arrival).
+    pub(crate) api: Option<PathBuf>,
 }
 
 /// A running contestant, killed when dropped.
@@ -66,8 +68,12 @@ pub(crate) fn run(who: Contestant, vmm: &Path, machine: &Machine) -> Command {
 fn cloud_hypervisor(vmm: &Path, machine: &Machine) -> Command {
     let mut command = Command::new(vmm);
     command.arg("--kernel").arg(&machine.kernel).arg("--initramfs").arg(&machine.initramfs);
-    command.args(["--cmdline", &machine.cmdline, "--cpus", "boot=1"]);
-    command.args(["--memory", &format!("size={}M", machine.memory_mib)]);
+    let (more_cpus, more_memory) = match &machine.api {
+        Some(_) => (",max=2", ",hotplug_method=virtio-mem,hotplug_size=1G"),
+        None => ("", ""),
+    };
+    command.args(["--cmdline", &machine.cmdline, "--cpus", &format!("boot=1{more_cpus}")]);
+    command.args(["--memory", &format!("size={}M{more_memory}", machine.memory_mib)]);
     command.args(["--serial", &format!("file={}", machine.serial.display()), "--console", "off"]);
     if let Some((last, others)) = machine.disks.split_last() {
         command.arg("--disk");
@@ -77,26 +83,48 @@ fn cloud_hypervisor(vmm: &Path, machine: &Machine) -> Command {
     if let Some(tap) = &machine.tap {
         command.args(["--net", &format!("tap={tap}")]);
     }
+    if let Some(api) = &machine.api {
+        command.arg("--api-socket").arg(api);
+    }
     command
 }
 
 /// QEMU without a machine's content: used alone where no guest runs.
 pub(crate) fn qemu_base(who: Contestant, memory_mib: u64) -> Command {
+    qemu_sized(who, "1", &format!("{memory_mib}M"))
+}
+
+fn qemu_sized(who: Contestant, cpus: &str, memory: &str) -> Command {
     let machine = match who {
         Contestant::Q35 => "q35",
         Contestant::MicrovmRtc => "microvm,rtc=on",
         Contestant::Microvm | Contestant::CloudHypervisor | Contestant::Before => "microvm",
     };
     let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-M", machine, "-accel", "kvm", "-cpu", "host", "-smp", "1"]);
-    command.args(["-m", &format!("{memory_mib}M")]);
+    command.args(["-M", machine, "-accel", "kvm", "-cpu", "host", "-smp", cpus, "-m", memory]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    command
+}
+
+/// With a free CPU, two free PCI slots and a virtio-mem device. What comes to a slot, the guest hears by ACPI: the default of q35 for the
+/// bridges that are there at boot, and not the attention button of PCI Express, whose five seconds a guest has to wait.
+fn qemu_with_room(who: Contestant, memory_mib: u64, api: &Path) -> Command {
+    let mut command = qemu_sized(who, "1,maxcpus=2", &format!("{memory_mib}M,maxmem=4G"));
+    command.args(["-qmp", &format!("unix:{},server=on,wait=off", api.display())]);
+    command.args(["-object", "memory-backend-ram,id=room,size=1G"]);
+    command.args(["-device", "virtio-mem-pci,id=mem,memdev=room,requested-size=0"]);
+    for number in 0..2 {
+        command.args(["-device", &format!("pcie-root-port,id=slot{number},chassis={number}")]);
+    }
     command
 }
 
 fn qemu(who: Contestant, machine: &Machine) -> Command {
     let bus = if who == Contestant::Q35 { "pci" } else { "device" };
-    let mut command = qemu_base(who, machine.memory_mib);
+    let mut command = match &machine.api {
+        Some(api) => qemu_with_room(who, machine.memory_mib, api),
+        None => qemu_base(who, machine.memory_mib),
+    };
     command.arg("-kernel").arg(&machine.kernel).arg("-initrd").arg(&machine.initramfs);
     command.args(["-append", &machine.cmdline]);
     command.args(["-serial", &format!("file:{}", machine.serial.display())]);
@@ -146,6 +174,7 @@ mod tests {
             serial: "/tmp/serial".into(),
             disks: vec!["/tmp/data".into(), "/tmp/tools".into()],
             tap: Some("bench0".to_owned()),
+            api: None,
         }
     }
 
@@ -167,5 +196,15 @@ mod tests {
         assert!(line(Contestant::Q35).contains("virtio-net-pci,netdev=n,romfile="));
         assert!(line(Contestant::Microvm).contains("virtio-blk-device,drive=d1"));
         assert!(line(Contestant::CloudHypervisor).contains("tools,image_type=raw,readonly=on"));
+    }
+
+    #[test]
+    fn what_comes_later_has_room() {
+        for who in [Contestant::CloudHypervisor, Contestant::Q35] {
+            let machine = Machine { api: Some("/tmp/api".into()), ..machine() };
+            let line = describe(&run(who, Path::new("vmm"), &machine));
+            assert!(line.contains("1G") && line.contains("api"), "{line}");
+            assert!(line.contains("boot=1,max=2") || line.contains("-smp 1,maxcpus=2"), "{line}");
+        }
     }
 }

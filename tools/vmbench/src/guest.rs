@@ -4,6 +4,7 @@
 use crate::contestant::{Machine, Process, describe, run};
 use crate::error::{Error, Result};
 use crate::footprint;
+use crate::hotplug;
 use crate::hung;
 use crate::places::Places;
 use crate::serial::Serial;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use vmbench::results::{Contestant, Quantity, Results};
 
 /// The same for all: nothing is printed but what init prints.
-const CMDLINE: &str = "console=ttyS0 quiet loglevel=0 panic=-1";
+pub(crate) const CMDLINE: &str = "console=ttyS0 quiet loglevel=0 panic=-1";
 const BOOT_MEMORY_MIB: u64 = 256;
 const LOAD_MEMORY_MIB: u64 = 512;
 const DATA_MIB: usize = 512;
@@ -42,6 +43,7 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
             boots(places, bzimage, number, &mut serial, &mut results)?;
         }
     }
+    results.merge(hotplug::measure(places, rounds)?);
     let data = places.scratch.join("data");
     fill(&data)?;
     // The lab sees the image through 9p: what is measured is not to wait for that.
@@ -49,7 +51,7 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
     let image = places.image("tools.img");
     std::fs::copy(&image, &tools).map_err(|source| Error::File { path: image, source })?;
     let disks = [data, tools];
-    make_tap()?;
+    make_tap(TAP, "10.203.0.1/24")?;
     let server = Process::start(server(), &places.scratch.join("iperf3.log"))?;
     let rounds = places.long_rounds(rounds);
     for number in 1..=rounds {
@@ -86,13 +88,14 @@ fn boots(
             serial: serial.path().to_owned(),
             disks: Vec::new(),
             tap: None,
+            api: None,
         };
         let command = run(who, places.vmm(who), &machine);
         results.command(&format!("{}, boot", who.name()), &describe(&command));
         serial.clear()?;
         let begin = Instant::now();
         let mut process = Process::start(command, &places.scratch.join("log"))?;
-        let end = serial.wait_mark(who.name(), &mut process, BOOT_LIMIT);
+        let end = serial.wait_mark(who.name(), &mut process, "the guest's init", BOOT_LIMIT);
         let end = end.inspect_err(|_| show_log(places))?;
         results.push(quantity, who, (end - begin).as_secs_f64() * 1e3);
         if quantity == Quantity::InitElf {
@@ -118,6 +121,7 @@ fn load(
         serial: serial.path().to_owned(),
         disks: disks.to_vec(),
         tap: Some(TAP.to_owned()),
+        api: None,
     };
     let command = run(who, places.vmm(who), &machine);
     results.command(&format!("{}, disk and network", who.name()), &describe(&command));
@@ -145,7 +149,8 @@ fn parse(line: &str) -> Option<(Quantity, f64)> {
     value.parse().ok().filter(|value: &f64| *value > 0.0).map(|value| (quantity, value))
 }
 
-fn show_log(places: &Places) {
+/// Shows what the contestant said, because it failed.
+pub(crate) fn show_log(places: &Places) {
     if let Ok(text) = std::fs::read_to_string(places.scratch.join("log")) {
         eprint!("{text}");
     }
@@ -162,11 +167,15 @@ fn fill(path: &PathBuf) -> Result<()> {
     file.sync_all().map_err(failed)
 }
 
-fn make_tap() -> Result<()> {
+/// Makes a tap that has this address.
+///
+/// # Errors
+/// `ip` does not run or refuses it.
+pub(crate) fn make_tap(name: &str, address: &str) -> Result<()> {
     for arguments in [
-        format!("tuntap add mode tap name {TAP}"),
-        format!("addr add 10.203.0.1/24 dev {TAP}"),
-        format!("link set {TAP} up"),
+        format!("tuntap add mode tap name {name}"),
+        format!("addr add {address} dev {name}"),
+        format!("link set {name} up"),
     ] {
         let program = format!("ip {arguments}");
         let status = Command::new("ip").args(arguments.split(' ')).status();

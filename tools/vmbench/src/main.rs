@@ -1,5 +1,5 @@
-//! Takes the measurements: `vmbench host ROUNDS` what needs no guest, `vmbench guest ROUNDS` the rest. The samples go to standard output
-//! as JSON, progress to standard error. `cargo xtask bench` runs it with the environment it needs.
+//! Takes the measurements: `vmbench host ROUNDS` what needs no guest, `vmbench guest ROUNDS` the rest, `vmbench hotplug ROUNDS` of that only
+//! what comes to a running guest. The samples go to standard output as JSON, progress to standard error. `cargo xtask bench` runs it with the environment it needs.
 
 #![allow(clippy::print_stdout)] // the samples are the output
 
@@ -9,6 +9,7 @@ mod error;
 mod footprint;
 mod guest;
 mod host;
+mod hotplug;
 mod hung;
 mod places;
 mod serial;
@@ -44,6 +45,7 @@ fn run() -> Result<Results> {
     match part.as_str() {
         "host" => host::measure(&places, rounds),
         "guest" => guest::measure(&places, rounds),
+        "hotplug" => hotplug::measure(&places, rounds),
         _ => Err(Error::Usage),
     }
 }

@@ -84,6 +84,14 @@ pub enum Quantity {
     Send,
     /// TCP to the guest over a tap, Mbit/s.
     Receive,
+    /// Request for a disk until a running guest has it, ms.
+    LaterDisk,
+    /// Request for a network device until a running guest has it, ms.
+    LaterNet,
+    /// Request for a GiB by virtio-mem until a running guest has all of it, ms.
+    LaterMemory,
+    /// Request for a vCPU until a running guest has it online, ms.
+    LaterCpu,
     /// Size of the program's file, MiB.
     Program,
 }
@@ -97,6 +105,8 @@ pub enum Target {
     AtMost(f64),
     /// The median of the ratios to `-M microvm` is at most this.
     OfMicrovm(f64),
+    /// The median of the ratios to `-M q35` is at most this.
+    OfQ35(f64),
 }
 
 impl Quantity {
@@ -119,6 +129,10 @@ impl Quantity {
             Self::SequentialWrite => "sequential write, MiB/s",
             Self::Send => "TCP guest to host, Mbit/s",
             Self::Receive => "TCP host to guest, Mbit/s",
+            Self::LaterDisk => "disk to a running guest, ms",
+            Self::LaterNet => "network device to a running guest, ms",
+            Self::LaterMemory => "1 GiB to a running guest, ms",
+            Self::LaterCpu => "vCPU to a running guest, ms",
             Self::Program => "program's file, MiB",
         }
     }
@@ -141,6 +155,7 @@ impl Quantity {
         match self {
             Self::CallMedian | Self::CallTail | Self::Create | Self::Program => 3,
             Self::Start | Self::InfoWhileHung | Self::InfoSlowest | Self::Created | Self::Running => 2,
+            Self::LaterDisk | Self::LaterNet | Self::LaterMemory | Self::LaterCpu => 1,
             _ => 0,
         }
     }
@@ -155,6 +170,7 @@ impl Quantity {
             Self::InfoWhileHung => Some(Target::Below(5.0)),
             Self::InitElf => Some(Target::OfMicrovm(0.54)),
             Self::Running => Some(Target::AtMost(3.1)),
+            Self::LaterDisk | Self::LaterNet | Self::LaterMemory | Self::LaterCpu => Some(Target::OfQ35(0.8)),
             _ => None,
         }
     }

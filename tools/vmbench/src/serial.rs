@@ -54,6 +54,7 @@ impl Serial {
         &mut self,
         who: &'static str,
         process: &mut Process,
+        what: &'static str,
         limit: Duration,
     ) -> Result<Instant> {
         let deadline = Instant::now() + limit;
@@ -61,7 +62,7 @@ impl Serial {
             if self.pending.contains('@') {
                 return Ok(Instant::now());
             }
-            self.more(who, process, "the guest's init", limit, deadline)?;
+            self.more(who, process, what, limit, deadline)?;
         }
     }
 

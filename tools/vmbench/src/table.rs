@@ -41,13 +41,15 @@ fn verdict(results: &Results, quantity: Quantity) -> String {
     let Some(target) = quantity.target() else { return String::new() };
     let median = |samples: &[f64]| Spread::of(samples).map(|spread| spread.median);
     let own = median(results.samples(quantity, Contestant::CloudHypervisor));
+    let of_other = |other: Contestant, limit: f64| {
+        let ratio = median(&results.ratios(quantity, other));
+        (format!("≤ {limit} × {}", other.name()), ratio.map(|ratio| ratio <= limit))
+    };
     let (aim, met) = match target {
         Target::Below(limit) => (format!("< {limit}"), own.map(|own| own < limit)),
         Target::AtMost(limit) => (format!("≤ {limit}"), own.map(|own| own <= limit)),
-        Target::OfMicrovm(limit) => {
-            let ratio = median(&results.ratios(quantity, Contestant::Microvm));
-            (format!("≤ {limit} × microvm"), ratio.map(|ratio| ratio <= limit))
-        }
+        Target::OfMicrovm(limit) => of_other(Contestant::Microvm, limit),
+        Target::OfQ35(limit) => of_other(Contestant::Q35, limit),
     };
     match met {
         Some(true) => format!("{aim}: met"),

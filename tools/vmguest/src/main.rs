@@ -1,5 +1,7 @@
-//! What test guests do with sockets of AF_VSOCK, which busybox does not know. `cargo xtask` links it statically and puts it into the
-//! guests' initramfs as `/bin/vmguest`.
+//! What guests of tests and of `cargo xtask bench` do and busybox cannot: sockets of AF_VSOCK, and being told of new devices. `cargo xtask`
+//! links it statically and puts it into the guests' initramfs as `/bin/vmguest`.
+
+mod arrivals;
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -13,7 +15,8 @@ usage: vmguest connect CID PORT    standard input there, what comes back to stan
        vmguest many CID PORT N     N connections at the same time, each of which says a line and wants it back
        vmguest listen PORT         as connect, with the first who comes
        vmguest echo PORT           gives everybody back what they say
-       vmguest deaf PORT           lets everybody in and reads nothing";
+       vmguest deaf PORT           lets everybody in and reads nothing
+       vmguest arrivals MIB        says which devices come, and when the RAM has grown by so much";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
                 }
             })
         }),
+        ["arrivals", mib] => number(mib).and_then(|mib| arrivals::tell(mib.into())),
         _ => Err(io::Error::other(USAGE)),
     };
     match done {

@@ -19,13 +19,24 @@ use vmbench::results::Contestant::{Before, CloudHypervisor};
 use vmbench::results::{Contestant, Quantity, Results};
 use vmbench::table;
 
+/// A part of the measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of them.
+    Whole,
+    /// What needs no guest.
+    Host,
+    /// What needs one.
+    Guest,
+    /// Of that only what comes to a running guest.
+    Hotplug,
+}
+
 /// What to measure.
 #[derive(Debug)]
 pub(crate) struct Options {
-    /// What needs no guest.
-    pub(crate) host: bool,
-    /// What needs one.
-    pub(crate) guest: bool,
+    /// How much of it.
+    pub(crate) part: Part,
     /// How often each contestant is measured; what takes long half as often.
     pub(crate) rounds: u32,
     /// Print the samples instead of the table.
@@ -50,17 +61,18 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
         })?;
     }
     let mut results = Results::default();
-    if options.host {
+    if matches!(options.part, Part::Whole | Part::Host) {
         headline("measuring on the host");
         results.merge(contest.on_host("host")?);
     }
-    if options.guest {
+    if options.part != Part::Host {
         headline("measuring with guests");
+        let name = if options.part == Part::Hotplug { "hotplug" } else { "guest" };
         let measured = if lab::host_kvm() {
-            contest.on_host("guest")?
+            contest.on_host(name)?
         } else {
             eprintln!("    this host's /dev/kvm cannot run a stock kernel: this part runs in the lab");
-            contest.in_lab()?
+            contest.in_lab(name)?
         };
         results.merge(measured);
     }
@@ -69,7 +81,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
         add_size(&mut results, CloudHypervisor, &places.release_binary("cloud-hypervisor"))?;
         return show_changes(&results, options.json);
     }
-    if options.host && options.guest {
+    if options.part == Part::Whole {
         let path = places.root.join("docs/performance.md");
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).at(dir)?;
@@ -136,10 +148,10 @@ impl Contest<'_> {
         parse(&program, &output.stdout)
     }
 
-    fn in_lab(&self) -> Result<Results> {
+    fn in_lab(&self, part: &str) -> Result<Results> {
         let program = self.places.release_binary("vmbench");
         let rounds = self.rounds.to_string();
-        let command = vec![program.to_string_lossy().into_owned(), "guest".to_owned(), rounds];
+        let command = vec![program.to_string_lossy().into_owned(), part.to_owned(), rounds];
         // Room for the page cache of all disks beside the guest.
         let run = lab::Run { environment: self.environment(), memory_mib: 4096, ..lab::Run::new(command) };
         let output = Keep::default();

@@ -1,17 +1,19 @@
 #!/bin/sh
 # First process of a measured guest. The first character is what the stopwatch waits for (tools/vmbench/src/serial.rs); with the word
 # bench=load on the kernel's command line the guest then measures its disk and its network device, and says one `@QUANTITY VALUE` a line.
-# The disk with a file system has the tools, the other one is measured.
+# The disk with a file system has the tools, the other one is measured. With bench=hotplug it says what comes (tools/vmguest/src/arrivals.rs).
 echo @
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 case "$(cat /proc/cmdline)" in
-*bench=load*) ;;
+*bench=load* | *bench=hotplug*) ;;
 *) while true; do sleep 1000; done ;;
 esac
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 while read -r module; do insmod "/modules/$module"; done </modules/order
+
+grep -q bench=hotplug /proc/cmdline && exec vmguest arrivals 1024
 
 # Devices appear a moment after their driver.
 tries=0

@@ -70,7 +70,10 @@ pub(crate) fn prepare(places: &Places, disk: bool) -> Result<PathBuf> {
 }
 
 /// `tools/vmguest`, which needs no libraries. With a target of its own, because it is compiled for another C library than all else.
-fn program(places: &Places) -> Result<PathBuf> {
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn program(places: &Places) -> Result<PathBuf> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     step("building the program for guests", || {
         let mut build = cargo();

@@ -35,7 +35,7 @@ usage: cargo xtask TASK
   soak [--rounds N] [FILTER]          guest tests N times (10); a table of passes, and the failures' logs
   fuzz [TARGET] [--minutes N]         libFuzzer on one target or all, N minutes each (10)
   demo [--shell]                      shows a whole VM; --shell leaves you at the guest's prompt
-  bench [--host | --guest] [--rounds N] [--json] [--against REV]
+  bench [--host | --guest | --hotplug] [--rounds N] [--json] [--against REV]
                                       this VMM beside QEMU; a whole run writes docs/performance.md;
                                       --against: beside another commit, and fails if anything got worse
   selfcheck                           is the lab sound? boots the guest images there without our VMM
@@ -129,12 +129,13 @@ fn parse_demo(arguments: &[String]) -> Result<bool> {
 }
 
 fn parse_bench(arguments: &[String]) -> Result<bench::Options> {
-    let mut options = bench::Options { host: true, guest: true, rounds: 7, json: false, against: None };
+    let mut options = bench::Options { part: bench::Part::Whole, rounds: 7, json: false, against: None };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--host" => options.guest = false,
-            "--guest" => options.host = false,
+            "--host" => options.part = bench::Part::Host,
+            "--guest" => options.part = bench::Part::Guest,
+            "--hotplug" => options.part = bench::Part::Hotplug,
             "--json" => options.json = true,
             "--rounds" => options.rounds = parse_number(&mut arguments)?,
             "--against" => {

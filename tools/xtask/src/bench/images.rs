@@ -14,9 +14,11 @@ use std::process::Command;
 const INIT: &str = include_str!("../guest-bench.sh");
 const JOBS: &str = include_str!("../bench.fio");
 const MODULES: &[&str] = &["virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "crc32c_generic"];
+/// What comes to a running guest also needs these. Apart, so that they are not in the boots that are timed.
+const HOTPLUG_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_net", "virtio_mem"];
 const TOOLS: &[&str] = &["/usr/bin/fio", "/usr/bin/iperf3"];
 
-/// Builds the images; returns the directory with `bzImage`, `vmlinux`, `initramfs` and `tools.img`.
+/// Builds the images; returns the directory with `bzImage`, `vmlinux`, `initramfs`, `initramfs-hotplug` and `tools.img`.
 ///
 /// # Errors
 /// Packages cannot be fetched, files not written.
@@ -24,6 +26,9 @@ pub(crate) fn prepare(places: &Places) -> Result<PathBuf> {
     packages::install(&["qemu-system-x86", "seabios", "fio", "iperf3", "iproute2"])?;
     let (kernel, dir) = guest::kernel(places, "bench")?;
     initramfs::build(&kernel.with_modules(MODULES)?, &[("init", INIT)], &[], &dir.join("initramfs"))?;
+    let program = guest::program(places)?;
+    let hotplug = kernel.with_modules(HOTPLUG_MODULES)?;
+    initramfs::build(&hotplug, &[("init", INIT)], &[&program], &dir.join("initramfs-hotplug"))?;
     tools_disk(&dir)?;
     Ok(dir)
 }
