@@ -61,6 +61,9 @@ pub(crate) struct Cli {
     /// Restore a VM from a snapshot, unless there is a payload
     #[arg(long, value_name = "KEYS", long_help = keys("Restore a VM from a snapshot, unless there is a payload", RestoreConfig::SYNTAX), help_heading = "VMM")]
     pub(crate) restore: Option<String>,
+    /// Wait for gdb to attach at a socket before the guest runs: path=PATH; in gdb, 'target remote PATH'
+    #[arg(long, value_name = "SOCKET", help_heading = "VMM")]
+    pub(crate) gdb: Option<String>,
     /// Stay after the guest has powered off
     #[arg(long, help_heading = "VMM")]
     pub(crate) no_shutdown: bool,

@@ -1,9 +1,14 @@
 //! The doors the flags ask for: planned while flags are read, prepared before anything else is made, opened and closed around the control
 //! loop. Each stage holds what the next one needs. Called on the main thread.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use api::Client;
 #[cfg(feature = "dbus_api")]
 use dbus::{Bus, Settings};
+use device::Events;
+use gdb::DebugDesk;
 use thiserror::Error;
 
 use crate::cli::Cli;
@@ -24,6 +29,15 @@ pub(crate) enum DoorError {
     /// The REST API does not end well.
     #[error(transparent)]
     Stop(http::StopError),
+    /// The debugger's flag names no path.
+    #[error("Error parsing --gdb: path required")]
+    GdbSyntax,
+    /// The debugger's socket cannot be listened on.
+    #[error("Error creating the debugger's socket")]
+    GdbBind(#[source] gdb::BindError),
+    /// The debugger's stub does not start.
+    #[error("Error starting the debugger's stub")]
+    GdbServe(#[source] gdb::ServeError),
     /// The other flag of the two is missing.
     #[cfg(feature = "dbus_api")]
     #[error("`--{0}` option isn't provided")]
@@ -41,6 +55,7 @@ pub(crate) enum DoorError {
 /// Which doors there are to be.
 pub(crate) struct Wanted {
     socket: Option<Endpoint>,
+    gdb: Option<PathBuf>,
     #[cfg(feature = "dbus_api")]
     dbus: Option<Settings>,
 }
@@ -48,6 +63,7 @@ pub(crate) struct Wanted {
 /// Doors at which clients may wait.
 pub(crate) struct Prepared {
     http: Option<http::Bound>,
+    gdb: Option<gdb::Bound>,
     #[cfg(feature = "dbus_api")]
     dbus: Option<Settings>,
 }
@@ -55,6 +71,7 @@ pub(crate) struct Prepared {
 /// Doors through which clients are served.
 pub(crate) struct Open {
     http: Option<http::Server>,
+    gdb: Option<gdb::Server>,
     #[cfg(feature = "dbus_api")]
     dbus: Option<dbus::Server>,
 }
@@ -72,6 +89,7 @@ impl Wanted {
                 .map(Endpoint::parse)
                 .transpose()
                 .map_err(DoorError::ApiSocket)?,
+            gdb: cli.gdb.as_deref().map(gdb_path).transpose()?,
             #[cfg(feature = "dbus_api")]
             dbus: dbus_settings(cli)?,
         })
@@ -85,6 +103,7 @@ impl Wanted {
         let listen = self.socket.map(listen).transpose()?;
         Ok(Prepared {
             http: listen.map(http::bind).transpose().map_err(DoorError::Bind)?,
+            gdb: self.gdb.as_deref().map(gdb::bind).transpose().map_err(DoorError::GdbBind)?,
             #[cfg(feature = "dbus_api")]
             dbus: self.dbus,
         })
@@ -92,16 +111,18 @@ impl Wanted {
 }
 
 impl Prepared {
-    /// Serves clients from now on.
+    /// Serves clients from now on. What debuggers do is told to `events`.
     ///
     /// # Errors
     /// [`DoorError`].
-    pub(crate) fn open(self, client: &Client) -> Result<Open, DoorError> {
+    pub(crate) fn open(self, client: &Client, events: Events) -> Result<Open, DoorError> {
+        let gdb = self.gdb.map(|bound| gdb::serve(bound, events));
         let http = self.http.map(|bound| http::serve(bound, client.clone()));
         #[cfg(feature = "dbus_api")]
         let dbus = self.dbus.map(|settings| dbus::serve(settings, client.clone()));
         Ok(Open {
             http: http.transpose().map_err(DoorError::Serve)?,
+            gdb: gdb.transpose().map_err(DoorError::GdbServe)?,
             #[cfg(feature = "dbus_api")]
             dbus: dbus.transpose().map_err(DoorError::DbusServe)?,
         })
@@ -109,11 +130,19 @@ impl Prepared {
 }
 
 impl Open {
+    /// Where control and the debugger's stub meet.
+    pub(crate) fn debug_desk(&self) -> Option<Arc<DebugDesk>> {
+        self.gdb.as_ref().map(gdb::Server::desk)
+    }
+
     /// Lets clients have their replies, at the end of a process that ends well.
     ///
     /// # Errors
     /// [`DoorError`].
     pub(crate) fn close(self) -> Result<(), DoorError> {
+        if let Some(gdb) = self.gdb {
+            gdb.stop();
+        }
         #[cfg(feature = "dbus_api")]
         let dbus = self.dbus.map_or(Ok(()), dbus::Server::stop);
         self.http.map_or(Ok(()), http::Server::stop).map_err(DoorError::Stop)?;
@@ -124,11 +153,21 @@ impl Open {
 
     /// Turns clients away, at the end of a process that could not start, and leaves nothing behind.
     pub(crate) fn abandon(self) {
+        if let Some(gdb) = self.gdb {
+            gdb.stop();
+        }
         #[cfg(feature = "dbus_api")]
         let _ = self.dbus.map(dbus::Server::stop);
         if let Some(Err(error)) = self.http.map(http::Server::abandon) {
             tracing::warn!("The API's socket does not end well: {error}");
         }
+    }
+}
+
+fn gdb_path(flag: &str) -> Result<PathBuf, DoorError> {
+    match Endpoint::parse_strict(flag) {
+        Some(Endpoint::Path(path)) => Ok(path),
+        _ => Err(DoorError::GdbSyntax),
     }
 }
 

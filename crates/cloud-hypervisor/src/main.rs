@@ -190,8 +190,11 @@ fn run(cli: Cli) -> Result<ExitCode, Fatal> {
     tracing::info!("cloud-hypervisor {} starting", version());
     monitor.record(Record { source: "vmm", event: "starting", properties: Vec::new() });
     let events = Events::new(Arc::new(monitor)).map_err(Fatal::Threads)?;
-    let (client, mut control) = control(events, log, options).map_err(Fatal::Threads)?;
-    let doors = doors.open(&client)?;
+    let (client, mut control) = control(events.clone(), log, options).map_err(Fatal::Threads)?;
+    let doors = doors.open(&client, events)?;
+    if let Some(desk) = doors.debug_desk() {
+        control.debug_through(desk);
+    }
     // Doors hold clones as long as they are open.
     drop(client);
     if let Err(error) = start(&mut control, config, restore) {

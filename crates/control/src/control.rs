@@ -10,7 +10,7 @@ use device::{Event, Events};
 use host::signals::{Signal, Signals};
 use host::{ControlOperation, Epoll, EpollEvent, EventSet};
 use hv::Hypervisor;
-use machine::{Consoles, Descriptors, Machine};
+use machine::{Consoles, DebugDesk, Descriptors, Machine};
 use pager::Pager;
 use sandbox::Grant;
 use thiserror::Error;
@@ -80,6 +80,8 @@ pub struct Control {
     /// What the guest asked for while it was being paused. It is done when it goes on.
     pub(crate) kept: Vec<Event>,
     pub(crate) jobs: JobRunner,
+    /// Where a debugger finds the machine, if there may be one.
+    pub(crate) debug: Option<Arc<DebugDesk>>,
     inbox: Inbox,
     published: Arc<Published>,
     options: Options,
@@ -103,10 +105,16 @@ impl Control {
             ending: false,
             kept: Vec::new(),
             jobs: JobRunner::new(published.jobs().clone()),
+            debug: None,
             inbox,
             published,
             options,
         }
+    }
+
+    /// Puts all machines to come on this desk: the first waits for a debugger.
+    pub fn debug_through(&mut self, desk: Arc<DebugDesk>) {
+        self.debug = Some(desk);
     }
 
     /// Runs until `vmm.shutdown`, a signal or the guest ends it. What is left of the VM is deleted.
@@ -165,6 +173,7 @@ impl Control {
         }
         if raised.has(Event::News) {
             machine.look_after();
+            self.publish();
         }
         if raised.has(Event::Ejected) {
             self.part_with_ejected();
@@ -225,6 +234,10 @@ impl Control {
     pub(crate) fn publish(&self) {
         let state = self.state_of_vm();
         let machine = self.vm.as_ref().and_then(|vm| vm.machine.as_ref());
+        if let Some(desk) = &self.debug {
+            desk.update(machine.map(Machine::debugger));
+        }
+        let is_debugged = self.debug.as_ref().is_some_and(|desk| desk.is_stopped());
         let info = self.vm.as_ref().map(|vm| {
             let mut config = vm.plan.config().clone();
             if let Some(consoles) = &vm.consoles {
@@ -236,6 +249,7 @@ impl Control {
             VmInfo {
                 config,
                 state: match state {
+                    State::Running if is_debugged => VmState::BreakPoint,
                     State::Running => VmState::Running,
                     State::Paused => VmState::Paused,
                     State::None | State::Created | State::Migrating | State::Working => VmState::Created,

@@ -8,7 +8,7 @@ use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
 use config::{Plan, RestoreConfig, VmConfig, VmResizeDisk};
 use hv::Hypervisor;
-use machine::{Consoles, Descriptors, GenerationId, Machine, Start};
+use machine::{Consoles, DebugDesk, Descriptors, GenerationId, Machine, Start};
 
 use crate::control::Vm;
 use crate::{Control, blame, sections};
@@ -168,6 +168,7 @@ impl Control {
         // News of a machine that is gone does not concern this one.
         let _ = self.events.take();
         self.kept.clear();
+        show_debugger(self.debug.as_deref(), &machine)?;
         machine.start();
         vm.machine = Some(machine);
         self.publish();
@@ -267,6 +268,11 @@ impl Control {
         self.tell(after);
         Ok(())
     }
+}
+
+/// Lets debuggers have a machine that is to start next.
+pub(crate) fn show_debugger(desk: Option<&DebugDesk>, machine: &Machine) -> Done {
+    desk.map_or(Ok(()), |desk| desk.take_in(machine.debugger())).map_err(|e| internal(&e))
 }
 
 /// What the verb says of failures, in front of why.

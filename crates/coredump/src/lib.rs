@@ -20,6 +20,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use host::own_file::OwnFile;
 use hv::CpuState;
 use thiserror::Error as ThisError;
 
@@ -163,7 +164,7 @@ fn told(progress: &mut impl FnMut(u64) -> ControlFlow<()>, done: u64) -> Result<
 /// A file that goes with its owner.
 #[derive(Debug)]
 struct Draft {
-    path: PathBuf,
+    name: OwnFile,
     file: File,
     is_kept: bool,
 }
@@ -175,11 +176,11 @@ impl Draft {
             ErrorKind::AlreadyExists => Error::Exists(path.into()),
             _ => Error::Create { path: path.into(), source },
         })?;
-        Ok(Self { path: path.into(), file, is_kept: false })
+        Ok(Self { name: OwnFile::made_at(path.into()), file, is_kept: false })
     }
 
     fn refused(&self, source: io::Error) -> Error {
-        Error::Write { path: self.path.clone(), source }
+        Error::Write { path: self.name.path().into(), source }
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
@@ -207,9 +208,9 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.is_kept
-            && let Err(e) = std::fs::remove_file(&self.path)
+            && let Err(e) = self.name.remove()
         {
-            tracing::warn!("The unfinished core file {} cannot be removed: {e}", self.path.display());
+            tracing::warn!("The unfinished core file {} cannot be removed: {e}", self.name.path().display());
         }
     }
 }

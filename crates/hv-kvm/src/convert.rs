@@ -164,7 +164,7 @@ pub(crate) fn write_registers(fd: &VcpuFd, registers: &Registers, system: &Syste
     write_general(fd, registers)
 }
 
-fn write_general(fd: &VcpuFd, registers: &Registers) -> Result<()> {
+pub(crate) fn write_general(fd: &VcpuFd, registers: &Registers) -> Result<()> {
     get("set a vCPU's registers", fd.set_regs(&kvm_regs_from(registers)))
 }
 

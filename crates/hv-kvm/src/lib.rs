@@ -8,6 +8,7 @@
 mod clock;
 mod convert;
 mod cpuid;
+mod debug;
 mod irq;
 mod slots;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use config::plan::{Topology, Zone};
 use hv::cpuid::Model;
-use hv::{CpuState, DirtyLog, Hypervisor, Mapping, MappingKind, RunState, Vcpu, Vm};
+use hv::{CpuState, Debugging, DirtyLog, Hypervisor, Mapping, MappingKind, Registers, RunState, Vcpu, Vm};
 use kvm_ioctls::{Cap, Kvm};
 use memory::{GuestRam, HostMemory};
 
@@ -166,4 +166,26 @@ fn every_kind_of_memory_is_mapped_logged_and_taken_away() {
         vm.unmap(id).unwrap();
     }
     map(2, MappingKind::Ram).unwrap();
+}
+
+#[test]
+fn breakpoints_and_registers_are_taken_and_given_back() {
+    let Some(vm) = machine() else { return };
+    let leaves = KvmHypervisor(Kvm::new().unwrap()).supported_cpuid().unwrap();
+    let mut vcpu = vm.create_vcpu(0, &leaves).unwrap();
+    let before = still(vcpu.as_mut());
+    let wanted = Debugging { hardware: [Some(0x1000), None, None, Some(0x2000)], ..Debugging::default() };
+    let debug = vcpu.debug().unwrap();
+    debug.set(Some(&wanted)).unwrap();
+    debug.set(Some(&Debugging { step: true, software: Arc::new([0x3000]), ..wanted })).unwrap();
+    debug.set_registers(&Registers { rip: 0x1234, rax: 7, ..before.registers }).unwrap();
+    let state = still(vcpu.as_mut());
+    assert_eq!((state.registers.rip, state.registers.rax), (0x1234, 7));
+    assert_eq!(
+        (state.debug, state.registers.rflags),
+        (before.debug, before.registers.rflags),
+        "the guest sees none of it"
+    );
+    vcpu.debug().unwrap().set(None).unwrap();
+    assert_eq!(still(vcpu.as_mut()).system, before.system);
 }

@@ -7,18 +7,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use host::kick;
 use hv::cpuid::Leaf;
 use hv::{
-    CpuState, EXIT_REASONS, Error, ExitReason, Exits, Kicker, Registers, SystemRegisters, Vcpu, VcpuExit,
-    VcpuIo,
+    CpuState, EXIT_REASONS, Error, ExitReason, Exits, Kicker, Registers, SystemRegisters, Vcpu, VcpuDebug,
+    VcpuExit, VcpuIo,
 };
 use kvm_bindings::{KVM_CAP_HYPERV_SYNIC, KVM_EXIT_HYPERV_HCALL, kvm_enable_cap, kvm_run};
 use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
 
 use crate::convert::{Common, msrs};
+use crate::debug::DebugState;
 use crate::slots::Slots;
 use crate::{convert, cpuid, tsc};
 
 pub(crate) struct KvmVcpu {
-    fd: VcpuFd,
+    pub(crate) fd: VcpuFd,
+    pub(crate) debug: DebugState,
     /// The page shared with KVM; `fd` keeps it mapped.
     run: *mut kvm_run,
     stop: Arc<AtomicBool>,
@@ -39,6 +41,7 @@ impl KvmVcpu {
         mut fd: VcpuFd,
         leaves: &[Leaf],
         common: Arc<Common>,
+        debug: DebugState,
         memory: Arc<Slots>,
     ) -> Result<Self, Error> {
         let table = cpuid::to_kvm(leaves).map_err(|e| {
@@ -55,6 +58,7 @@ impl KvmVcpu {
         let fresh = Box::new(power_on(convert::read_state(&fd, &common)?));
         Ok(Self {
             fd,
+            debug,
             run,
             stop: Arc::default(),
             target: kick::Target::default(),
@@ -81,6 +85,11 @@ impl KvmVcpu {
                 Ok(KvmExit::MmioWrite(address, data)) => io.mmio_write(address, data),
                 Ok(KvmExit::IoapicEoi(vector)) => io.end_of_interrupt(vector),
                 Ok(KvmExit::Hyperv) => self.refuse_hypercall(),
+                Ok(KvmExit::Debug(exit)) => {
+                    if self.debugger_waits_for(&exit)? {
+                        return Ok(VcpuExit::Debug);
+                    }
+                }
                 Ok(KvmExit::Shutdown) => return Ok(VcpuExit::Shutdown),
                 Ok(KvmExit::Intr | KvmExit::Hlt) => {}
                 Ok(KvmExit::FailEntry(reason, cpu)) => {
@@ -225,6 +234,10 @@ impl Vcpu for KvmVcpu {
     fn note_pause(&mut self) {
         // A guest without the KVM clock has nothing to be told: EINVAL.
         let _ = self.fd.kvmclock_ctrl();
+    }
+
+    fn debug(&mut self) -> Option<&mut dyn VcpuDebug> {
+        Some(self)
     }
 }
 

@@ -15,6 +15,7 @@ use memory::layout;
 
 use crate::clock::KvmClock;
 use crate::convert::{AreaSize, Common, EventAbilities, msrs};
+use crate::debug::DebugState;
 use crate::irq::{KvmIrqChip, PINS};
 use crate::slots::Slots;
 use crate::tsc::Counters;
@@ -83,7 +84,8 @@ impl Vm for KvmVm {
 
     fn create_vcpu(&self, apic_id: u32, cpuid: &[hv::cpuid::Leaf]) -> Result<Box<dyn Vcpu>, Error> {
         let fd = self.fd.create_vcpu(apic_id.into()).map_err(|e| Error::operation("create a vCPU", e))?;
-        Ok(Box::new(KvmVcpu::new(fd, cpuid, self.common.clone(), self.slots.clone())?))
+        let debug = DebugState::new(&self.fd);
+        Ok(Box::new(KvmVcpu::new(fd, cpuid, self.common.clone(), debug, self.slots.clone())?))
     }
 
     fn irqchip(&self) -> Arc<dyn IrqChip> {

@@ -8,8 +8,8 @@ use device::{Doorbells, Interrupt, Msi, MsiSource, MsiVector};
 
 use crate::cpuid::Leaf;
 use crate::{
-    CpuState, DirtyLog, EXIT_REASONS, Error, Exits, GuestClock, Hypervisor, IrqChip, Kicker, Mapping,
-    RegionId, Registers, SystemRegisters, Vcpu, VcpuExit, VcpuIo, Vm,
+    CpuState, Debugging, DirtyLog, EXIT_REASONS, Error, Exits, GuestClock, Hypervisor, IrqChip, Kicker,
+    Mapping, RegionId, Registers, SystemRegisters, Vcpu, VcpuDebug, VcpuExit, VcpuIo, Vm,
 };
 
 /// Makes machines of [`FakeVm`]'s kind.
@@ -132,7 +132,7 @@ impl Vm for FakeVm {
             return Err(Error::operation("make a vCPU, as it was told", std::io::ErrorKind::Other));
         }
         let (state, interrupts) = (CpuState::default(), self.interrupts.clone());
-        Ok(Box::new(FakeVcpu { kicked: Arc::default(), state, interrupts }))
+        Ok(Box::new(FakeVcpu { kicked: Arc::default(), state, interrupts, debugging: None }))
     }
 
     fn irqchip(&self) -> Arc<dyn IrqChip> {
@@ -196,17 +196,46 @@ impl MsiVector for FakeVector {
 
 type Kicked = Arc<(Mutex<bool>, Condvar)>;
 
-/// Runs until it is kicked.
+/// Runs until it is kicked, or does at once what a debugger asked for.
 struct FakeVcpu {
     kicked: Kicked,
     state: CpuState,
     interrupts: Interrupts,
+    debugging: Option<Debugging>,
+}
+
+impl FakeVcpu {
+    /// Where the next step leads, or which breakpoint comes next: all instructions have one byte.
+    fn next_stop(&self) -> Option<u64> {
+        let (wanted, rip) = (self.debugging.as_ref()?, self.state.registers.rip);
+        if wanted.step {
+            return Some(rip + 1);
+        }
+        let all = wanted.hardware.iter().flatten().chain(wanted.software.iter());
+        all.copied().filter(|address| *address > rip).min()
+    }
+}
+
+impl VcpuDebug for FakeVcpu {
+    fn set(&mut self, wanted: Option<&Debugging>) -> Result<(), Error> {
+        self.debugging = wanted.cloned();
+        Ok(())
+    }
+
+    fn set_registers(&mut self, registers: &Registers) -> Result<(), Error> {
+        self.state.registers = *registers;
+        Ok(())
+    }
 }
 
 impl Vcpu for FakeVcpu {
     fn run(&mut self, _: &dyn VcpuIo) -> Result<VcpuExit, Error> {
         let (kicked, changed) = &*self.kicked;
         let kicked = kicked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stop) = self.next_stop().filter(|_| !*kicked) {
+            self.state.registers.rip = stop;
+            return Ok(VcpuExit::Debug);
+        }
         let mut kicked =
             changed.wait_while(kicked, |kicked| !*kicked).unwrap_or_else(PoisonError::into_inner);
         *kicked = false;
@@ -251,6 +280,10 @@ impl Vcpu for FakeVcpu {
 
     fn system_registers(&mut self) -> Result<SystemRegisters, Error> {
         Ok(SystemRegisters::default())
+    }
+
+    fn debug(&mut self) -> Option<&mut dyn VcpuDebug> {
+        Some(self)
     }
 }
 

@@ -6,10 +6,12 @@
 mod clock;
 mod cpu;
 pub mod cpuid;
+mod debug;
 #[cfg(feature = "fake-hypervisor")]
 pub mod fake;
 mod features;
 mod tsc;
+pub mod paging;
 
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ pub use cpu::{
     Segment, SystemRegisters,
 };
 pub use tsc::TscReading;
+pub use debug::{BREAKPOINTS, Debugging, VcpuDebug};
 
 /// Why a back end refused.
 #[derive(Debug, Error)]
@@ -187,6 +190,8 @@ pub enum VcpuExit {
     Stopped,
     /// The guest's CPU shut down (triple fault).
     Shutdown,
+    /// What a debugger asked for has come: see [`Debugging`].
+    Debug,
 }
 
 /// One vCPU, owned by its thread.
@@ -250,6 +255,11 @@ pub trait Vcpu: Send {
 
     /// Tells the guest's clock that the vCPU was held, so that its watchdogs do not bark.
     fn note_pause(&mut self) {}
+
+    /// What debuggers need; `None`: this back end cannot be debugged.
+    fn debug(&mut self) -> Option<&mut dyn VcpuDebug> {
+        None
+    }
 }
 
 /// Interrupts one vCPU's run.

@@ -14,6 +14,7 @@ mod catalogue;
 mod consoles;
 mod cpus;
 mod dirty;
+mod debug;
 mod error;
 mod growth;
 mod hotplug;
@@ -50,6 +51,7 @@ pub use catalogue::profiles;
 pub use chipset::acpi::GenerationId;
 pub use consoles::Consoles;
 pub use dirty::DirtyRam;
+pub use debug::{DebugDesk, DebugStops};
 pub use error::{
     BuildError, ConsoleError, DeviceError, GrowError, LateDevice, PauseError, PlugError, ResizeDiskError,
     ResizeError,
@@ -57,7 +59,7 @@ pub use error::{
 pub use hotplug::RemoveError;
 pub use readings::Readings;
 pub use tree::{StateError, Tree};
-pub use vcpus::VcpuError;
+pub use vcpus::{Debugger, VcpuError};
 
 #[cfg(test)]
 mod tests;
@@ -179,6 +181,11 @@ impl Machine {
     /// [`VcpuError`] names the CPU that did not take it.
     pub fn nmi(&self) -> Result<(), VcpuError> {
         self.vcpus.nmi()
+    }
+
+    /// A debugger's way to the vCPUs that the guest has now, and to its RAM.
+    pub fn debugger(&self) -> Debugger {
+        self.vcpus.debugger(self.ram.guest().clone())
     }
 
     /// Open consoles, to be kept when the machine goes.

@@ -14,6 +14,7 @@ use super::*;
 mod cpus;
 mod generation;
 mod golden;
+mod debug;
 mod growth;
 
 /// A kernel in a file.

@@ -5,9 +5,13 @@
 //!  held ----------------> running -----------------------------------------> held
 //!    \______________________ Exit ______________________________/
 //! ```
+//! A debugger holds vCPUs besides ([`Debugger`]): one runs if neither side holds it.
+//!
 //! A vCPU that the guest has let go of is parked: held, in its power-on state, and not among those that are told to run.
 
 mod cores;
+mod debugger;
+mod post;
 mod thread;
 
 use std::collections::BTreeMap;
@@ -19,14 +23,18 @@ use std::time::{Duration, Instant};
 
 use config::CoreScheduling;
 use device::Events;
-use hv::{CpuState, Error, Exits, Kicker, Vcpu, VcpuIo};
+use hv::{CpuState, Error, Exits, Vcpu, VcpuIo};
 use libc::{SYS_eventfd2, SYS_timerfd_gettime, SYS_timerfd_settime};
+use memory::GuestRam;
 use sandbox::call::{Call, any};
 use sandbox::{Profile, groups};
 use thiserror::Error as ThisError;
 
 use cores::{COOKIE, Neighbours};
+use post::{Post, ask, try_ask};
 use thread::{Body, Mail, cpu_set};
+
+pub use debugger::Debugger;
 
 /// What device registers do on a vCPU's thread.
 const REGISTERS: &[Call] = &[any(SYS_eventfd2), any(SYS_timerfd_gettime), any(SYS_timerfd_settime)];
@@ -67,22 +75,12 @@ pub enum VcpuError {
 
 /// One vCPU's thread as others see it.
 struct Thread {
-    mail: Sender<Mail>,
-    kicker: Box<dyn Kicker>,
+    post: Post,
     exits: Arc<Exits>,
     is_parked: bool,
     /// Closed when the thread ends.
     ended: Receiver<()>,
     thread: JoinHandle<()>,
-}
-
-impl Thread {
-    fn post(&self, mail: Mail) {
-        // A thread that is gone needs no mail.
-        if self.mail.send(mail).is_ok() {
-            self.kicker.kick();
-        }
-    }
 }
 
 /// All vCPUs of a machine. Dropping it ends their threads; one that does not end in time is left behind, with all that it can reach.
@@ -113,7 +111,7 @@ impl Vcpus {
         let (mail, inbox) = mpsc::channel();
         let (alive, ended) = mpsc::channel();
         let (claimed, claim) = mpsc::channel();
-        let (kicker, exits) = (vcpu.kicker(), vcpu.exits());
+        let (post, exits) = (Post::new(mail, vcpu.kicker()), vcpu.exits());
         let body = Body {
             number,
             vcpu,
@@ -132,7 +130,7 @@ impl Vcpus {
         // The next one may share its core with this one, which must have its cookie by then.
         let claimed = claim.recv_timeout(self.patience).map_err(io::Error::other)??;
         self.neighbours = self.neighbours.next(self.core_scheduling, claimed);
-        self.threads.push(Thread { mail, kicker, exits, is_parked: false, ended, thread });
+        self.threads.push(Thread { post, exits, is_parked: false, ended, thread });
         Ok(())
     }
 
@@ -147,7 +145,7 @@ impl Vcpus {
             if !thread.is_parked && !stays(number) {
                 thread.is_parked = true;
                 // The answer is of no use: the vCPU is reset again before it is used.
-                thread.post(Mail::Reset(mpsc::channel().0));
+                thread.post.send(Mail::Reset(mpsc::channel().0));
             }
         }
     }
@@ -168,7 +166,7 @@ impl Vcpus {
 
     /// Lets all vCPUs in use run.
     pub(crate) fn run(&self) {
-        self.in_use().for_each(|(_, thread)| thread.post(Mail::Run));
+        self.in_use().for_each(|(_, thread)| thread.post.send(Mail::Run));
     }
 
     /// Holds all vCPUs and returns when none runs any more. After an error some are held.
@@ -187,51 +185,37 @@ impl Vcpus {
         self.try_ask(self.in_use(), Mail::Save)
     }
 
+    /// A debugger's way to the vCPUs in use, past whoever owns them.
+    pub(crate) fn debugger(&self, ram: GuestRam) -> Debugger {
+        let posts = self.in_use().map(|(number, thread)| (number, thread.post.clone())).collect();
+        Debugger::new(posts, self.patience, ram)
+    }
+
     /// Where the exits of each vCPU are counted, by number.
     pub(crate) fn exits(&self) -> Vec<Arc<Exits>> {
         self.threads.iter().map(|thread| thread.exits.clone()).collect()
     }
 
-    /// Asks all of them at once, then collects the answers.
     fn ask<'a, T>(
         &self,
         threads: impl IntoIterator<Item = (u32, &'a Thread)>,
         question: impl Fn(Sender<T>) -> Mail,
     ) -> Result<Vec<(u32, T)>, VcpuError> {
-        let asked: Vec<(u32, Receiver<T>)> = threads
-            .into_iter()
-            .map(|(vcpu, thread)| {
-                let (answer, answers) = mpsc::channel();
-                thread.post(question(answer));
-                (vcpu, answers)
-            })
-            .collect();
-        let deadline = Instant::now() + self.patience;
-        let answer = |(vcpu, answers): (u32, Receiver<T>)| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            answers.recv_timeout(left).map(|answer| (vcpu, answer)).map_err(|e| match e {
-                RecvTimeoutError::Timeout => VcpuError::Silent { vcpu, limit: self.patience },
-                RecvTimeoutError::Disconnected => VcpuError::Ended(vcpu),
-            })
-        };
-        asked.into_iter().map(answer).collect()
+        ask(threads.into_iter().map(|(number, thread)| (number, &thread.post)), self.patience, question)
     }
 
-    /// As [`Vcpus::ask`], for what the hypervisor may refuse.
     fn try_ask<'a, T>(
         &self,
         threads: impl IntoIterator<Item = (u32, &'a Thread)>,
         question: impl Fn(Sender<Result<T, Error>>) -> Mail,
     ) -> Result<BTreeMap<u32, T>, VcpuError> {
-        let refused = |vcpu| move |source| VcpuError::Hypervisor { vcpu, source };
-        let answers = self.ask(threads, question)?.into_iter();
-        answers.map(|(vcpu, answer)| Ok((vcpu, answer.map_err(refused(vcpu))?))).collect()
+        try_ask(threads.into_iter().map(|(number, thread)| (number, &thread.post)), self.patience, question)
     }
 }
 
 impl Drop for Vcpus {
     fn drop(&mut self) {
-        self.threads.iter().for_each(|thread| thread.post(Mail::Exit));
+        self.threads.iter().for_each(|thread| thread.post.send(Mail::Exit));
         let deadline = Instant::now() + self.patience;
         for (number, Thread { ended, thread, .. }) in self.threads.drain(..).enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -58,6 +58,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("control", 5),
     ("http", 5),
     ("dbus", 5),
+    ("gdb", 5),
     ("cloud-hypervisor", 6),
     ("ch-remote", 6),
     // Tools stand above everything.

@@ -55,6 +55,18 @@ impl Agent {
     /// The guest does not answer, or not in the agent's words.
     pub fn run_for(&self, command: &str, limit: Limit) -> Output {
         let number = self.start(command);
+        self.finish_in(number, command, limit)
+    }
+
+    /// The outcome of a command that [`Agent::start`] has started.
+    ///
+    /// # Panics
+    /// The guest does not answer, or not in the agent's words.
+    pub fn finish(&self, number: u32) -> Output {
+        self.finish_in(number, "a command that was started", wait::COMMAND)
+    }
+
+    fn finish_in(&self, number: u32, command: &str, limit: Limit) -> Output {
         let begin = self.console.wait_for(&format!("@begin {number}"), self.seen.get(), limit);
         let end = self.console.wait_for(&format!("@end {number} "), begin, limit);
         let line_end = self.console.wait_for("\n", end, limit);
@@ -78,7 +90,7 @@ impl Agent {
         output.stdout.trim().to_owned()
     }
 
-    /// Starts a command that the guest does not survive, and waits for no answer.
+    /// Starts a command without waiting for an answer: the guest may not survive it, or [`Agent::finish`] waits.
     ///
     /// # Panics
     /// The command has more than one line, or the console takes no input.

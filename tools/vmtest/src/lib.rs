@@ -14,6 +14,7 @@ pub mod console;
 pub mod context;
 pub mod events;
 pub mod foreign;
+pub mod gdb;
 pub mod host;
 pub mod outside;
 pub mod process;

@@ -21,7 +21,7 @@ use snapshot::Snapshot;
 use super::snapshot::{Range, directory, pieces};
 use super::{Finish, Link, Progress};
 use crate::control::Vm;
-use crate::verbs::{Done, check};
+use crate::verbs::{Done, check, show_debugger};
 use crate::{Control, blame};
 
 /// The thread of a restore: it reads files and makes RAM.
@@ -82,7 +82,9 @@ impl Control {
         let Vm { plan, descriptors, .. } = &*vm;
         let start = Start::Restore { tree: &tree, ram, generation };
         let built = machine::build(plan, start, hypervisor.as_ref(), consoles, descriptors, &self.events);
-        vm.machine = Some(built.map_err(|e| blame::build_failed(&e))?);
+        let machine = built.map_err(|e| blame::build_failed(&e))?;
+        show_debugger(self.debug.as_deref(), &machine)?;
+        vm.machine = Some(machine);
         vm.restored = Some(sources);
         self.publish();
         Ok(resume)

@@ -1,6 +1,6 @@
 use super::*;
 use device::NoSink;
-use hv::{EXIT_REASONS, Registers, SystemRegisters, VcpuExit};
+use hv::{EXIT_REASONS, Kicker, Registers, SystemRegisters, VcpuExit};
 use std::sync::{Condvar, Mutex};
 
 /// What a vCPU does until it is kicked, and whether a kick helps.
@@ -171,7 +171,7 @@ fn one_that_does_not_come_back_is_named_and_holds_up_nobody() {
 #[test]
 fn a_thread_that_is_gone_is_an_error() {
     let Rig { vcpus, .. } = rig(&[true]);
-    vcpus.threads[0].post(Mail::Exit);
+    vcpus.threads[0].post.send(Mail::Exit);
     assert!(matches!(vcpus.pause(), Err(VcpuError::Ended(0))));
 }
 

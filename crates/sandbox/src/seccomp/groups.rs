@@ -150,6 +150,7 @@ pub const KVM_VCPU: &[Call] = &[
     kvm(0x98), // GET_MP_STATE
     kvm(0x99), // SET_MP_STATE
     kvm(0x9a), // NMI
+    kvm(0x9b), // SET_GUEST_DEBUG
     kvm(0x9f), // GET_VCPU_EVENTS
     kvm(0xa0), // SET_VCPU_EVENTS
     kvm(0xa1), // GET_DEBUGREGS

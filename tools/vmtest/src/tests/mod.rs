@@ -10,6 +10,7 @@ mod dbus;
 mod devices;
 mod events;
 mod fuzzing;
+mod gdb;
 mod host_side;
 mod hotplug;
 mod lifecycle;
@@ -40,6 +41,7 @@ pub(crate) fn all() -> Vec<Test> {
         console::TESTS,
         dbus::TESTS,
         lifecycle::TESTS,
+        gdb::TESTS,
         cpus::TESTS,
         host_side::TESTS,
         events::TESTS,
