@@ -10,8 +10,8 @@ mod debug;
 #[cfg(feature = "fake-hypervisor")]
 pub mod fake;
 mod features;
-mod tsc;
 pub mod paging;
+mod tsc;
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ pub use cpu::{
     CpuState, DebugRegisters, DescriptorTable, Exception, ExceptionStage, PendingEvents, Registers, RunState,
     Segment, SystemRegisters,
 };
-pub use tsc::TscReading;
 pub use debug::{BREAKPOINTS, Debugging, VcpuDebug};
+pub use tsc::TscReading;
 
 /// Why a back end refused.
 #[derive(Debug, Error)]

@@ -13,8 +13,8 @@ mod build;
 mod catalogue;
 mod consoles;
 mod cpus;
-mod dirty;
 mod debug;
+mod dirty;
 mod error;
 mod growth;
 mod hotplug;
@@ -50,8 +50,8 @@ pub use build::{Generation, Start, build};
 pub use catalogue::profiles;
 pub use chipset::acpi::GenerationId;
 pub use consoles::Consoles;
-pub use dirty::DirtyRam;
 pub use debug::{DebugDesk, DebugStops};
+pub use dirty::DirtyRam;
 pub use error::{
     BuildError, ConsoleError, DeviceError, GrowError, LateDevice, PauseError, PlugError, ResizeDiskError,
     ResizeError,

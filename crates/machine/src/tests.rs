@@ -12,9 +12,9 @@ use virtio_devices::blk::Disk;
 use super::*;
 
 mod cpus;
+mod debug;
 mod generation;
 mod golden;
-mod debug;
 mod growth;
 
 /// A kernel in a file.

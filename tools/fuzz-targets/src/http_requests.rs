@@ -7,8 +7,8 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use api::Command;
 use api::testing::{FakeLoop, fake_api};
+use api::{ApiError, Code};
 
 /// A server that does not answer for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ static SOCKET: LazyLock<SocketAddr> = LazyLock::new(|| {
     // Every command fails, some for longer reasons than others; the loop is to last as well.
     std::mem::forget(FakeLoop::new(inbox, |command| {
         let name = command.verb().name;
-        command.refuse(Command::not_implemented(name));
+        command.refuse(ApiError::new(Code::NotImplemented, [name.into()]));
     }));
     address
 });

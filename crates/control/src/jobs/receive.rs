@@ -101,6 +101,8 @@ struct Made {
     plan: Plan,
     ram: GuestRam,
     ranges: Vec<SavedRange>,
+    /// How its contents come, unless they come later.
+    source: MemorySource,
 }
 
 /// The machine as [`migration::receive`] sees it.
@@ -163,15 +165,15 @@ impl Destination for Arriving<'_> {
             RestoreConfig { zone_updates: self.data.zone_updates.clone(), ..RestoreConfig::default() };
         replaced.apply(&mut config)?;
         let plan = check(config)?;
-        let ram = if self.fds.is_empty() {
-            GuestRam::restore(&plan.memory.zones, &ranges, &NoFiles)?.0
+        let (ram, source) = if self.fds.is_empty() {
+            (GuestRam::restore(&plan.memory.zones, &ranges, &NoFiles)?.0, MemorySource::Copy)
         } else {
-            self.adopt(&plan, &ranges)?
+            (self.adopt(&plan, &ranges)?, MemorySource::Shared)
         };
         self.link.progress.enter(JobPhase::Memory, ram.total());
         let addresses = ranges.iter().map(SavedRange::addresses).collect();
         let memory = Arc::new(ArrivingRam(ram.clone()));
-        self.made = Some(Made { plan, ram, ranges });
+        self.made = Some(Made { plan, ram, ranges, source });
         Ok(Ram { ranges: addresses, memory })
     }
 
@@ -182,11 +184,12 @@ impl Destination for Arriving<'_> {
 
     fn state(&mut self, bytes: &[u8]) -> Result<(), MachineError> {
         let tree: Tree = serde_json::from_slice(bytes)?;
-        let Made { mut plan, ram, ranges } = self.made.take().ok_or("The configuration has not come")?;
+        let Made { mut plan, ram, ranges, source } =
+            self.made.take().ok_or("The configuration has not come")?;
         tree.settle(&mut plan);
         let demand = self.demand.take();
-        let mode = if demand.is_some() { MemorySource::OnDemand } else { MemorySource::Copy };
-        let sources = ranges.iter().map(|range| source(range, mode)).collect();
+        let mode = if demand.is_some() { MemorySource::OnDemand } else { source };
+        let sources = ranges.iter().map(|range| told(range, mode)).collect();
         let demand = demand.map(|pages| Demand::of_pages(pages, tree.ram()));
         let memory = RestoredRam { ram, sources, demand };
         let restored = Restored { plan, tree, memory, descriptors: Descriptors::new(), resume: false };
@@ -211,7 +214,7 @@ impl Destination for Arriving<'_> {
     }
 }
 
-fn source(range: &SavedRange, mode: MemorySource) -> RestoredMemory {
+fn told(range: &SavedRange, mode: MemorySource) -> RestoredMemory {
     RestoredMemory { base: range.base, size: range.len, zone: range.zone.clone(), mode, why: None }
 }
 

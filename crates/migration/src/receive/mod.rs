@@ -170,11 +170,11 @@ impl Receiving<'_> {
         loop {
             let request = match self.main.next_request(quiet) {
                 Ok(request) => request,
-                Err(error) if self.state == State::StateReceived => return self.settle(error),
+                Err(error) if self.state == State::Whole => return self.settle(error),
                 Err(error) => return Err(error.into()),
             };
             match request.command {
-                Command::Complete | Command::CompletePaused if self.state == State::StateReceived => {
+                Command::Complete | Command::CompletePaused if self.state == State::Whole => {
                     self.expect(&request, Some(0))?;
                     return Ok(self.complete(request.command));
                 }
@@ -229,7 +229,7 @@ impl Receiving<'_> {
             self.destination.fill_from(Arc::clone(pages)).map_err(machine("fill memory on demand"))?;
         }
         self.destination.state(&state).map_err(machine("build the machine from its state"))?;
-        self.state = State::StateReceived;
+        self.state = State::Whole;
         self.main.heed_successor(self.session.watch.clone());
         // A source that does not hear it comes back to ask.
         let _ = self.main.respond(Response::ok(0));
