@@ -12,7 +12,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError};
 
-use crate::extents::huge_page;
+use crate::extents::{huge_page, is_empty_of_huge};
 use crate::mapping::Mapping;
 use crate::part::{Backing, Part};
 use crate::{RamError, RamRegion, SavedRange, WriteHook, layout, policy};
@@ -78,10 +78,12 @@ pub(crate) fn is_users_file(zone: &Zone) -> bool {
 
 /// What stands behind the part of the zone that begins at `offset` of `file`, which [`open`] answered.
 pub(crate) fn backing(zone: &Zone, file: Option<&File>, offset: u64) -> Result<Backing, RamError> {
-    let Some(file) = file else { return Ok(Backing::Zeroes) };
+    let Some(file) = file else { return Ok(Backing::Zeroes { file: None, offset: 0 }) };
     let file = file.try_clone().map_err(|source| RamError::Backing { zone: zone.id.clone(), source })?;
     Ok(if zone.shared {
         Backing::Shared { file, offset }
+    } else if is_empty_of_huge(&file) {
+        Backing::Zeroes { file: Some(file), offset }
     } else {
         Backing::Copied { file, offset, is_snapshot: false }
     })
@@ -143,7 +145,7 @@ pub(crate) fn map(zone: &Zone, saved: SavedRange, backing: Backing) -> Result<Ra
     let failed = |source| RamError::Map { zone: zone.id.clone(), size: len, source };
     let size = usize::try_from(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
     let (mut flags, file) = match &backing {
-        Backing::Zeroes => (MapFlags::PRIVATE, None),
+        Backing::Zeroes { file, offset } => (MapFlags::PRIVATE, file.as_ref().map(|file| (file, *offset))),
         Backing::Shared { file, offset } => (MapFlags::SHARED, Some((file, *offset))),
         Backing::Copied { file, offset, .. } => (MapFlags::PRIVATE, Some((file, *offset))),
     };

@@ -12,11 +12,8 @@ use rustix::io::Errno;
 const PIECE: usize = 64 << 10;
 
 /// The parts of `within` that may hold anything but zeroes, in ascending order. No page of the file comes to be by that. Where the kernel
-/// does not tell, all of it may.
+/// does not tell, all of it may. Threads that give RAM back ask too, so seeking is all that this does.
 pub(crate) fn data(file: &File, within: Range<u64>) -> Vec<Range<u64>> {
-    if let Some(page) = huge_page(file) {
-        return data_of_huge(file, within, page);
-    }
     let mut all = Vec::new();
     let mut at = within.start;
     while at < within.end {
@@ -41,11 +38,14 @@ pub(crate) fn huge_page(file: &File) -> Option<u64> {
     file.metadata().ok().map(|metadata| metadata.blksize()).filter(|size| *size >= SMALLEST)
 }
 
-/// A file of huge pages calls all of itself data. Reading it, as opposed to touching its mapping, makes no pages for its holes.
-fn data_of_huge(file: &File, within: Range<u64>, page: u64) -> Vec<Range<u64>> {
-    if file.metadata().is_ok_and(|metadata| metadata.blocks() == 0) {
-        return Vec::new();
-    }
+/// Whether `file` is one of huge pages and has none yet.
+pub(crate) fn is_empty_of_huge(file: &File) -> bool {
+    huge_page(file).is_some() && file.metadata().is_ok_and(|metadata| metadata.blocks() == 0)
+}
+
+/// As [`data`], for a file of huge pages of `page` bytes: those call all of themselves data. Reading one, as opposed to touching its mapping,
+/// makes no pages for its holes.
+pub(crate) fn data_of_huge(file: &File, within: Range<u64>, page: u64) -> Vec<Range<u64>> {
     let mut buffer = vec![0; PIECE];
     let mut all: Vec<Range<u64>> = Vec::new();
     let mut at = within.start;

@@ -59,7 +59,7 @@ impl Part {
     fn occupied(&self, pages: Range<usize>) -> Vec<Range<usize>> {
         let all = || vec![pages.clone()];
         match &self.backing {
-            Backing::Zeroes => pagemap::own(self.start(), pages.clone()).unwrap_or_else(|_| all()),
+            Backing::Zeroes { .. } => pagemap::own(self.start(), pages.clone()).unwrap_or_else(|_| all()),
             Backing::Shared { .. } => self.data(&pages),
             Backing::Copied { .. } => {
                 let Some(mut runs) = self.changed(pages.clone()) else { return all() };
@@ -90,7 +90,11 @@ impl Part {
         };
         let place = |page: usize| offset.saturating_add((page * PAGE) as u64);
         let page = |place: u64| (place - offset).div_ceil(PAGE as u64) as usize;
-        let data = extents::data(file, place(pages.start)..place(pages.end));
+        let within = place(pages.start)..place(pages.end);
+        let data = match self.huge() {
+            None => extents::data(file, within),
+            Some(page) => extents::data_of_huge(file, within, page),
+        };
         data.into_iter()
             .map(|run| ((run.start - offset) / PAGE as u64) as usize..page(run.end).min(pages.end))
             .collect()

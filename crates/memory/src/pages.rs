@@ -114,7 +114,7 @@ impl Part {
                 Ok(rustix::fs::fallocate(file, hole, offset + first, len)?)
             }
             // The pages are the mapping's own: a file that it began as is not to change.
-            Backing::Zeroes | Backing::Copied { .. } => self.drop_private(pages),
+            Backing::Zeroes { .. } | Backing::Copied { .. } => self.drop_private(pages),
         }
     }
 }

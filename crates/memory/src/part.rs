@@ -14,8 +14,13 @@ pub(crate) const PAGE: usize = 4096;
 /// What the bytes of a region are where nobody has written.
 #[derive(Debug)]
 pub(crate) enum Backing {
-    /// Zeroes.
-    Zeroes,
+    /// Zeroes. Huge pages come from a file that has nothing in it; what is written is written elsewhere.
+    Zeroes {
+        /// The file.
+        file: Option<File>,
+        /// Where the region begins in it.
+        offset: u64,
+    },
     /// Those of a file from `offset` on, and whatever is written is written there.
     Shared {
         /// The file.
@@ -78,6 +83,11 @@ impl Part {
     /// Bytes of a host page: what can be given back to the host at the least.
     pub(crate) fn host_page(&self) -> u64 {
         self.huge.unwrap_or(PAGE as u64)
+    }
+
+    /// Bytes of its pages, if they come from a pool of huge ones.
+    pub(crate) fn huge(&self) -> Option<u64> {
+        self.huge
     }
 
     /// Whether its pages come from a pool of huge ones.

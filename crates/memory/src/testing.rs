@@ -33,7 +33,11 @@ fn ram(ranges: &[(u64, usize)], rooms: BTreeMap<String, Range>) -> GuestRam {
     let room = |(id, (base, len)): (&String, &Range)| (*base, *len, id.clone(), true);
     let regions = ranges.iter().map(range).chain(rooms.iter().map(room)).map(|(base, len, zone, is_room)| {
         let range = SavedRange { base, len, zone, offset: 0, is_room, in_users_file: false };
-        backing::map(&Zone { pages, ..Zone::new(&range.zone, len) }, range, Backing::Zeroes)
+        backing::map(
+            &Zone { pages, ..Zone::new(&range.zone, len) },
+            range,
+            Backing::Zeroes { file: None, offset: 0 },
+        )
     });
     let regions = regions.collect::<Result<_, _>>().expect("test RAM");
     GuestRam::of(regions, rooms).expect("test RAM")

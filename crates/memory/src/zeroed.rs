@@ -12,7 +12,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use vm_memory::{Bytes, VolatileSlice};
 
 use crate::bits::PageBits;
-use crate::part::{PAGE, Part};
+use crate::part::{Backing, PAGE, Part};
 
 /// How many places of the whole process may be taken so; the pages of others are zeroed and stay.
 const MOST_PLACES: usize = 16 << 10;
@@ -23,6 +23,13 @@ impl Part {
     /// Drops `pages`, so that they read as zeroes. The part is mapped privately.
     pub(crate) fn drop_private(&self, pages: Range<usize>) -> io::Result<()> {
         self.forget(&pages)?;
+        if !matches!(self.backing, Backing::Copied { .. }) {
+            return Ok(());
+        }
+        if self.is_huge() {
+            // A file of huge pages that had something in it before: rare enough to keep its pages.
+            return self.zero(&pages);
+        }
         for data in self.data(&pages) {
             for run in self.kept(data) {
                 self.replace(run)?;
@@ -45,7 +52,7 @@ impl Part {
         // What meets a place that was taken before becomes one with it.
         let meets =
             pages.start.checked_sub(1).is_some_and(|page| dropped.has(page)) || dropped.has(pages.end);
-        if self.is_huge() || (!meets && PLACES.fetch_add(1, Ordering::Relaxed) >= MOST_PLACES) {
+        if !meets && PLACES.fetch_add(1, Ordering::Relaxed) >= MOST_PLACES {
             return self.zero(&pages);
         }
         // Whoever looks between the two steps takes the pages for changed, which they are a moment later.

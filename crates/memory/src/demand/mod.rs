@@ -133,9 +133,8 @@ impl OnDemand {
     }
 
     fn prepare(&self, part: &Part) -> io::Result<()> {
-        // A file that has something there would be read instead of waited for. Huge pages of our own have a file without anything in it.
-        let has_file = matches!(part.backing, Backing::Copied { .. });
-        if has_file && (!part.is_huge() || !part.data(&(0..part.pages())).is_empty()) {
+        // What a file has there would be read instead of waited for.
+        if matches!(part.backing, Backing::Copied { .. }) {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "it is mapped from a file privately"));
         }
         self.uffd.register(part.start(), part.size())?;

@@ -81,8 +81,8 @@ pub const STREAM: &[Call] = &[
 /// Queue threads may be bound to CPUs of the host.
 pub const AFFINITY: &[Call] = &[any(SYS_sched_setaffinity)];
 
-/// Giving guest RAM back to the host.
-pub const DISCARD: &[Call] = &[any(SYS_fallocate), any(SYS_madvise)];
+/// Giving guest RAM back to the host. Where it is mapped from a snapshot's file, that is asked where it has anything.
+pub const DISCARD: &[Call] = &[any(SYS_fallocate), any(SYS_lseek), any(SYS_madvise)];
 
 /// Opening and reading files.
 pub const READ_FILES: &[Call] = &[
