@@ -104,7 +104,7 @@ const ANY: Option<&str> = Some("any");
 type Case = (&'static [&'static str], &'static str, Option<&'static str>);
 
 #[rustfmt::skip]
-const CASES: [Case; 36] = [
+const CASES: [Case; 39] = [
     (&["add-device", "path=/sys/d,id=v0"], "PUT vm.add-device", Some(r#"{"path":"/sys/d","x_exclude_mmap_bars":[],"id":"v0","pci_segment":0}"#)),
     (&["add-disk", "path=/d,readonly=on"], "PUT vm.add-disk", ANY),
     (&["add-fs", "tag=t,socket=/s"], "PUT vm.add-fs", ANY),
@@ -116,6 +116,9 @@ const CASES: [Case; 36] = [
     (&["add-vsock", "cid=3,socket=/v"], "PUT vm.add-vsock", Some(r#"{"cid":3,"socket":"/v","pci_segment":0}"#)),
     (&["boot"], "PUT vm.boot", None),
     (&["coredump", "file:///core"], "PUT vm.coredump", Some(r#"{"destination_url":"file:///core"}"#)),
+    (&["cancel-job", "--id", "7"], "PUT vm.cancel-job", Some(r#"{"id":7}"#)),
+    (&["jobs"], "GET vm.jobs", None),
+    (&["snapshot", "destination_url=file:///s,parent=/p"], "PUT vm.snapshot", Some(r#"{"destination_url":"file:///s","parent":"/p"}"#)),
     (&["counters"], "GET vm.counters", None),
     (&["create"], "PUT vm.create", Some("the raw text\n")),
     (&["create", "-"], "PUT vm.create", Some("the raw text\n")),
@@ -133,7 +136,7 @@ const CASES: [Case; 36] = [
     (&["resize"], "PUT vm.resize", Some("{}")),
     (&["resize-disk", "--disk", "d0", "--size", "1M"], "PUT vm.resize-disk", Some(r#"{"id":"d0","desired_size":1048576}"#)),
     (&["resize-zone", "--id", "z0", "--size", "1G"], "PUT vm.resize-zone", Some(r#"{"id":"z0","desired_ram":1073741824}"#)),
-    (&["restore", "source_url=file:///s"], "PUT vm.restore", Some(r#"{"source_url":"file:///s","prefault":false,"memory_restore_mode":"Copy","resume":false,"zone_updates":[]}"#)),
+    (&["restore", "source_url=file:///s"], "PUT vm.restore", Some(r#"{"source_url":"file:///s","prefault":false,"resume":false,"zone_updates":[]}"#)),
     (&["resume"], "PUT vm.resume", None),
     (&["send-migration", "destination_url=tcp:h:1,downtime_ms=7"], "PUT vm.send-migration", Some(r#"{"destination_url":"tcp:h:1","local":false,"preserve_source":false,"downtime_ms":7,"timeout_s":3600,"timeout_strategy":"Cancel","connections":1,"memory_mode":"Precopy"}"#)),
     (&["shutdown"], "PUT vm.shutdown", None),

@@ -106,7 +106,7 @@ fn errors_are_chains_and_have_their_codes() {
         (
             &["--restore", "source_url=file:///s"],
             1,
-            "  0: Error restoring VM\n  1: The VM could not be restored\n  2: vm.restore is not implemented",
+            "  0: Error restoring VM\n  1: The VM could not be restored\n  2: Invalid restore source URL\n  3: Destination is",
         ),
         (
             &["--kernel", "/k", "--cpus", "boot=2,max=1"],

@@ -45,15 +45,15 @@ impl RestoreConfig {
     /// # Errors
     /// [`RestoreError::Nothing`] names an id that the snapshot does not have, or what cannot be read.
     pub fn apply(&self, saved: &mut VmConfig) -> Result<(), RestoreError> {
-        for DiskPath { id, path } in &self.disk_paths {
+        for DiskPath { id, path } in self.disk_paths.iter().flatten() {
             let mut disks = saved.disks.iter_mut().flatten();
             let disk = disks.find(|disk| disk.pci.id.as_ref() == Some(id));
             disk.ok_or_else(|| nothing("disk_paths", id))?.path = Some(path.clone());
         }
-        for NetTap { id, tap } in &self.net_taps {
+        for NetTap { id, tap } in self.net_taps.iter().flatten() {
             find_net(saved, "net_taps", id)?.tap = Some(tap.clone());
         }
-        for NetMac { id, mac } in &self.net_macs {
+        for NetMac { id, mac } in self.net_macs.iter().flatten() {
             let mac = mac.parse().map_err(|_| RestoreError::Mac { id: id.clone(), mac: mac.clone() })?;
             find_net(saved, "net_macs", id)?.mac = Some(mac);
         }

@@ -71,7 +71,7 @@ impl VmSnapshotConfig {
     /// # Errors
     /// [`FlagError`].
     pub fn from_flag(text: &str) -> Result<Self, FlagError> {
-        if text.starts_with("file:") {
+        if !text.contains("destination_url=") {
             return Ok(Self { destination_url: text.into(), parent: None });
         }
         flag::read("snapshot", &Self::SYNTAX, text)

@@ -2,13 +2,11 @@
 //! (`spec/config.md` §12).
 
 use std::collections::HashSet;
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use keyval::{Options, Syntax};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::flag::FlagError;
 use crate::overrides::{DiskPath, NetMac, NetTap};
@@ -27,11 +25,12 @@ pub struct RestoreConfig {
     /// When memory is read. When absent: page by page from the snapshot's own file, where nothing else has the memory.
     #[serde(default, deserialize_with = "keyval::spelled_opt", skip_serializing_if = "Option::is_none")]
     pub memory_restore_mode: Option<MemoryRestoreMode>,
-    /// What is done, with [`MemoryRestoreMode::OnDemand`], about pages that nobody has touched: `off`, `full`, or bytes a second. `full` when
-    /// absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    /// What is done, with [`MemoryRestoreMode::OnDemand`], about pages that nobody has touched.
+    #[serde(default, deserialize_with = "keyval::spelled_opt", skip_serializing_if = "Option::is_none")]
     pub background: Option<Background>,
+    /// Bytes a second of these, instead.
+    #[serde(default, deserialize_with = "keyval::byte_size_opt", skip_serializing_if = "Option::is_none")]
+    pub background_rate: Option<u64>,
     /// New descriptors of taps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net_fds: Option<Vec<RestoredNetConfig>>,
@@ -48,14 +47,14 @@ pub struct RestoreConfig {
     #[serde(default)]
     pub zone_updates: Vec<ZoneUpdate>,
     /// Other images for disks.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub disk_paths: Vec<DiskPath>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_paths: Option<Vec<DiskPath>>,
     /// Other taps for network devices.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub net_taps: Vec<NetTap>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_taps: Option<Vec<NetTap>>,
     /// Other MAC addresses for network devices.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub net_macs: Vec<NetMac>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_macs: Option<Vec<NetMac>>,
     /// Another context id for the vsock device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock_cid: Option<u32>,
@@ -120,47 +119,20 @@ pub struct ZoneUpdate {
 }
 
 /// How pages come that nobody has touched yet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Background {
     /// They do not.
     Off,
     /// As fast as they can be read.
     #[default]
     Full,
-    /// So many bytes a second.
-    Rate(u64),
 }
 
 impl FromStr for Background {
     type Err = UnknownWord;
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
-        match word {
-            "off" => Ok(Self::Off),
-            "full" => Ok(Self::Full),
-            size => keyval::parse_byte_size(size).map(Self::Rate).ok_or_else(|| UnknownWord(size.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for Background {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Off => f.write_str("off"),
-            Self::Full => f.write_str("full"),
-            Self::Rate(bytes) => bytes.fmt(f),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Background {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
-impl Serialize for Background {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        words::any_case(word, &[("off", Self::Off), ("full", Self::Full)])
     }
 }
 
@@ -216,7 +188,7 @@ impl RestoreError {
 impl RestoreConfig {
     /// Options of `--restore` and `ch-remote restore`.
     pub const SYNTAX: Syntax = Syntax::new(
-        "source_url=<file_url>,prefault=on|off,memory_restore_mode=copy|ondemand|copyonwrite,background=off|full|<bytes_per_second>,net_fds=<list of net_id@[fds]>,\
+        "source_url=<file_url>,prefault=on|off,memory_restore_mode=copy|ondemand|copyonwrite,background=off|full,background_rate=<bytes_per_second>,net_fds=<list of net_id@[fds]>,\
          vfio_fds=<list of device_id@fd>,iommufd_fd=<fd>,resume=true|false,zone_updates=<list of zone_id@host_node>,\
          disk_paths=<list of disk_id@path>,net_taps=<list of net_id@tap>,net_macs=<list of net_id@mac>,vsock_cid=<cid>,\
          vsock_socket=<path>,serial=<as --serial>,console=<as --console>",

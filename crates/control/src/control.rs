@@ -1,7 +1,7 @@
 //! The loop itself: what wakes it and what it owns.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use api::{ApiError, Command, Inbox, RestoredMemory, State, VmInfo, VmState};
@@ -16,7 +16,7 @@ use sandbox::Grant;
 use thiserror::Error;
 
 use crate::Published;
-use crate::jobs::{JobRunner, Released};
+use crate::jobs::{Guard, JobRunner, Released};
 use crate::published::Shown;
 
 /// Opens the hypervisor when the first machine is built: a VMM that only answers questions needs none.
@@ -61,6 +61,8 @@ pub(crate) struct Vm {
     pub(crate) machine: Option<Machine>,
     /// What is left of a machine that was offered to another process, which could not be asked whether it has it.
     pub(crate) released: Option<Released>,
+    /// Hears of changes of the snapshot that the machine's RAM lies in.
+    pub(crate) guard: Option<Guard>,
     /// What fills the machine's RAM, if it was restored on demand. It goes after the machine.
     pub(crate) pager: Option<Arc<Pager>>,
     /// Where the machine's RAM came from, if it was restored.
@@ -83,6 +85,8 @@ pub struct Control {
     /// Where a debugger finds the machine, if there may be one.
     pub(crate) debug: Option<Arc<DebugDesk>>,
     inbox: Inbox,
+    /// What the loop waits for, once it runs.
+    epoll: Option<Epoll>,
     published: Arc<Published>,
     options: Options,
 }
@@ -107,6 +111,7 @@ impl Control {
             jobs: JobRunner::new(published.jobs().clone()),
             debug: None,
             inbox,
+            epoll: None,
             published,
             options,
         }
@@ -132,10 +137,13 @@ impl Control {
         for fd in [self.inbox.wake_fd().as_raw_fd(), self.events.wake_fd().as_raw_fd(), signals.as_raw_fd()] {
             epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0))?;
         }
-        let mut ready = [EpollEvent::default(); 3];
+        self.epoll = Some(epoll);
+        self.watch_snapshot();
+        let mut ready = [EpollEvent::default(); 4];
         while !self.ending {
-            match epoll.wait(self.patience(), &mut ready) {
-                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e.into()),
+            let patience = self.patience();
+            match self.epoll.as_ref().map(|epoll| epoll.wait(patience, &mut ready)) {
+                Some(Err(e)) if e.kind() != io::ErrorKind::Interrupted => return Err(e.into()),
                 _ => {}
             }
             self.inbox.clear_wake();
@@ -148,6 +156,16 @@ impl Control {
             }
         }
         Ok(())
+    }
+
+    /// Has the loop wake up when the snapshot is changed that RAM lies in.
+    pub(crate) fn watch_snapshot(&self) {
+        let guard = self.vm.as_ref().and_then(|vm| vm.guard.as_ref());
+        let (Some(guard), Some(epoll)) = (guard, &self.epoll) else { return };
+        let (fd, event) = (guard.as_fd().as_raw_fd(), EpollEvent::new(EventSet::IN, 0));
+        if let Err(e) = epoll.ctl(ControlOperation::Add, fd, event) {
+            tracing::warn!("Nobody will tell if the snapshot is changed: {e}");
+        }
     }
 
     fn obey(&mut self, signal: Signal) {
@@ -167,6 +185,7 @@ impl Control {
     fn look_after_guest(&mut self) -> Result<(), Ended> {
         let raised = self.events.take();
         self.look_after_job();
+        self.look_after_snapshot();
         let Some(machine) = self.machine() else { return Ok(()) };
         if raised.has(Event::Fatal) {
             return Err(Ended::Vcpu);

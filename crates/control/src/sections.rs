@@ -107,7 +107,7 @@ impl Control {
     /// Drops the machine, if there is one. With it go the devices that its guest had not let go of yet.
     pub(crate) fn drop_machine(&mut self) -> bool {
         let Some(vm) = self.vm.as_mut() else { return false };
-        vm.restored = None;
+        (vm.restored, vm.guard) = (None, None);
         let was_released = vm.released.take().is_some();
         let Some(machine) = vm.machine.take() else { return was_released };
         let removals = machine.removals();

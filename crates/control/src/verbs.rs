@@ -101,6 +101,7 @@ impl Control {
             pager: None,
             restored: None,
             released: None,
+            guard: None,
         });
         self.publish();
         Ok(())

@@ -38,7 +38,9 @@ pub const CONNECT: &[Call] = &[
     any(SYS_sendto),
     any(SYS_setsockopt),
     any(SYS_shutdown),
-    any(SYS_socket),
+    equal(SYS_socket, 0, libc::AF_UNIX),
+    equal(SYS_socket, 0, libc::AF_INET),
+    equal(SYS_socket, 0, libc::AF_INET6),
     any(SYS_unlink),
     any(SYS_unlinkat),
 ];

@@ -4,8 +4,9 @@
 
 use config::{
     DeviceConfig, DiskConfig, FsConfig, GenericVhostUserConfig, NetConfig, PmemConfig, RestoreConfig,
-    UserDeviceConfig, VdpaConfig, VmConfig, VmCoredumpData, VmReceiveMigrationData, VmRemoveDevice, VmResize,
-    VmResizeDisk, VmResizeZone, VmSendMigrationData, VmSnapshotConfig, VsockConfig, from_json,
+    UserDeviceConfig, VdpaConfig, VmCancelJob, VmConfig, VmCoredumpData, VmReceiveMigrationData,
+    VmRemoveDevice, VmResize, VmResizeDisk, VmResizeZone, VmSendMigrationData, VmSnapshotConfig, VsockConfig,
+    from_json,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +36,7 @@ const BODIES: &[Body] = bodies![
     RestoreConfig,
     UserDeviceConfig,
     VdpaConfig,
+    VmCancelJob,
     VmConfig,
     VmCoredumpData,
     VmReceiveMigrationData,

@@ -47,7 +47,7 @@ pub(crate) fn run() -> bool {
     let disk = context.path("root");
     let builder = builder(&context, &disk).agent(AgentOn::Console).with("console", json!({"mode": "Pty"}));
     say(&format!("starting {}", context.vmm().display()));
-    let mut vm = builder.start();
+    let vm = builder.start();
     let api = vm.api().clone().loud();
     print_console(&vm);
     say("creating and booting a VM over REST");
@@ -57,6 +57,8 @@ pub(crate) fn run() -> bool {
     say("the guest boots");
     vm.wait_ready();
     tour(&context, &vm, &api);
+    there_and_back(&context, &vm, &api);
+    let mut vm = hand_over(&context, vm, &api);
     say("the guest powers off, and the VMM ends");
     vm.agent().start("sync; poweroff -f");
     let status = vm.vmm.wait_exit();
@@ -110,6 +112,43 @@ fn hot_plug(context: &Context, vm: &Vm, api: &Client) {
         wait::until_true(wait::COMMAND, "the CPUs in the guest", || vm.online_cpus() == cpus);
         show(vm, "cat /sys/devices/system/cpu/present");
     }
+}
+
+/// A snapshot while the guest runs; then the VM is deleted and comes back out of the files.
+fn there_and_back(context: &Context, vm: &Vm, api: &Client) {
+    say("a snapshot while the guest runs, the end of the VM, and its return from the files");
+    let directory = context.path("snapshot");
+    std::fs::create_dir(&directory).unwrap();
+    let url = format!("file://{}", directory.display());
+    vm.ok("echo remembered >/tmp/memory");
+    api.put_json("vm.snapshot", &json!({"destination_url": url})).expect(204);
+    let jobs = api.get("vm.jobs").expect(200).json();
+    println!("  the guest stood still for {} microseconds", jobs["jobs"][0]["downtime_us"]);
+    api.put("vm.delete").expect(204);
+    api.put_json("vm.restore", &json!({"source_url": url, "resume": true})).expect(204);
+    show(vm, "cat /tmp/memory");
+}
+
+/// The VM goes to another process while its guest runs; the first one ends.
+fn hand_over(context: &Context, mut vm: Vm, api: &Client) -> Vm {
+    say("live migration: the VM goes to another process, and its guest does not notice");
+    let builder = Builder::new(context).agent(AgentOn::Console);
+    let arrived =
+        builder.with("console", json!({"mode": "Pty"})).with("serial", vm.config["serial"].clone()).start();
+    let url = format!("unix:{}", context.path("migration").display());
+    thread::scope(|scope| {
+        let other = arrived.api().clone();
+        let body = json!({"receiver_url": url});
+        let receiving = scope.spawn(move || other.put_json("vm.receive-migration", &body));
+        wait::until_true(wait::COMMAND, "the receiver", || {
+            arrived.api().get("vm.jobs").expect(200).json()["jobs"][0]["state"] == "running"
+        });
+        api.put_json("vm.send-migration", &json!({"destination_url": url})).expect(204);
+        receiving.join().unwrap().expect(204);
+    });
+    println!("  the first process has ended with exit code {:?}", vm.vmm.wait_exit().code());
+    show(&arrived, "cat /tmp/memory");
+    arrived
 }
 
 fn show(vm: &Vm, command: &str) {

@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn repetitions_are_written_out() {
-        assert_eq!(bytes("0a0* 1"), [0x0a, 0x00, 0x01]);
+        assert_eq!(bytes("0a0* 01"), [0x0a, 0x00, 0x00, 0x01]);
         assert_eq!(bytes(""), [0; 0]);
     }
 }

@@ -10,6 +10,7 @@
 //! end it end the job first. A job that is cancelled gives the guest back at once, and its thread then has nothing to say any more.
 
 mod coredump;
+mod guard;
 mod progress;
 mod receive;
 mod restore;
@@ -32,6 +33,7 @@ use crate::verbs::Done;
 
 pub(crate) use progress::{Board, Progress};
 
+pub(crate) use guard::Guard;
 pub(crate) use send::Released;
 
 /// Those of the jobs' threads.

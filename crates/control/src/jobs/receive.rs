@@ -191,7 +191,7 @@ impl Destination for Arriving<'_> {
         let mode = if demand.is_some() { MemorySource::OnDemand } else { source };
         let sources = ranges.iter().map(|range| told(range, mode)).collect();
         let demand = demand.map(|pages| Demand::of_pages(pages, tree.ram()));
-        let memory = RestoredRam { ram, sources, demand };
+        let memory = RestoredRam { ram, sources, demand, guard: None };
         let restored = Restored { plan, tree, memory, descriptors: Descriptors::new(), resume: false };
         Ok(self.link.with(move |control| control.take_over(restored, Generation::Same))?)
     }

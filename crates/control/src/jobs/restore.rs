@@ -8,7 +8,10 @@ use std::sync::Arc;
 use api::{ApiError, Code, JobPhase, MemorySource, ReplyTo, RestoredMemory, With};
 use config::{Background, MemoryRestoreMode, Plan, RestoreConfig, VmConfig};
 use device::Events;
-use libc::{SYS_fcntl, SYS_ftruncate, SYS_getcwd, SYS_mbind, SYS_memfd_create, SYS_readlink, SYS_readlinkat};
+use libc::{
+    SYS_fcntl, SYS_ftruncate, SYS_getcwd, SYS_inotify_add_watch, SYS_inotify_init1, SYS_mbind,
+    SYS_memfd_create, SYS_readlink, SYS_readlinkat,
+};
 use machine::{Descriptors, Generation, Start, Tree};
 use memory::{Bytes, GuestAddress, GuestRam, RangeMode, RangeSource, SavedRange};
 use migration::Pages;
@@ -19,7 +22,7 @@ use serde::Deserialize;
 use snapshot::Snapshot;
 
 use super::snapshot::{Range, directory, pieces};
-use super::{Finish, Link, Progress};
+use super::{Finish, Guard, Link, Progress};
 use crate::control::Vm;
 use crate::verbs::{Done, check, show_debugger};
 use crate::{Control, blame};
@@ -32,6 +35,8 @@ pub(super) const MAKE_RAM: &[Call] = &[
     equal(SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
     any(SYS_ftruncate),
     any(SYS_getcwd),
+    any(SYS_inotify_add_watch),
+    any(SYS_inotify_init1),
     any(SYS_mbind),
     any(SYS_memfd_create),
     any(SYS_readlink),
@@ -72,7 +77,7 @@ impl Control {
 
     fn take_over_machine(&mut self, restored: Restored, generation: Generation) -> Result<bool, ApiError> {
         let Restored { plan, tree, memory, descriptors, resume } = restored;
-        let RestoredRam { ram, sources, demand } = memory;
+        let RestoredRam { ram, sources, demand, guard } = memory;
         let hypervisor = self.hypervisor()?;
         self.take_up(plan, descriptors)?;
         let pager = demand.map(|demand| demand.start(&ram, self.events.clone())).transpose()?;
@@ -86,6 +91,8 @@ impl Control {
         show_debugger(self.debug.as_deref(), &machine)?;
         vm.machine = Some(machine);
         vm.restored = Some(sources);
+        vm.guard = guard;
+        self.watch_snapshot();
         self.publish();
         Ok(resume)
     }
@@ -106,6 +113,8 @@ pub(super) struct RestoredRam {
     /// Where it comes from.
     pub(super) sources: Vec<RestoredMemory>,
     pub(super) demand: Option<Demand>,
+    /// If RAM lies in files that others can change.
+    pub(super) guard: Option<Guard>,
 }
 
 /// RAM that is to come while the guest runs.
@@ -236,11 +245,20 @@ impl Ram<'_> {
         let sources: Vec<_> =
             ranges.iter().zip(modes).map(|(range, mode)| source(range, mode, self.mode())).collect();
         let wanted = self.wanted(&sources)?;
+        let guard = self.guard(&sources);
         if self.mode() == MemoryRestoreMode::OnDemand {
-            return Ok(self.on_demand(ram, sources, wanted));
+            return Ok(RestoredRam { guard, ..self.on_demand(ram, sources, wanted) });
         }
         self.fill(&ram, &wanted)?;
-        Ok(RestoredRam { ram, sources, demand: None })
+        Ok(RestoredRam { ram, sources, demand: None, guard })
+    }
+
+    /// Watches the files that RAM stays in.
+    fn guard(&self, sources: &[RestoredMemory]) -> Option<Guard> {
+        let stays = sources.iter().filter(|source| source.mode == MemorySource::CopyOnWrite);
+        let files = stays.filter_map(|source| self.snapshot.base_file(source.base, source.size));
+        let guard = Guard::over(files.map(|(file, _)| file));
+        guard.inspect_err(|e| tracing::warn!("Nobody will tell if the snapshot is changed: {e}")).ok()
     }
 
     fn mode(&self) -> MemoryRestoreMode {
@@ -265,16 +283,16 @@ impl Ram<'_> {
 
     /// Has pages come while the guest runs.
     fn on_demand(self, ram: GuestRam, mut sources: Vec<RestoredMemory>, runs: Vec<Range>) -> RestoredRam {
-        let prefault = match self.config.background.unwrap_or_default() {
-            Background::Off => Prefault::Off,
-            Background::Full => Prefault::Full,
-            Background::Rate(bytes) => Prefault::Rate(bytes),
+        let prefault = match (self.config.background_rate, self.config.background) {
+            (Some(bytes), _) => Prefault::Rate(bytes),
+            (None, Some(Background::Off)) => Prefault::Off,
+            (None, _) => Prefault::Full,
         };
         let pages = PagesOf::Snapshot(Box::new(self.snapshot));
         for source in sources.iter_mut().filter(|source| source.mode == MemorySource::Copy) {
             source.mode = MemorySource::OnDemand;
         }
-        RestoredRam { ram, sources, demand: Some(Demand { pages, runs, prefault }) }
+        RestoredRam { ram, sources, demand: Some(Demand { pages, runs, prefault }), guard: None }
     }
 
     fn fill(&self, ram: &GuestRam, wanted: &[Range]) -> Result<(), ApiError> {

@@ -112,6 +112,22 @@ fn a_job_that_is_over_cannot_be_cancelled() {
     assert_eq!(rig.call("vm.cancel-job", r#"{"id":1}"#).unwrap_err().code, Code::NoSuchJob);
 }
 
+#[test]
+fn a_change_of_the_snapshot_is_told() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let directory = tempfile::tempdir().unwrap();
+    rig.ok("vm.create", &config(&kernel));
+    rig.ok("vm.boot", "");
+    snapshot(&rig, directory.path());
+    rig.ok("vm.delete", "");
+    rig.ok("vm.restore", &format!(r#"{{"source_url":"{}"}}"#, url(directory.path())));
+    assert!(!rig.records().contains(&"vm/snapshot-changed".into()));
+    let memory =
+        std::fs::OpenOptions::new().write(true).open(directory.path().join("memory-ranges")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&memory, b"x", 0).unwrap();
+    rig.wait_for(|rig| rig.records().contains(&"vm/snapshot-changed".into()));
+}
+
 fn wait_for_job(rig: &Rig, state: JobState) -> Job {
     rig.wait_for(|rig| jobs(rig).last().is_some_and(|job| job.state == state));
     jobs(rig).pop().unwrap()

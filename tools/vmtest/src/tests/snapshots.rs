@@ -114,13 +114,14 @@ fn while_paging(context: &Context) {
     let first = context.path("first");
     snapshot(&vm, &first, None);
     drop(vm);
-    let vm = restored(context, &first, json!({"memory_restore_mode": "OnDemand", "background": "off"}));
+    let vm = restored(context, &first, json!({"memory_restore_mode": "OnDemand", "background": "Off"}));
     vm.ok("echo later >/tmp/w/later");
     let (second, third) = (context.path("second"), context.path("third"));
     snapshot(&vm, &second, Some(&first));
     check(&vm, least);
     drop(vm);
-    let vm = restored(context, &second, json!({"memory_restore_mode": "OnDemand", "background": "64M"}));
+    let vm =
+        restored(context, &second, json!({"memory_restore_mode": "OnDemand", "background_rate": 64 << 20}));
     assert_eq!(vm.ok("cat /tmp/w/later"), "later");
     vm.api().put("vm.pause").expect(204);
     snapshot(&vm, &third, None);
