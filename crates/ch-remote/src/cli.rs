@@ -38,6 +38,12 @@ const WAIT_FOR_GUEST: &str = "wait";
 /// The subcommand that follows events.
 pub(crate) const EVENTS: &str = "events";
 const ALL: &str = "all";
+/// The subcommand that makes snapshots, with those of its own that work on files.
+pub(crate) const SNAPSHOT: &str = "snapshot";
+const INSPECT: &str = "inspect";
+const FLATTEN: &str = "flatten";
+const DIRECTORY: &str = "directory";
+const OUT: &str = "out";
 /// The subcommand that waits for a state.
 pub(crate) const WAIT: &str = "wait";
 
@@ -141,6 +147,7 @@ pub(crate) fn command() -> Command {
         )
         .subcommands(SUBCOMMANDS.iter().map(subcommand))
         .mut_subcommand(REMOVE_DEVICE, |command| command.arg(wait_for_guest()))
+        .mut_subcommand(SNAPSHOT, with_file_commands)
         .subcommand(completions_command())
         .subcommand(console_command())
         .subcommand(Command::new(DEVICES).about("List the devices in PCI slots"))
@@ -188,6 +195,45 @@ pub(crate) fn awaited_device(name: &str, arguments: &ArgMatches) -> Option<Strin
     (name == REMOVE_DEVICE && arguments.get_flag(WAIT_FOR_GUEST))
         .then(|| arguments.get_one::<String>(VALUE).cloned())
         .flatten()
+}
+
+/// Adds what is done with the files of a snapshot, in place of making one.
+fn with_file_commands(snapshot: Command) -> Command {
+    let directory = |name, value, help| {
+        let arg = Arg::new(name).value_name(value).required(true).value_parser(value_parser!(PathBuf));
+        arg.value_hint(ValueHint::DirPath).help(help)
+    };
+    let of = || directory(DIRECTORY, "DIRECTORY", "Directory of the snapshot");
+    snapshot
+        .args_conflicts_with_subcommands(true)
+        .subcommand_negates_reqs(true)
+        .subcommand(Command::new(INSPECT).about("Check a snapshot's files, and tell what it is").arg(of()))
+        .subcommand(
+            Command::new(FLATTEN)
+                .about("Make a full snapshot of an incremental one, so that its parents need not be kept")
+                .arg(of())
+                .arg(directory(OUT, "OUT", "Directory for the full snapshot; it must exist")),
+        )
+}
+
+/// What is to be done with a snapshot's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OnFiles {
+    /// Tell what it is.
+    Inspect(PathBuf),
+    /// Make a full one of the first in the second.
+    Flatten(PathBuf, PathBuf),
+}
+
+/// What `snapshot` is to do with files, if it is not to make one.
+pub(crate) fn on_files(name: &str, arguments: &ArgMatches) -> Option<OnFiles> {
+    let (name, arguments) = (name == SNAPSHOT).then(|| arguments.subcommand()).flatten()?;
+    let path = |name| arguments.try_get_one::<PathBuf>(name).ok().flatten().cloned();
+    let directory = path(DIRECTORY)?;
+    match name {
+        FLATTEN => Some(OnFiles::Flatten(directory, path(OUT)?)),
+        _ => Some(OnFiles::Inspect(directory)),
+    }
 }
 
 fn completions_command() -> Command {
@@ -321,6 +367,25 @@ mod tests {
             let with_socket = [&["ping", "--api-socket", "/s"], incomplete].concat();
             assert_eq!(parsed(&with_socket), Err(ErrorKind::ArgumentConflict));
         }
+    }
+
+    #[test]
+    fn a_snapshot_is_made_or_its_files_are_looked_at() {
+        let parsed = |arguments: &[&str]| {
+            let matches = command().try_get_matches_from([&["x", SNAPSHOT], arguments].concat());
+            let matches = matches.map_err(|e| e.kind())?;
+            let (name, arguments) = matches.subcommand().unwrap();
+            let url = arguments.try_get_one::<String>(VALUE).ok().flatten().cloned();
+            Ok((url, on_files(name, arguments)))
+        };
+        assert_eq!(parsed(&["file:///d"]), Ok((Some("file:///d".into()), None)));
+        assert_eq!(parsed(&[INSPECT, "d"]), Ok((None, Some(OnFiles::Inspect("d".into())))));
+        let flatten = OnFiles::Flatten("d".into(), "o".into());
+        assert_eq!(parsed(&[FLATTEN, "d", "o"]), Ok((None, Some(flatten))));
+        for incomplete in [&[][..], &[INSPECT], &[FLATTEN, "d"]] {
+            assert_eq!(parsed(incomplete), Err(ErrorKind::MissingRequiredArgument), "{incomplete:?}");
+        }
+        assert!(parsed(&["file:///d", INSPECT, "d"]).is_err());
     }
 
     #[test]

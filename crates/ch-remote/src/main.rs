@@ -1,5 +1,5 @@
 //! The `ch-remote` program: one call of a running VMM's API per invocation (`spec/cli.md` §2), and what people like to have around
-//! it (`wait`, `console`, `events`, tables, completions). One thread, and another for a call that is watched (`watch`).
+//! it (`wait`, `console`, `events`, tables, completions, a snapshot's files). One thread, and another for a call that is watched (`watch`).
 //!
 //! ```text
 //!  arguments --cli, table--> Payload --Remote (rest, bus)--> reply --output--> stdout
@@ -18,6 +18,7 @@ mod payload;
 mod remote;
 mod report;
 mod rest;
+mod snapshots;
 mod table;
 mod wait;
 mod watch;
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 use clap::ArgMatches;
 use clap::error::ErrorKind;
 
-use cli::Endpoint;
+use cli::{Endpoint, OnFiles};
 use console::ConsoleError;
 use devices::StayError;
 use events::EventsError;
@@ -59,6 +60,8 @@ enum Failure {
     Stay(#[from] StayError),
     #[error("Error attaching to the console")]
     Console(#[from] ConsoleError),
+    #[error("Error in a snapshot's files")]
+    Snapshot(#[from] snapshot::Error),
     #[error("Error following the events")]
     Events(#[from] EventsError),
     #[error("Error writing the output")]
@@ -98,8 +101,15 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
     if name == cli::COMPLETIONS {
         return print(&cli::completions(arguments));
     }
-    let endpoint = cli::endpoint(matches).unwrap_or_else(|(kind, text)| cli::usage_error(kind, text));
     let format = matches.get_one::<Format>(cli::OUTPUT).copied();
+    if let Some(what) = cli::on_files(name, arguments) {
+        let format = format.unwrap_or_else(default_format);
+        return print(&match what {
+            OnFiles::Inspect(dir) => snapshots::inspect(&dir, format)?,
+            OnFiles::Flatten(dir, out) => snapshots::flatten(&dir, &out, format)?,
+        });
+    }
+    let endpoint = cli::endpoint(matches).unwrap_or_else(|(kind, text)| cli::usage_error(kind, text));
     match name {
         cli::WAIT => wait(endpoint, arguments),
         cli::CONSOLE => {

@@ -84,7 +84,7 @@ pub const FORBIDDEN: &[(&str, &str, &str)] = &[
 ];
 
 /// Crates with a closed list of workspace dependencies: (crate, all it may use).
-pub const CLOSED: &[(&str, &[&str])] = &[("ch-remote", &["api", "config", "keyval"])];
+pub const CLOSED: &[(&str, &[&str])] = &[("ch-remote", &["api", "config", "keyval", "snapshot"])];
 
 /// Crates that may start threads by themselves: the one that confines all others, and a program that is no VMM.
 pub const SPAWNING_CRATES: &[&str] = &["sandbox", "ch-remote"];
