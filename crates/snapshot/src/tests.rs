@@ -67,6 +67,18 @@ impl Model {
         ranges.iter().map(|&(base, len)| writer.write(base, self.slice(base, len)).unwrap()).sum()
     }
 
+    /// Only pages that are not zero, as whoever knows where the holes of RAM are.
+    pub(crate) fn write_occupied(&mut self, writer: &Writer) {
+        for (base, len) in self.ranges.clone() {
+            for gpa in (base..base + len).step_by(PAGE as usize) {
+                let page = self.slice(gpa, PAGE);
+                if page.iter().any(|byte| *byte != 0) {
+                    writer.write(gpa, page).unwrap();
+                }
+            }
+        }
+    }
+
     /// Compares every way of reading `snapshot` with what it should have.
     pub(crate) fn check(&mut self, snapshot: &Snapshot) {
         let ranges = self.ranges.clone();

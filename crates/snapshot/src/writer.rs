@@ -54,6 +54,27 @@ struct Pages {
     stored: Bitmap,
     /// Those that are no holes.
     data: Bitmap,
+    /// Those that somebody has written at all.
+    written: Bitmap,
+}
+
+impl Pages {
+    fn new(count: u64) -> Self {
+        let none = Bitmap::new(count);
+        Self { stored: none.clone(), data: none.clone(), written: none }
+    }
+
+    /// Makes those of `count` pages from `page` on zero that nobody has written.
+    fn zero_unwritten(&mut self, page: u64, count: u64) {
+        let (mut page, mut count) = (page, count);
+        while count > 0 {
+            let (written, run) = self.written.run(page, count);
+            if !written {
+                self.stored.set(page, run, true);
+            }
+            (page, count) = (page.saturating_add(run), count.saturating_sub(run));
+        }
+    }
 }
 
 /// What becomes of a page.
@@ -69,7 +90,7 @@ enum Verdict {
 
 impl Writer {
     /// Begins a snapshot of the RAM in `ranges`, (guest-physical address, bytes) in ascending order, in the directory `dir`. With a
-    /// `parent`, only what differs from that snapshot will be stored. What is never written is zero, or the parent's.
+    /// `parent`, only what differs from that snapshot will be stored. What is never written is zero, whatever the parent has.
     ///
     /// # Errors
     /// `dir` is no directory, has a snapshot already or just gets one; the parent cannot be used; the ranges cannot be.
@@ -82,7 +103,7 @@ impl Writer {
         let part = partial(MEMORY);
         let memory = lock(&directory, &part)?;
         let pages = ranges.total() / PAGE;
-        let pages = Mutex::new(Pages { stored: Bitmap::new(pages), data: Bitmap::new(pages) });
+        let pages = Mutex::new(Pages::new(pages));
         let writer = Self { directory, ranges, parent, memory, pages, made: vec![part] };
         // Only now is it sure that nobody else finishes one.
         check_free(&writer.directory)?;
@@ -146,6 +167,7 @@ impl Writer {
             let mut pages = self.pages();
             pages.data.set(offset / PAGE, run.len() as u64, verdict == Verdict::Data);
             pages.stored.set(offset / PAGE, run.len() as u64, verdict != Verdict::Inherited);
+            pages.written.set(offset / PAGE, run.len() as u64, true);
             (offset, bytes) = (offset.saturating_add(len as u64), rest);
         }
         Ok(stored)
@@ -159,6 +181,26 @@ impl Writer {
         let copied = flatten::copy(run.file, run.offset, &self.memory, offset, run.len);
         copied.map_err(Error::io("write", &self.directory.path_of(MEMORY)))?;
         self.pages().data.set(offset / PAGE, run.len / PAGE, true);
+        Ok(())
+    }
+
+    /// What was never written must not be looked for in the parent. Only where that has something does it make a difference.
+    fn zero_unwritten(&self, parent: &Snapshot) -> io::Result<()> {
+        for run in parent.data() {
+            let run = run?;
+            let (mut gpa, mut len) = (run.gpa, run.len);
+            while len > 0 {
+                let step = match self.ranges.find(gpa) {
+                    Place::Gap(gap) => gap.min(len),
+                    Place::Stored { offset, left } => {
+                        let step = left.min(len);
+                        self.pages().zero_unwritten(offset / PAGE, step / PAGE);
+                        step
+                    }
+                };
+                (gpa, len) = (gpa.saturating_add(step), len.saturating_sub(step));
+            }
+        }
         Ok(())
     }
 
@@ -182,6 +224,9 @@ impl Writer {
             return Err(Error::Unstorable { dir: self.directory.path_of(CONFIG), source });
         }
         self.memory.sync_all().map_err(Error::io("write", &self.directory.path_of(MEMORY)))?;
+        if let Some((_, parent)) = &self.parent {
+            self.zero_unwritten(parent).map_err(Error::io("read the parent of", self.directory.path()))?;
+        }
         let (stored, data) = {
             let pages = self.pages();
             (pages.stored.clone(), pages.data.count())

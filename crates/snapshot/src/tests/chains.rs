@@ -33,9 +33,9 @@ fn a_chain_is_read_as_it_was_written_last() {
     for number in 0..5 {
         let dir = new_dir(&root, &format!("snapshot{number}"));
         let writer = Writer::create(&dir, RANGES, dirs.last().map(|dir| &**dir)).unwrap();
-        if number % 2 == 0 {
-            // Not only what changed.
-            model.write_all(&writer);
+        match number % 2 {
+            0 => drop(model.write_all(&writer)),
+            _ => model.write_occupied(&writer),
         }
         model.change(&writer, 40);
         let summary = writer.finish(b"{}", json!({})).unwrap();
@@ -80,13 +80,37 @@ fn the_last_write_of_a_page_counts_whatever_it_and_the_others_were() {
 }
 
 #[test]
+fn what_is_not_written_is_zero_and_not_the_parents() {
+    let root = tempfile::tempdir().unwrap();
+    let [base, child] = ["base", "child"].map(|name| new_dir(&root, name));
+    let mut model = Model::new(8);
+    model.slice(0, MIB).fill(1);
+    model.slice(16 * MIB, PAGE).fill(2);
+    store(&base, None, &mut model);
+    // The guest has given most of it back.
+    model.slice(0, MIB).fill(0);
+    let writer = Writer::create(&child, RANGES, Some(&base)).unwrap();
+    model.write_occupied(&writer);
+    assert_eq!(writer.finish(b"{}", json!({})).unwrap().stored_bytes, 0);
+    let snapshot = Snapshot::open(&child).unwrap();
+    model.check(&snapshot);
+    assert_eq!(
+        snapshot.stored_above_base().collect::<Vec<_>>(),
+        [(0, MIB)],
+        "nothing where the parent is zero too"
+    );
+}
+
+#[test]
 fn ram_that_the_parent_has_not_is_zero_there() {
     let root = tempfile::tempdir().unwrap();
     let [a, b, c] = ["a", "b", "c"].map(|name| new_dir(&root, name));
     let page = [1; PAGE as usize];
     let make = |dir: &Path, ranges: &[(u64, u64)], parent: Option<&Path>, gpa| {
         let writer = Writer::create(dir, ranges, parent).unwrap();
-        writer.write(gpa, &page).unwrap();
+        for gpa in [0, gpa] {
+            writer.write(gpa, &page).unwrap();
+        }
         writer.finish(b"{}", json!({})).unwrap()
     };
     make(&a, &[(0, MIB), (2 * MIB, MIB)], None, 2 * MIB);

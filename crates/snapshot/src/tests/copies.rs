@@ -15,6 +15,7 @@ fn two(root: &tempfile::TempDir) -> ([std::path::PathBuf; 2], Model) {
     let state = json!({"nodes": {"_disk0": {"kind": "virtio-pci", "version": 3, "state": []}, "x": 1}});
     for (dir, parent) in [(&base, None), (&child, Some(&*base))] {
         let writer = Writer::create(dir, RANGES, parent).unwrap();
+        model.write_all(&writer);
         model.change(&writer, 60);
         writer.finish(b"{\"a\":1}", state.clone()).unwrap();
     }
