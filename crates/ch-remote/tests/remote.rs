@@ -143,7 +143,7 @@ const CASES: [Case; 39] = [
     (&["shutdown-vmm"], "PUT vmm.shutdown", None),
     (&["snapshot", "file:///s"], "PUT vm.snapshot", Some(r#"{"destination_url":"file:///s"}"#)),
     (&["--output", "json", "info"], "GET vm.info", None),
-    (&["snapshot", "not checked here"], "PUT vm.snapshot", Some(r#"{"destination_url":"not checked here"}"#)),
+    (&["snapshot", "file:not checked here"], "PUT vm.snapshot", Some(r#"{"destination_url":"file:not checked here"}"#)),
 ];
 
 #[test]
