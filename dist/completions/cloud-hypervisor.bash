@@ -23,7 +23,7 @@ _cloud__hypervisor() {
 
     case "${cmd}" in
         cloud__hypervisor)
-            opts="-v -V -h --config --kernel --firmware --fw-cfg-config --initramfs --cmdline --cpus --memory --memory-zone --numa --balloon --disk --rate-limit-group --net --rng --fs --pmem --vsock --vdpa --device --user-device --generic-vhost-user --ivshmem --tpm --rtc --watchdog --pvpanic --pvmemcontrol --serial --console --debug-console --platform --pci-segment --landlock --landlock-rules --api-socket --event-monitor --restore --no-shutdown --seccomp --check --log-file --log-format --version --help"
+            opts="-v -V -h --config --kernel --firmware --fw-cfg-config --initramfs --cmdline --cpus --memory --memory-zone --numa --balloon --disk --rate-limit-group --net --rng --fs --pmem --vsock --vdpa --device --user-device --generic-vhost-user --ivshmem --tpm --rtc --watchdog --pvpanic --pvmemcontrol --serial --console --debug-console --platform --pci-segment --landlock --landlock-rules --api-socket --event-monitor --restore --gdb --no-shutdown --seccomp --check --log-file --log-format --version --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -162,6 +162,10 @@ _cloud__hypervisor() {
                     return 0
                     ;;
                 --restore)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --gdb)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

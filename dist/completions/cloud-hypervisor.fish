@@ -32,6 +32,7 @@ complete -c cloud-hypervisor -l landlock-rules -d 'Files to be allowed besides' 
 complete -c cloud-hypervisor -l api-socket -d 'Socket of the REST API: a path, path=PATH, or fd=N for a descriptor that listens already' -r
 complete -c cloud-hypervisor -l event-monitor -d 'Where event records go: path=PATH or fd=N' -r
 complete -c cloud-hypervisor -l restore -d 'Restore a VM from a snapshot, unless there is a payload' -r
+complete -c cloud-hypervisor -l gdb -d 'Wait for gdb to attach at a socket before the guest runs: path=PATH; in gdb, \'target remote PATH\'' -r
 complete -c cloud-hypervisor -l seccomp -d 'What a system call leads to that the VMM has no use for' -r -f -a "true\t'The process names the call and dies'
 false\t'There are no filters'
 log\t'The kernel logs the call'

@@ -38,7 +38,14 @@ impl Rig {
         let plan = config::check(VmConfig::from_json(text.as_bytes()).unwrap().0).unwrap();
         let events = Events::new(Arc::new(NoSink)).unwrap();
         let (hypervisor, consoles) = (FakeHypervisor::default(), Consoles::open(&plan).unwrap());
-        let machine = machine::build(&plan, Start::Boot { generation: None }, &hypervisor, consoles, &Descriptors::new(), &events);
+        let machine = machine::build(
+            &plan,
+            Start::Boot { generation: None },
+            &hypervisor,
+            consoles,
+            &Descriptors::new(),
+            &events,
+        );
         let mut machine = machine.unwrap();
         let server = serve(bind(&socket).unwrap(), events).unwrap();
         server.desk().take_in(machine.debugger()).unwrap();
