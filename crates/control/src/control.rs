@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{ApiError, Command, Inbox, State, VmInfo, VmState};
 use config::Plan;
@@ -15,6 +16,7 @@ use sandbox::Grant;
 use thiserror::Error;
 
 use crate::Published;
+use crate::missing::NextLook;
 use crate::published::Shown;
 
 /// Opens the hypervisor when the first machine is built: a VMM that only answers questions needs none.
@@ -44,6 +46,9 @@ pub enum Ended {
     /// A vCPU cannot go on.
     #[error("A vCPU failed: the log says why")]
     Vcpu,
+    /// The guest has lost memory. The text says which.
+    #[error("{0}")]
+    Memory(String),
     /// The guest's reset could not be carried out.
     #[error("The VM could not reboot")]
     Reboot(#[source] ApiError),
@@ -71,6 +76,7 @@ pub struct Control {
     pub(crate) ending: bool,
     /// What the guest asked for while it was being paused. It is done when it goes on.
     pub(crate) kept: Vec<Event>,
+    pub(crate) next_look: NextLook,
     inbox: Inbox,
     published: Arc<Published>,
     options: Options,
@@ -93,6 +99,7 @@ impl Control {
             confined: Vec::new(),
             ending: false,
             kept: Vec::new(),
+            next_look: NextLook::default(),
             inbox,
             published,
             options,
@@ -148,6 +155,8 @@ impl Control {
     /// Acts on what the guest or the machine's threads have raised.
     fn look_after_guest(&mut self) -> Result<(), Ended> {
         let raised = self.events.take();
+        self.look_for_missing()?;
+        self.look_at_files(Instant::now());
         let Some(machine) = self.machine() else { return Ok(()) };
         if raised.has(Event::Fatal) {
             return Err(Ended::Vcpu);

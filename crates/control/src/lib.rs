@@ -10,6 +10,7 @@
 mod blame;
 mod confine;
 mod control;
+mod missing;
 mod monitor;
 mod profile;
 mod published;

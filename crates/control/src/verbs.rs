@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
@@ -11,7 +12,7 @@ use hv::Hypervisor;
 use machine::{Consoles, Descriptors, Machine, Start};
 
 use crate::control::Vm;
-use crate::{Control, blame, sections};
+use crate::{Control, blame, missing, sections};
 
 pub(crate) type Done = Result<(), ApiError>;
 
@@ -142,6 +143,7 @@ impl Control {
     /// Builds and starts a machine from the plan. A failure leaves the VM as it was: created.
     fn build_machine(&mut self) -> Done {
         let hypervisor = self.hypervisor()?;
+        self.expect_missing()?;
         let Some(vm) = self.vm.as_mut() else { return Ok(()) };
         let consoles = match vm.consoles.take() {
             Some(consoles) => consoles,
@@ -152,12 +154,14 @@ impl Control {
         let built =
             machine::build(plan, Start::Boot, hypervisor.as_ref(), consoles, descriptors, &self.events);
         let mut machine = built.map_err(|e| blame::build_failed(&e))?;
+        missing::check_built(&machine)?;
         machine.slots().for_each(|(id, slot)| vm.plan.settle(id, slot));
         // News of a machine that is gone does not concern this one.
         let _ = self.events.take();
         self.kept.clear();
         machine.start();
         vm.machine = Some(machine);
+        self.plan_next_look(Instant::now());
         self.publish();
         Ok(())
     }

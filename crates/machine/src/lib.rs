@@ -17,6 +17,7 @@ mod error;
 mod growth;
 mod hotplug;
 mod io;
+mod missing;
 mod nodes;
 mod numa;
 mod output_files;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError};
 
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, huge_page};
 use crate::{RamRegion, WriteHook, layout, policy};
 
 /// Why guest RAM could not be had.
@@ -180,12 +179,6 @@ fn no_huge_pages(zone: &Zone, size: u64, page: Option<u64>, source: io::Error) -
     RamError::HugePages { zone: zone.id.clone(), size, page, source }
 }
 
-/// Bytes of a page, if `file` lies on a file system of huge pages: the only ones whose blocks are as large as these.
-fn huge_page(file: &File) -> Option<u64> {
-    const SMALLEST: u64 = 2 << 20;
-    file.metadata().ok().map(|metadata| metadata.blksize()).filter(|size| *size >= SMALLEST)
-}
-
 fn huge_flags(page: Option<u64>) -> MemfdFlags {
     // The kernel takes the page size as its binary logarithm from bit 26 on.
     let size = page.map_or(0, |page| page.trailing_zeros() << 26);
@@ -210,7 +203,8 @@ fn map(
         flags |= MapFlags::NORESERVE;
     }
     let source = file.as_ref().map(|file| (file.file(), file.start()));
-    let mapping = Mapping::new(size, base, alignment(zone.pages), flags, source).map_err(|source| {
+    let mapping = Mapping::new(&name(zone), size, base, alignment(zone.pages), flags, source);
+    let mapping = mapping.map_err(|source| {
         let page = if let Pages::Huge { size } = zone.pages { size } else { None };
         if huge { no_huge_pages(zone, len, page, source) } else { failed(source) }
     })?;
@@ -234,6 +228,12 @@ fn map(
     let region = RamRegion::new(region, GuestAddress(base));
     let region = region.ok_or(RamError::Layout(GuestRegionCollectionError::NoMemoryRegion))?;
     Ok((region, mapping))
+}
+
+/// What a zone is called where more is said of it than its id.
+fn name(zone: &Zone) -> String {
+    let file = zone.file.as_ref().map(|file| format!(", file '{}'", file.display())).unwrap_or_default();
+    format!("memory zone '{}'{file}", zone.id)
 }
 
 /// What guest and host addresses must agree in: the largest page the zone may be made of.

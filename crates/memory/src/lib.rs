@@ -19,6 +19,7 @@ mod hook;
 mod host;
 pub mod layout;
 mod mapping;
+pub mod missing;
 mod pages;
 mod policy;
 mod testing;

@@ -1,6 +1,7 @@
 mod confine;
 mod fake;
 mod host_objects;
+mod missing;
 mod resize;
 mod sections;
 

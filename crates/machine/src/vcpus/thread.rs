@@ -87,10 +87,8 @@ fn serve(vcpu: &mut dyn Vcpu, inbox: &Receiver<Mail>, io: &dyn VcpuIo, events: &
                 }
                 Err(error) => {
                     running = false;
-                    tracing::error!(
-                        "{error}: {}",
-                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()
-                    );
+                    let why = std::error::Error::source(&error).map(|why| format!(": {why}"));
+                    tracing::error!("{error}{}", why.unwrap_or_default());
                     events.raise(Event::Fatal);
                 }
             },
