@@ -8,6 +8,10 @@ use api::{ApiError, Code};
 use machine::{BuildError, DeviceError, GrowError, PlugError, ResizeDiskError, ResizeError};
 use rustix::io::Errno;
 
+/// Of guest RAM that the host promised and does not have when it is needed.
+const NO_MEMORY: &str = "The host has nothing behind a part of the guest's memory: see whether the file system of a memory zone's file \
+                         is full, or huge pages have run out";
+
 /// A failed build as clients are told of it.
 pub(crate) fn build_failed(error: &BuildError) -> ApiError {
     let code = match error {
@@ -19,6 +23,10 @@ pub(crate) fn build_failed(error: &BuildError) -> ApiError {
         | BuildError::Identity(_) => Code::InvalidConfig,
         BuildError::Ram(_) => code_of_ram(error),
         BuildError::Device(DeviceError::Exists { .. }) => Code::Duplicate,
+        // It cannot be copied to where it belongs: no file and no buffer of ours is at a bad address.
+        BuildError::Payload(_) if errno_of(error) == Some(Errno::FAULT) => {
+            return ApiError::from_error(Code::InvalidConfig, error).within(NO_MEMORY);
+        }
         BuildError::Payload(_) | BuildError::Device(_) => code_of(error),
         BuildError::State(_) => Code::InvalidConfig,
         BuildError::Hypervisor(_)

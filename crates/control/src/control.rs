@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{ApiError, Command, Inbox, RestoredMemory, State, VmInfo, VmState};
 use config::Plan;
@@ -17,6 +18,7 @@ use thiserror::Error;
 
 use crate::Published;
 use crate::jobs::{Guard, JobRunner, Released};
+use crate::missing::NextLook;
 use crate::published::Shown;
 
 /// Opens the hypervisor when the first machine is built: a VMM that only answers questions needs none.
@@ -46,6 +48,9 @@ pub enum Ended {
     /// A vCPU cannot go on.
     #[error("A vCPU failed: the log says why")]
     Vcpu,
+    /// The guest has lost memory. The text says which.
+    #[error("{0}")]
+    Memory(String),
     /// The guest's reset could not be carried out.
     #[error("The VM could not reboot")]
     Reboot(#[source] ApiError),
@@ -84,6 +89,7 @@ pub struct Control {
     pub(crate) jobs: JobRunner,
     /// Where a debugger finds the machine, if there may be one.
     pub(crate) debug: Option<Arc<DebugDesk>>,
+    pub(crate) next_look: NextLook,
     inbox: Inbox,
     /// What the loop waits for, once it runs.
     epoll: Option<Epoll>,
@@ -110,6 +116,7 @@ impl Control {
             kept: Vec::new(),
             jobs: JobRunner::new(published.jobs().clone()),
             debug: None,
+            next_look: NextLook::default(),
             inbox,
             epoll: None,
             published,
@@ -186,6 +193,8 @@ impl Control {
         let raised = self.events.take();
         self.look_after_job();
         self.look_after_snapshot();
+        self.look_for_missing()?;
+        self.look_at_files(Instant::now());
         let Some(machine) = self.machine() else { return Ok(()) };
         if raised.has(Event::Fatal) {
             return Err(Ended::Vcpu);

@@ -11,6 +11,7 @@ mod blame;
 mod confine;
 mod control;
 mod jobs;
+mod missing;
 mod monitor;
 mod profile;
 mod published;

@@ -50,6 +50,7 @@ impl Control {
         if !descriptors.is_empty() {
             vm.descriptors.insert(id, descriptors);
         }
+        self.plan_next_look(Instant::now());
         self.publish();
         Ok(added)
     }
@@ -118,10 +119,10 @@ impl Control {
         true
     }
 
-    /// How long the loop may wait for events: milliseconds until a removal is overdue, or -1.
+    /// How long the loop may wait for events: milliseconds until a removal is overdue or files are looked at, or -1.
     pub(crate) fn patience(&mut self) -> i32 {
         let overdue = self.machine().and_then(|machine| machine.next_overdue());
-        overdue.map_or(-1, |at| {
+        overdue.into_iter().chain(self.next_look.0).min().map_or(-1, |at| {
             let left = at.saturating_duration_since(Instant::now());
             // Not a moment too early, which would be one round for nothing after the other.
             i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX)

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
@@ -11,7 +12,7 @@ use hv::Hypervisor;
 use machine::{Consoles, DebugDesk, Descriptors, GenerationId, Machine, Start};
 
 use crate::control::Vm;
-use crate::{Control, blame, sections};
+use crate::{Control, blame, missing, sections};
 
 pub(crate) type Done = Result<(), ApiError>;
 
@@ -155,6 +156,7 @@ impl Control {
     /// was: created.
     fn build_machine(&mut self, generation: Option<GenerationId>) -> Done {
         let hypervisor = self.hypervisor()?;
+        self.expect_missing()?;
         let Some(vm) = self.vm.as_mut() else { return Ok(()) };
         let consoles = match vm.consoles.take() {
             Some(consoles) => consoles,
@@ -165,6 +167,7 @@ impl Control {
         let start = Start::Boot { generation };
         let built = machine::build(plan, start, hypervisor.as_ref(), consoles, descriptors, &self.events);
         let mut machine = built.map_err(|e| blame::build_failed(&e))?;
+        missing::check_built(&machine)?;
         machine.slots().for_each(|(id, slot)| vm.plan.settle(id, slot));
         // News of a machine that is gone does not concern this one.
         let _ = self.events.take();
@@ -172,6 +175,7 @@ impl Control {
         show_debugger(self.debug.as_deref(), &machine)?;
         machine.start();
         vm.machine = Some(machine);
+        self.plan_next_look(Instant::now());
         self.publish();
         Ok(())
     }

@@ -12,6 +12,7 @@ use hv::{
 };
 use kvm_bindings::{KVM_CAP_HYPERV_SYNIC, KVM_EXIT_HYPERV_HCALL, kvm_enable_cap, kvm_run};
 use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
+use rustix::io::Errno;
 
 use crate::convert::{Common, msrs};
 use crate::debug::DebugState;
@@ -98,6 +99,7 @@ impl KvmVcpu {
                     )));
                 }
                 Ok(KvmExit::InternalError) => return Err(self.internal_error()),
+                Ok(KvmExit::MemoryFault { gpa, .. }) => return Err(no_memory(&format!("{gpa:#x}"))),
                 Ok(other) => return Err(Error::Stuck(format!("KVM reports {other:?}"))),
                 Err(e) => match std::io::Error::from(e).kind() {
                     ErrorKind::Interrupted | ErrorKind::WouldBlock => {
@@ -105,6 +107,10 @@ impl KvmVcpu {
                         if self.stop.swap(false, Ordering::SeqCst) {
                             return Ok(VcpuExit::Stopped);
                         }
+                    }
+                    // Older kernels do not say which address.
+                    _ if e.errno() == Errno::FAULT.raw_os_error() => {
+                        return Err(no_memory("an unknown address"));
                     }
                     _ => return Err(Error::operation("run a vCPU", e)),
                 },
@@ -133,6 +139,14 @@ impl KvmVcpu {
             self.fd.get_regs().map_or_else(|_| "an unknown place".into(), |regs| format!("{:#x}", regs.rip));
         Error::Stuck(format!("KVM internal error {suberror} at {place}"))
     }
+}
+
+/// Of a guest that touches memory whose pages the host cannot produce.
+fn no_memory(place: &str) -> Error {
+    Error::Stuck(format!(
+        "the host has nothing behind the guest's memory at {place}: a file behind it has become shorter, its file system is full, or the \
+         host's huge pages have run out"
+    ))
 }
 
 /// What a reset puts in, of what a new vCPU has.

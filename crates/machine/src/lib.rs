@@ -19,6 +19,7 @@ mod error;
 mod growth;
 mod hotplug;
 mod io;
+mod missing;
 mod nodes;
 mod numa;
 mod output_files;

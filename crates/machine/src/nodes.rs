@@ -13,7 +13,7 @@ use api::DeviceNode;
 use config::plan::{self, Place};
 use config::{Plan, VmConfig};
 use device::{AddressSpaces, Device, Events, Slot};
-use memory::DmaRam;
+use memory::{DmaRam, HostMemory};
 use meter::CounterSet;
 use pci::{
     Address, BarKind, BarLease, BarNeed, BuildContext, Built, Handle, Learned, MemoryLease, OwnMemory,
@@ -337,6 +337,11 @@ impl Nodes {
     pub(crate) fn memory_places(&self) -> MemoryPlaces {
         let place = |node: &Node| Some((node.id.clone(), node.function.as_ref()?.memory.as_ref()?.place()));
         self.nodes.iter().filter_map(place).collect()
+    }
+
+    /// Devices' own memory.
+    pub(crate) fn own_memory(&self) -> impl Iterator<Item = &Arc<dyn HostMemory>> {
+        self.nodes.iter().filter_map(|node| Some(node.function.as_ref()?.memory.as_ref()?.memory()))
     }
 
     /// Which slot each PCI function has got.

@@ -27,6 +27,7 @@ pub(crate) struct MappedMemory {
     /// Leased as long as the guest has something there; `None` only while it is dropped.
     lease: Option<MemoryLease>,
     place: MemoryPlace,
+    memory: Arc<dyn HostMemory>,
 }
 
 impl MappedMemory {
@@ -37,8 +38,13 @@ impl MappedMemory {
         lease: MemoryLease,
     ) -> Result<Self, hv::Error> {
         let place = MemoryPlace { base: lease.base(), size: lease.size() };
-        let id = vm.map(Mapping { guest: place.base, memory, kind: MappingKind::Device })?;
-        Ok(Self { vm, id, lease: Some(lease), place })
+        let id = vm.map(Mapping { guest: place.base, memory: memory.clone(), kind: MappingKind::Device })?;
+        Ok(Self { vm, id, lease: Some(lease), place, memory })
+    }
+
+    /// The memory itself.
+    pub(crate) fn memory(&self) -> &Arc<dyn HostMemory> {
+        &self.memory
     }
 
     /// Where it lies.

@@ -156,7 +156,7 @@ pub(crate) fn map(zone: &Zone, saved: SavedRange, backing: Backing) -> Result<Ra
     if is_unreserved {
         flags |= MapFlags::NORESERVE;
     }
-    let mapping = Mapping::new(size, base, alignment(zone.pages), flags, file).map_err(|source| {
+    let mapping = Mapping::new(&name(zone), size, base, alignment(zone.pages), flags, file).map_err(|source| {
         let asked = if let Pages::Huge { size } = zone.pages { size } else { None };
         if page.is_some() { no_huge_pages(zone, len, asked, source) } else { failed(source) }
     })?;
@@ -183,6 +183,12 @@ pub(crate) fn map(zone: &Zone, saved: SavedRange, backing: Backing) -> Result<Ra
     let region = region.map_err(|e| failed(io::Error::other(e)))?;
     let region = RamRegion::new(region, GuestAddress(base));
     region.ok_or(RamError::Layout(GuestRegionCollectionError::NoMemoryRegion))
+}
+
+/// What a zone is called where more is said of it than its id.
+fn name(zone: &Zone) -> String {
+    let file = zone.file.as_ref().map(|file| format!(", file '{}'", file.display())).unwrap_or_default();
+    format!("memory zone '{}'{file}", zone.id)
 }
 
 /// What guest and host addresses must agree in: the largest page the zone may be made of.

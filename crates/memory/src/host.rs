@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::mm::MapFlags;
 
 use crate::mapping::Mapping;
+use crate::missing::Guard;
 
 /// A stretch of this process's memory that stays where it is as long as the value lives: guest RAM, a read-only image, a device's BAR,
 /// a region shared with a back end. Whoever maps it into a guest keeps the value until the guest cannot reach it any more.
@@ -20,6 +21,11 @@ pub unsafe trait HostMemory: Send + Sync {
 
     /// Bytes.
     fn size(&self) -> usize;
+
+    /// What looks after its pages, if they can be missing.
+    fn guard(&self) -> Option<&Guard> {
+        None
+    }
 }
 
 // SAFETY: the range is mapped in `new`, never moved, and unmapped in `drop`; nothing here makes references to its bytes, and
@@ -31,6 +37,10 @@ unsafe impl HostMemory for Mapping {
 
     fn size(&self) -> usize {
         self.size()
+    }
+
+    fn guard(&self) -> Option<&Guard> {
+        Some(self.guard())
     }
 }
 
@@ -46,13 +56,16 @@ pub enum Contents<'f> {
 }
 
 /// Maps `size` bytes for a guest, without RAM or swap set aside for them, at an address of this process that is a multiple of `align` (a
-/// power of two). A file has to be that long, and to stay so: beyond its end there is nothing, and whoever touches that fails.
+/// power of two). A file has to be that long, and to stay so: beyond its end there is nothing, and whoever touches that fails. Then it is
+/// called `name` ([`crate::missing`]).
 ///
 /// # Errors
-/// The kernel's, if the size is no multiple of the page size or zero, the file cannot be mapped, or there is no room.
-pub fn map(contents: Contents<'_>, size: u64, align: usize) -> io::Result<Arc<dyn HostMemory>> {
+/// The kernel's, if the file cannot be mapped or there is no room; [`io::ErrorKind::InvalidInput`] if the size is no multiple of the page
+/// size, zero, or more than any process has addresses for.
+pub fn map(name: &str, contents: Contents<'_>, size: u64, align: usize) -> io::Result<Arc<dyn HostMemory>> {
     const PAGE: u64 = 4096;
-    if !size.is_multiple_of(PAGE) {
+    const ADDRESSES: u64 = 1 << 47;
+    if !size.is_multiple_of(PAGE) || size >= ADDRESSES {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let size = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -61,7 +74,7 @@ pub fn map(contents: Contents<'_>, size: u64, align: usize) -> io::Result<Arc<dy
         Contents::CopyOf(file) => (MapFlags::PRIVATE, Some((file, 0))),
         Contents::Zeroes => (MapFlags::PRIVATE, None),
     };
-    Ok(Arc::new(Mapping::new(size, 0, align, sharing | MapFlags::NORESERVE, file)?))
+    Ok(Arc::new(Mapping::new(name, size, 0, align, sharing | MapFlags::NORESERVE, file)?))
 }
 
 #[cfg(test)]
@@ -86,7 +99,7 @@ mod tests {
             (Contents::CopyOf(&file()), 1, true),
             (Contents::Zeroes, 0, true),
         ] {
-            let memory = map(contents, SIZE, SIZE as usize).unwrap();
+            let memory = map("test", contents, SIZE, SIZE as usize).unwrap();
             assert_eq!((memory.size() as u64, memory.start().addr() as u64 % SIZE), (SIZE, 0));
             // SAFETY: the last byte of a mapping made for reading and writing, which nobody else knows.
             let before = unsafe { memory.start().add(memory.size() - 1).replace(7) };
@@ -101,8 +114,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_mapped() {
-        for size in [0, 1, SIZE + 512, 1 << 62] {
-            assert!(map(Contents::Zeroes, size, 4096).is_err(), "{size:#x}");
+        for size in [0, 1, SIZE + 512, 1 << 47, 1 << 63] {
+            let error = map("test", Contents::Zeroes, size, 4096).err().unwrap();
+            // Not for want of memory: another size would have helped.
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{size:#x}");
         }
     }
 }

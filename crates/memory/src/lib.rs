@@ -25,6 +25,7 @@ pub mod layout;
 mod mapping;
 mod occupied;
 mod pagemap;
+pub mod missing;
 mod pages;
 mod part;
 mod policy;

@@ -6,26 +6,38 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::ptr;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-/// Owns a range of addresses and unmaps it when dropped.
+use crate::missing::Guard;
+
+/// Memory that a guest is given.
 #[derive(Debug)]
 pub(crate) struct Mapping {
+    // Dropped first: nothing looks after addresses that somebody else may have.
+    guard: Guard,
+    addresses: Addresses,
+}
+
+/// Owns a range of addresses and unmaps it when dropped.
+#[derive(Debug)]
+struct Addresses {
     start: *mut c_void,
     len: usize,
 }
 
 // SAFETY: the range belongs to the process as a whole; this type only unmaps it, once.
-unsafe impl Send for Mapping {}
+unsafe impl Send for Addresses {}
 // SAFETY: as above: nothing can be done through a shared reference.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for Addresses {}
 
 impl Mapping {
     /// Maps `len` bytes of `file` from its offset on, or anonymous memory, so that the address equals `guest` modulo `align` (a power of
-    /// two).
+    /// two). `name` is what it is called if pages of it turn out to be missing.
     pub(crate) fn new(
+        name: &str,
         len: usize,
         guest: u64,
         align: usize,
@@ -36,7 +48,7 @@ impl Mapping {
         let unused = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a mapping at an address of the kernel's choice disturbs nothing.
         let start = unsafe { mmap_anonymous(ptr::null_mut(), room, ProtFlags::empty(), unused) }?;
-        let reserved = Self { start, len: room };
+        let reserved = Addresses { start, len: room };
         let shift = (guest as usize).wrapping_sub(start.addr()) & (align - 1);
         let place = start.wrapping_byte_add(shift);
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, flags | MapFlags::FIXED);
@@ -47,9 +59,44 @@ impl Mapping {
                 None => mmap_anonymous(place, len, access, flags),
             }
         }?;
-        Ok(reserved.cut_to(place, len))
+        let addresses = reserved.cut_to(place, len);
+        let page = file.and_then(|(file, _)| huge_page(file));
+        let named = file.filter(|(file, _)| has_name(file));
+        let named = named.map(|(file, offset)| Ok::<_, io::Error>((file.try_clone()?, offset + len as u64)));
+        // SAFETY: the range is mapped as long as `addresses`, which is dropped behind the guard. No references to its bytes exist (see
+        // `HostMemory`), so that nobody minds if they change.
+        let guard = unsafe { Guard::new(name, place.cast(), len, page, named.transpose()?) };
+        Ok(Self { guard, addresses })
     }
 
+    /// The first byte.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.addresses.start.cast()
+    }
+
+    /// Bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.addresses.len
+    }
+
+    /// What looks after its pages.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+}
+
+/// Bytes of a page, if `file` lies on a file system of huge pages: the only ones whose blocks are as large as these.
+pub(crate) fn huge_page(file: &File) -> Option<u64> {
+    const SMALLEST: u64 = 2 << 20;
+    file.metadata().ok().map(|metadata| metadata.blksize()).filter(|size| *size >= SMALLEST)
+}
+
+/// Whether others can open it, and make it shorter. Block devices stay as they are.
+fn has_name(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.nlink() > 0)
+}
+
+impl Addresses {
     /// Gives back what lies before and behind.
     fn cut_to(self, place: *mut c_void, len: usize) -> Self {
         let before = place.addr() - self.start.addr();
@@ -59,19 +106,9 @@ impl Mapping {
         std::mem::forget(self);
         Self { start: place, len }
     }
-
-    /// The first byte.
-    pub(crate) fn start(&self) -> *mut u8 {
-        self.start.cast()
-    }
-
-    /// Bytes.
-    pub(crate) fn size(&self) -> usize {
-        self.len
-    }
 }
 
-impl Drop for Mapping {
+impl Drop for Addresses {
     fn drop(&mut self) {
         if self.len != 0 {
             // SAFETY: the range was mapped by `new` and is owned here; regions that point into it keep this value.
@@ -89,7 +126,7 @@ mod tests {
     fn addresses_agree_with_the_guest_s_in_their_low_bits() {
         const ALIGN: usize = 2 << 20;
         for guest in [0, 0x1000, 0x1_0020_3000] {
-            let mapping = Mapping::new(3 << 20, guest, ALIGN, MapFlags::PRIVATE, None).unwrap();
+            let mapping = Mapping::new("test", 3 << 20, guest, ALIGN, MapFlags::PRIVATE, None).unwrap();
             assert_eq!(mapping.start().addr() % ALIGN, guest as usize % ALIGN);
             // SAFETY: the first and last byte of a mapping made for reading and writing.
             unsafe {

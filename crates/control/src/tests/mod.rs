@@ -2,6 +2,7 @@ mod confine;
 mod fake;
 mod host_objects;
 mod jobs;
+mod missing;
 mod resize;
 mod sections;
 

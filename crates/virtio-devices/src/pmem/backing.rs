@@ -63,7 +63,8 @@ impl Backing {
             Some(file) => Contents::File(file),
             None => Contents::Zeroes,
         };
-        let memory = memory::map(contents, size, ALIGN);
+        let name = format!("persistent memory '{}'", pmem.file.display());
+        let memory = memory::map(&name, contents, size, ALIGN);
         let memory = memory.map_err(|source| Error::Map { path: pmem.file.clone(), size, source })?;
         Ok(Self { memory, file: file.filter(|_| !pmem.discard_writes) })
     }

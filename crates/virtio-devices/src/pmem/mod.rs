@@ -11,8 +11,9 @@
 //!   goes, at a reboot too. There is nothing to flush then.
 //! * In a directory a file without a name is made; it goes with the machine as well.
 //! * A file that becomes shorter under the guest has no pages there any more: a vCPU that touches them comes no further. As a rule KVM
-//!   tries again without end (its asynchronous page faults do not fail); otherwise the vCPU fails, and the VM ends. Only the guest touches
-//!   the mapping, so that this program itself gets no SIGBUS. That the file is long enough is seen to at the beginning; it may grow.
+//!   tries again without end (its asynchronous page faults do not fail), until the file has its size back; otherwise the vCPU fails, and
+//!   the VM ends. Control looks at files and tells ([`memory::missing`]). Only the guest touches the mapping. That the file is long
+//!   enough is seen to at the beginning; it may grow.
 //! * It is not RAM: no device reaches it, no snapshot holds its contents, and no back end in another process is told of it.
 
 mod backing;

@@ -89,7 +89,7 @@ fn requests_that_come_together_are_answered_together() {
 #[test]
 fn a_file_that_cannot_be_flushed_is_told_of() {
     let (_reader, writer) = io::pipe().unwrap();
-    let memory = memory::map(Contents::Zeroes, SIZE, 4096).unwrap();
+    let memory = memory::map("test", Contents::Zeroes, SIZE, 4096).unwrap();
     let backing = Backing { memory, file: Some(File::from(std::os::fd::OwnedFd::from(writer))) };
     let mut rig = Rig::new(Front::new("_pmem0", backing).unwrap());
     assert_eq!((rig.ask(0), rig.ask(0)), (1, 1));

@@ -6,6 +6,7 @@ use serde_json::json;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use vmtest::context::Context;
 use vmtest::host;
 use vmtest::vm::{AgentOn, Builder};
@@ -13,7 +14,7 @@ use vmtest::wait;
 
 vmtest::tests![
     host_side: full_pipe_behind_the_firmware_port, fifo_behind_the_serial_port, long_pastes, disk_beyond_the_size_limit,
-    console_file_beyond_the_size_limit, missing_huge_pages, names_that_the_host_chose,
+    console_file_beyond_the_size_limit, missing_huge_pages, memory_on_a_full_file_system, names_that_the_host_chose,
 ];
 
 /// The reading end of a pipe.
@@ -128,6 +129,29 @@ fn missing_huge_pages(context: &Context) {
         assert!(vm.vmm.is_running());
     }
     std::fs::write(POOL, before.trim()).unwrap();
+}
+
+/// The file of a memory zone may be longer than its file system has room for.
+fn memory_on_a_full_file_system(context: &Context) {
+    let (dir, idle) = (context.path("full"), context.path("idle"));
+    std::fs::create_dir(&dir).unwrap();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8k", "none"]).arg(&dir).status();
+    assert!(mount.unwrap().success());
+    host::make_idle_kernel(&idle);
+    let zone = json!({"id": "z", "size": 256u64 << 20, "file": dir.join("ram"), "shared": true});
+    let memory = json!({"size": 0, "zones": [zone]});
+    let mut vm = Builder::new(context).with("memory", memory).start();
+    // The first kernel is larger than all that there is. The second fits, and what belongs beside it does not.
+    for kernel in [vm.config["payload"]["kernel"].clone(), json!(idle)] {
+        let mut config = vm.config.clone();
+        config["payload"] = json!({"kernel": kernel});
+        vm.api().put_json("vm.create", &config).expect(204);
+        let refusal = vm.api().put("vm.boot").expect(400).body;
+        assert!(refusal.contains("The host has nothing behind") && refusal.contains("is full"), "{refusal}");
+        assert!(vm.vmm.is_running());
+        vm.api().put("vm.delete").expect(204);
+    }
+    assert!(Command::new("umount").arg(&dir).status().unwrap().success());
 }
 
 /// The kernel chooses the number in a tap's name, and what an image is shows in its first bytes.

@@ -50,6 +50,11 @@ fn discarded_writes(context: &Context) {
     vm.api().put("vm.reboot").expect(204);
     vm.wait_ready();
     assert_eq!(sha256(&vm), before);
+    // Somebody makes the file shorter while the guest has it.
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(4 << 20).unwrap();
+    let told = vm.wait_event("vm/memory-file-shortened", 1);
+    assert!(told.properties["memory"].contains(file.to_str().unwrap()), "{told:?}");
+    vm.ok("true");
 }
 
 fn in_a_directory(context: &Context) {
