@@ -156,10 +156,11 @@ pub(crate) fn map(zone: &Zone, saved: SavedRange, backing: Backing) -> Result<Ra
     if is_unreserved {
         flags |= MapFlags::NORESERVE;
     }
-    let mapping = Mapping::new(&name(zone), size, base, alignment(zone.pages), flags, file).map_err(|source| {
-        let asked = if let Pages::Huge { size } = zone.pages { size } else { None };
-        if page.is_some() { no_huge_pages(zone, len, asked, source) } else { failed(source) }
-    })?;
+    let mapping =
+        Mapping::new(&name(zone), size, base, alignment(zone.pages), flags, file).map_err(|source| {
+            let asked = if let Pages::Huge { size } = zone.pages { size } else { None };
+            if page.is_some() { no_huge_pages(zone, len, asked, source) } else { failed(source) }
+        })?;
     if let Some(node) = zone.host_numa_node {
         let refused = |source| RamError::Policy { zone: zone.id.clone(), node, source };
         policy::bind(mapping.start(), size, node).map_err(refused)?;

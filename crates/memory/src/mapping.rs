@@ -11,6 +11,7 @@ use std::ptr;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
+use crate::extents::huge_page;
 use crate::missing::Guard;
 
 /// Memory that a guest is given.
@@ -83,12 +84,6 @@ impl Mapping {
     pub(crate) fn guard(&self) -> &Guard {
         &self.guard
     }
-}
-
-/// Bytes of a page, if `file` lies on a file system of huge pages: the only ones whose blocks are as large as these.
-pub(crate) fn huge_page(file: &File) -> Option<u64> {
-    const SMALLEST: u64 = 2 << 20;
-    file.metadata().ok().map(|metadata| metadata.blksize()).filter(|size| *size >= SMALLEST)
 }
 
 /// Whether others can open it, and make it shorter. Block devices stay as they are.

@@ -141,7 +141,7 @@ fn debugged(
 }
 
 fn fail(error: &Error, events: &Events) {
-    let source = std::error::Error::source(error).map(ToString::to_string);
-    tracing::error!("{error}: {}", source.unwrap_or_default());
+    let why = std::error::Error::source(error).map(|why| format!(": {why}"));
+    tracing::error!("{error}{}", why.unwrap_or_default());
     events.raise(Event::Fatal);
 }
