@@ -23,6 +23,7 @@ mod ranges;
 mod receive;
 mod send;
 mod sides;
+mod transport;
 pub mod wire;
 
 pub use connection::{Connection, Link, LinkError, Watch};
@@ -35,6 +36,7 @@ pub use ranges::{PAGE_LEN, Range};
 pub use receive::{ReceiveError, ReceiveSettings, Received, receive};
 pub use send::{Left, SendError, SendFailure, SendSettings, Sent, send};
 pub use sides::{Destination, DestinationMemory, MachineError, Ram, Source, SourceMemory};
+pub use transport::{TransportError, dial, listen};
 
 use sandbox::Profile;
 
