@@ -16,15 +16,17 @@ use crate::{Accept, Connection, Dial, Link, Watch};
 const TURN: Duration = Duration::from_millis(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Source,
     Destination,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// All connections break; others can be made.
     Cut,
+    /// All connections break, and the destination does not notice; others can be made.
+    Half,
     /// All connections break; no others can be made.
     CutForGood,
     /// A process ends.
@@ -35,14 +37,14 @@ pub(super) enum Fault {
 
 /// `fault` happens when `side` has written this many bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    pub(super) fault: Fault,
-    pub(super) side: Side,
-    pub(super) at: usize,
+pub(crate) struct Plan {
+    pub(crate) fault: Fault,
+    pub(crate) side: Side,
+    pub(crate) at: usize,
 }
 
-pub(super) struct Net {
-    pub(super) world: Arc<World>,
+pub(crate) struct Net {
+    pub(crate) world: Arc<World>,
     state: Mutex<State>,
     came: Condvar,
     direct: bool,
@@ -57,6 +59,9 @@ struct State {
     /// These come to a destination that has taken its first connection.
     late: Vec<Arc<UnixStream>>,
     live: Vec<Weak<UnixStream>>,
+    /// The source's ends of connections that are broken for it alone, and how often that happened.
+    kept: Vec<Arc<UnixStream>>,
+    halved: usize,
     dialled: usize,
     /// Lengths of what was written, by side.
     written: [Vec<usize>; 2],
@@ -66,7 +71,7 @@ struct State {
 struct Death;
 
 /// Runs a side until it ends, or until its process does.
-pub(super) fn until_death<T>(side: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn until_death<T>(side: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(side)) {
         Ok(ended) => Some(ended),
         Err(payload) if payload.is::<Death>() => None,
@@ -74,37 +79,37 @@ pub(super) fn until_death<T>(side: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-pub(super) fn die() -> ! {
+pub(crate) fn die() -> ! {
     let death: Box<dyn Any + Send> = Box::new(Death);
     resume_unwind(death)
 }
 
 impl Net {
-    pub(super) fn new(world: Arc<World>) -> Arc<Self> {
+    pub(crate) fn new(world: Arc<World>) -> Arc<Self> {
         Self::with(world, None, true)
     }
 
-    pub(super) fn with(world: Arc<World>, plan: Option<Plan>, direct: bool) -> Arc<Self> {
+    pub(crate) fn with(world: Arc<World>, plan: Option<Plan>, direct: bool) -> Arc<Self> {
         // Listening from the start, so that a source never comes too early.
         let state = Mutex::new(State { plan, listening: true, ..State::default() });
         Arc::new(Self { world, state, came: Condvar::new(), direct })
     }
 
-    pub(super) fn listener(self: &Arc<Self>) -> Box<dyn Accept> {
+    pub(crate) fn listener(self: &Arc<Self>) -> Box<dyn Accept> {
         Box::new(Listener(Arc::clone(self)))
     }
 
-    pub(super) fn dial(self: &Arc<Self>) -> Arc<dyn Dial> {
+    pub(crate) fn dial(self: &Arc<Self>) -> Arc<dyn Dial> {
         Arc::new(Dialler(Arc::clone(self)))
     }
 
     /// Connections that were made.
-    pub(super) fn dialled(&self) -> usize {
+    pub(crate) fn dialled(&self) -> usize {
         self.lock().dialled
     }
 
     /// Where each write of `side` ended.
-    pub(super) fn boundaries(&self, side: Side) -> Vec<usize> {
+    pub(crate) fn boundaries(&self, side: Side) -> Vec<usize> {
         let sum = |sum: &mut usize, len: &usize| {
             *sum += len;
             Some(*sum)
@@ -113,21 +118,21 @@ impl Net {
     }
 
     /// A connection to the destination without a source behind it.
-    pub(super) fn raw(&self) -> UnixStream {
+    pub(crate) fn raw(&self) -> UnixStream {
         let (near, far) = UnixStream::pair().unwrap();
         self.lock().waiting.push(Arc::new(far));
         near
     }
 
     /// The same, of somebody who comes later than the source.
-    pub(super) fn raw_behind_first(&self) -> UnixStream {
+    pub(crate) fn raw_behind_first(&self) -> UnixStream {
         let (near, far) = UnixStream::pair().unwrap();
         self.lock().late.push(Arc::new(far));
         near
     }
 
     /// The next connection of the source, without a destination behind it.
-    pub(super) fn take_raw(&self) -> Option<UnixStream> {
+    pub(crate) fn take_raw(&self) -> Option<UnixStream> {
         let mut state = self.lock();
         (!state.waiting.is_empty()).then(|| state.waiting.remove(0).try_clone().unwrap())
     }
@@ -140,7 +145,8 @@ impl Net {
         for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
             set(&stream, Some(TURN)).unwrap();
         }
-        Box::new(FakeLink { net: Arc::clone(self), stream, side })
+        let halved = self.lock().halved;
+        Box::new(FakeLink { net: Arc::clone(self), stream, side, halved })
     }
 
     fn happen(&self, state: &mut State, fault: Fault) {
@@ -148,6 +154,10 @@ impl Net {
         if let Fault::Kill(side) = fault {
             self.world.kill(side);
             state.listening &= side != Side::Destination;
+        }
+        if fault == Fault::Half {
+            state.kept.extend(state.live.drain(..).filter_map(|stream| stream.upgrade()));
+            state.halved += 1;
         }
         // Connections that nobody has taken yet stay where they are, broken.
         for stream in state.live.drain(..).filter_map(|stream| stream.upgrade()) {
@@ -213,11 +223,22 @@ struct FakeLink {
     net: Arc<Net>,
     stream: Arc<UnixStream>,
     side: Side,
+    /// When it was made.
+    halved: usize,
+}
+
+impl FakeLink {
+    fn is_broken(&self, state: &State) -> bool {
+        self.side == Side::Source && self.halved != state.halved
+    }
 }
 
 impl Read for FakeLink {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.net.world.live_on(self.side);
+        if self.is_broken(&self.net.lock()) {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
         let read = (&*self.stream).read(bytes);
         self.net.world.live_on(self.side);
         read
@@ -228,8 +249,12 @@ impl Write for FakeLink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.net.world.live_on(self.side);
         let mut state = self.net.lock();
+        if self.is_broken(&state) {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
         let before: usize = state.written[self.side as usize].iter().sum();
         let plan = state.plan.filter(|plan| plan.side == self.side && before + bytes.len() >= plan.at);
+        let whole = bytes.len();
         let mut bytes = bytes.to_vec();
         if let Some(Plan { fault, at, .. }) = plan {
             if fault == Fault::Flip {
@@ -245,6 +270,10 @@ impl Write for FakeLink {
                 state.written[self.side as usize].push(bytes.len());
                 drop(state);
                 self.net.world.live_on(self.side);
+                if fault == Fault::Half && self.side == Side::Destination {
+                    // It does not notice, and goes on into the void.
+                    return Ok(whole);
+                }
                 return Err(ErrorKind::BrokenPipe.into());
             }
         }
