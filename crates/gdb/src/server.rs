@@ -174,6 +174,8 @@ impl Stub {
             Ok(None) => return,
             Err(error) => return tracing::error!("The debugger cannot be served: {error}"),
         };
+        // A client that sees its connection end finds the guest as it is to be then.
+        let open = wire.keep_open();
         match GdbStub::new(wire).run_blocking::<Loop>(&mut session) {
             Ok(reason) => tracing::info!("The debugger has left: {reason:?}"),
             Err(error) => tracing::warn!("The debugger is gone: {error}"),
@@ -181,5 +183,6 @@ impl Stub {
         if let Err(error) = session.end() {
             tracing::warn!("The debugger's breakpoints may be left in the guest: {error}");
         }
+        drop(open);
     }
 }

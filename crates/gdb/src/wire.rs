@@ -48,7 +48,7 @@ impl Waiting {
 
 /// A connected client.
 pub(crate) struct Wire {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     end: Arc<EventFd>,
     waiting: Waiting,
     input: VecDeque<u8>,
@@ -61,7 +61,12 @@ impl Wire {
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let waiting = Waiting::new(&[stream.as_raw_fd(), end.as_raw_fd()])?;
-        Ok(Self { stream, end, waiting, input: VecDeque::new(), output: Vec::new() })
+        Ok(Self { stream: Arc::new(stream), end, waiting, input: VecDeque::new(), output: Vec::new() })
+    }
+
+    /// The connection stays open as long as anybody has this.
+    pub(crate) fn keep_open(&self) -> Arc<UnixStream> {
+        self.stream.clone()
     }
 
     pub(crate) fn raw_fd(&self) -> RawFd {
@@ -81,7 +86,7 @@ impl Wire {
         }
         if ready.contains(&self.raw_fd()) {
             let mut bytes = [0; 4096];
-            let count = Read::read(&mut self.stream, &mut bytes)?;
+            let count = Read::read(&mut &*self.stream, &mut bytes)?;
             if count == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
@@ -101,7 +106,7 @@ impl Connection for Wire {
 
     fn flush(&mut self) -> io::Result<()> {
         let output = std::mem::take(&mut self.output);
-        Write::write_all(&mut self.stream, &output)
+        Write::write_all(&mut &*self.stream, &output)
     }
 }
 

@@ -49,7 +49,8 @@ impl Debugger {
         while self.byte() != b'$' {}
         let text = std::iter::from_fn(|| Some(self.byte()).filter(|byte| *byte != b'#')).collect();
         let _sum = (self.byte(), self.byte());
-        self.put(b"+");
+        // The other side does not wait for it after its last word.
+        let _ = self.0.stream.write_all(b"+");
         String::from_utf8(text).unwrap()
     }
 
