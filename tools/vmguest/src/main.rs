@@ -13,7 +13,8 @@ usage: vmguest connect CID PORT    standard input there, what comes back to stan
        vmguest many CID PORT N     N connections at the same time, each of which says a line and wants it back
        vmguest listen PORT         as connect, with the first who comes
        vmguest echo PORT           gives everybody back what they say
-       vmguest deaf PORT           lets everybody in and reads nothing";
+       vmguest deaf PORT           lets everybody in and reads nothing
+       vmguest cid                 the guest's own address, while it has one";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
                 }
             })
         }),
+        ["cid"] => vsock::get_local_cid().and_then(|cid| writeln!(io::stdout(), "{cid}")),
         _ => Err(io::Error::other(USAGE)),
     };
     match done {
