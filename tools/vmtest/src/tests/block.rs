@@ -212,7 +212,9 @@ fn a_file_system_grows(context: &Context) {
     let builder = Builder::new(context).disk_with(&disk, json!({"id": "d"}));
     let vm = builder.disk_with(&context.image("debian.img"), json!({"readonly": true})).boot();
     vm.ok("mkdir /debian && mount -t ext4 -o ro /dev/vdb /debian");
-    vm.ok(&format!("mount --bind /dev /debian/dev && mount --bind /proc /debian/proc && mount -t ext4 /dev/vda {FS}"));
+    vm.ok(&format!(
+        "mount --bind /dev /debian/dev && mount --bind /proc /debian/proc && mount -t ext4 /dev/vda {FS}"
+    ));
     vm.ok(&format!("dd if=/dev/urandom of=/tmp/data bs=1M count=2 && cp /tmp/data {FS}/kept"));
     vm.ok(&format!(
         "(while [ ! -e /tmp/stop ]; do {LOAD} || touch /tmp/failed; touch /tmp/written; done; touch /tmp/ended) >/dev/null 2>&1 &"
@@ -236,7 +238,9 @@ fn a_file_system_grows(context: &Context) {
     assert_ne!(vm.run("test -e /tmp/failed").status, 0, "the load reads what it wrote");
     // Twice as much as there was room for.
     vm.ok(&format!("dd if=/dev/urandom of=/tmp/large bs=1M count=32 && cp /tmp/large {FS}/large"));
-    vm.ok(&format!("sync; echo 3 >/proc/sys/vm/drop_caches; cmp /tmp/large {FS}/large && cmp /tmp/data {FS}/kept"));
+    vm.ok(&format!(
+        "sync; echo 3 >/proc/sys/vm/drop_caches; cmp /tmp/large {FS}/large && cmp /tmp/data {FS}/kept"
+    ));
     vm.ok(&format!("umount {FS}"));
     vm.api().put("vm.delete").expect(204);
     host::check_file_system(&disk);

@@ -141,8 +141,7 @@ fn the_254th(context: &Context) {
 fn x2apic_ids_beyond_254(context: &Context) {
     let disk = context.path("disk");
     host::make_full_disk(&disk, 2);
-    let topology =
-        json!({"threads_per_core": 1, "cores_per_die": 5, "dies_per_package": 5, "packages": 5});
+    let topology = json!({"threads_per_core": 1, "cores_per_die": 5, "dies_per_package": 5, "packages": 5});
     let cpus = json!({"boot_vcpus": 101, "max_vcpus": 125, "topology": topology});
     let vm = Builder::new(context).with("cpus", cpus).disk(&disk).cmdline("maxcpus=1").boot();
     assert_eq!(vm.ok("nproc"), "1");
