@@ -14,7 +14,8 @@ const CODE: Segment = Segment { selector: 0x10, base: 0, limit: u32::MAX, attrib
 const DATA: Segment = Segment { selector: 0x18, base: 0, limit: u32::MAX, attributes: 0xc093 };
 
 /// Writes the descriptor table to RAM and returns the state in which the first vCPU enters the kernel. `fresh` is its state after
-/// reset; what the protocols leave open stays as it is there.
+/// reset; what the protocols leave open stays as it is there. `last_apic_id` is the highest that a vCPU of the machine may come to have:
+/// beyond 254 the local APIC is in x2APIC mode.
 ///
 /// # Errors
 /// RAM at 0x500 cannot be written.
@@ -22,11 +23,12 @@ pub fn enter(
     ram: &GuestRam,
     loaded: &Loaded,
     fresh: &SystemRegisters,
+    last_apic_id: u32,
 ) -> Result<(Registers, SystemRegisters), GuestMemoryError> {
     let gdt = [0, descriptor(TASK), descriptor(CODE), descriptor(DATA)];
     ram.map().write_obj(gdt, GuestAddress(GDT))?;
     ram.map().write_obj(0u64, GuestAddress(IDT))?;
-    Ok((general(loaded), system(fresh)))
+    Ok((general(loaded), SystemRegisters { apic_base: apic_base(fresh, last_apic_id), ..system(fresh) }))
 }
 
 /// MSRs every vCPU starts with: memory is write-back by default, and fast string operations are on.
@@ -69,6 +71,13 @@ fn system(fresh: &SystemRegisters) -> SystemRegisters {
         efer: 0,
         ..*fresh
     }
+}
+
+/// Ids of more than a byte exist in x2APIC mode only (255 addresses everybody). Switching it on is firmware's work: Linux leaves out the
+/// CPUs that it could not address in the mode that it finds.
+fn apic_base(fresh: &SystemRegisters, last_apic_id: u32) -> u64 {
+    const X2APIC: u64 = 1 << 10;
+    if last_apic_id > 254 { fresh.apic_base | X2APIC } else { fresh.apic_base }
 }
 
 /// A segment as the table holds it (Intel SDM volume 3, 3.4.5).

@@ -375,7 +375,7 @@ fn the_first_vcpu_enters_in_flat_protected_mode() {
     let fresh =
         SystemRegisters { cr0: 0x6000_0010, cr4: 1 << 13, apic_base: 0xfee0_0900, ..Default::default() };
     let pvh = Loaded { protocol: Protocol::Pvh, entry: 0x100_0000 };
-    let (general, system) = enter(&ram, &pvh, &fresh).unwrap();
+    let (general, system) = enter(&ram, &pvh, &fresh, 254).unwrap();
     assert_eq!((general.rip, general.rbx, general.rsi, general.rflags), (0x100_0000, 0x6000, 0, 2));
     assert_eq!((system.cr0, system.cr3, system.cr4, system.efer), (0x11, 0, 0, 0));
     assert_eq!(system.apic_base, 0xfee0_0900);
@@ -385,7 +385,8 @@ fn the_first_vcpu_enters_in_flat_protected_mode() {
     assert_eq!(table, [0, 0x0000_8b00_0000_0067, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff]);
 
     let linux = Loaded { protocol: Protocol::Linux, entry: 0x10_0000 };
-    let (general, system) = enter(&ram, &linux, &fresh).unwrap();
+    let (general, system) = enter(&ram, &linux, &fresh, 255).unwrap();
     assert_eq!((general.rsi, general.rbx, general.rbp, general.rdi), (0x7000, 0, 0, 0));
     assert_eq!((system.cs.selector, system.ds.selector, general.rsp), (0x10, 0x18, 0x8ff0));
+    assert_eq!(system.apic_base, 0xfee0_0d00, "x2APIC mode");
 }

@@ -211,8 +211,10 @@ impl Parts {
         boot::smbios::write(ram, &plan.smbios)?;
         self.write_generation()?;
         if let Some(first) = self.vcpus.first_mut() {
-            let (registers, system) =
-                boot::enter(ram, loaded, &first.system_registers()?).map_err(unwritable)?;
+            // Ids grow with the numbers.
+            let last_apic_id = plan.cpus.topology.apic_id(plan.cpus.max - 1);
+            let fresh = first.system_registers()?;
+            let (registers, system) = boot::enter(ram, loaded, &fresh, last_apic_id).map_err(unwritable)?;
             first.set_boot_registers(&registers, &system)?;
         }
         self.finish(events)

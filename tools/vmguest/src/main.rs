@@ -16,7 +16,8 @@ usage: vmguest connect CID PORT    standard input there, what comes back to stan
        vmguest listen PORT         as connect, with the first who comes
        vmguest echo PORT           gives everybody back what they say
        vmguest deaf PORT           lets everybody in and reads nothing
-       vmguest arrivals MIB        says which devices come, and when the RAM has grown by so much";
+       vmguest arrivals MIB        says which devices come, and when the RAM has grown by so much
+       vmguest cid                 the guest's own address, while it has one";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             })
         }),
         ["arrivals", mib] => number(mib).and_then(|mib| arrivals::tell(mib.into())),
+        ["cid"] => vsock::get_local_cid().and_then(|cid| writeln!(io::stdout(), "{cid}")),
         _ => Err(io::Error::other(USAGE)),
     };
     match done {

@@ -85,13 +85,14 @@ pub(crate) fn program(places: &Places) -> Result<PathBuf> {
 
 /// A minimal Debian with systemd; root logs in on any console without a password.
 fn debian_disk(dir: &Path) -> Result<()> {
-    const PACKAGES: &str = "systemd-sysv,udev,login,passwd,iproute2";
+    const PACKAGES: &str = "systemd-sysv,udev,login,passwd,iproute2,e2fsprogs";
     // What `mmdebstrap` runs with the new root as $1.
     const SET_UP: &str = r#"
         echo guest >"$1/etc/hostname"
         echo "/dev/vda / ext4 defaults 0 1" >"$1/etc/fstab"
         chroot "$1" passwd -d root
         chroot "$1" systemctl mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer
+        chroot "$1" systemctl mask e2scrub_reap.service e2scrub_all.timer
         rm -rf "$1/usr/share/doc" "$1/usr/share/man" "$1/usr/share/locale" "$1/var/cache/apt"
     "#;
     let image = dir.join("debian.img");

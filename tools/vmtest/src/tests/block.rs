@@ -9,6 +9,7 @@ use vmtest::wait;
 vmtest::tests![
     block: two_disks_in_order, checksums_agree_across_a_reboot, read_only, serial_number, multi_queue, discard,
     counters, one_writer_only, added_and_removed_before_the_boot, metrics, resized_under_load,
+    a_file_system_grows,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -199,4 +200,47 @@ fn resized_under_load(context: &Context) {
     vm.api().put("vm.reboot").expect(204);
     vm.wait_ready();
     assert_eq!(vm.ok("cat /sys/block/vda/size"), (32 * MIB / 512).to_string());
+}
+
+/// Into the room that its disk has got, with Debian's own tool, while a program writes to it and reads again what it wrote.
+fn a_file_system_grows(context: &Context) {
+    const FS: &str = "/debian/mnt";
+    const LOAD: &str = "cp /tmp/data /debian/mnt/load && sync && echo 3 >/proc/sys/vm/drop_caches && cmp /tmp/data /debian/mnt/load";
+    let disk = context.path("disk");
+    host::make_disk(&disk, 16);
+    host::make_file_system(&disk);
+    let builder = Builder::new(context).disk_with(&disk, json!({"id": "d"}));
+    let vm = builder.disk_with(&context.image("debian.img"), json!({"readonly": true})).boot();
+    vm.ok("mkdir /debian && mount -t ext4 -o ro /dev/vdb /debian");
+    vm.ok(&format!(
+        "mount --bind /dev /debian/dev && mount --bind /proc /debian/proc && mount -t ext4 /dev/vda {FS}"
+    ));
+    vm.ok(&format!("dd if=/dev/urandom of=/tmp/data bs=1M count=2 && cp /tmp/data {FS}/kept"));
+    vm.ok(&format!(
+        "(while [ ! -e /tmp/stop ]; do {LOAD} || touch /tmp/failed; touch /tmp/written; done; touch /tmp/ended) >/dev/null 2>&1 &"
+    ));
+    let room = || vm.ok(&format!("stat -f -c %b {FS}")).parse::<u64>().unwrap() * 4096;
+    for (mib, more) in [(24, 8), (48, 24)] {
+        let before = room();
+        vm.api().put_json("vm.resize-disk", &json!({"id": "d", "desired_size": mib * MIB})).expect(204);
+        let sectors = (mib * MIB / 512).to_string();
+        let is_seen = || vm.ok("cat /sys/block/vda/size") == sectors;
+        wait::until_true(wait::COMMAND, "the guest to see the size", is_seen);
+        vm.ok("chroot /debian resize2fs /dev/vda");
+        assert!(room() - before > more * MIB * 9 / 10, "{before} bytes before, {} after", room());
+        // The load goes on in it.
+        vm.ok("rm -f /tmp/written");
+        wait::until_true(wait::COMMAND, "more load", || vm.run("test -e /tmp/written").status == 0);
+    }
+    vm.ok("touch /tmp/stop");
+    wait::until_true(wait::COMMAND, "the load's end", || vm.run("test -e /tmp/ended").status == 0);
+    assert_ne!(vm.run("test -e /tmp/failed").status, 0, "the load reads what it wrote");
+    // Twice as much as there was room for.
+    vm.ok(&format!("dd if=/dev/urandom of=/tmp/large bs=1M count=32 && cp /tmp/large {FS}/large"));
+    vm.ok(&format!(
+        "sync; echo 3 >/proc/sys/vm/drop_caches; cmp /tmp/large {FS}/large && cmp /tmp/data {FS}/kept"
+    ));
+    vm.ok(&format!("umount {FS}"));
+    vm.api().put("vm.delete").expect(204);
+    host::check_file_system(&disk);
 }

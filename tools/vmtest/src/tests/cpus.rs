@@ -2,11 +2,13 @@
 
 use serde_json::json;
 use vmtest::context::Context;
+use vmtest::host;
 use vmtest::vm::{Builder, Vm};
 use vmtest::wait;
 
 vmtest::tests![
-    cpus: come_and_go, leave_when_the_guest_runs_again, stay_after_a_reboot, hyper_v,
+    cpus: come_and_go, leave_when_the_guest_runs_again, stay_after_a_reboot, hyper_v, the_254th,
+    x2apic_ids_beyond_254,
 ];
 
 /// A VM of `boot` CPUs that may have 4.
@@ -121,4 +123,37 @@ fn hyper_v(context: &Context) {
     let vm = builder.cmdline(&format!("tsc_early_khz={khz:.0} no_timer_check")).boot();
     assert_eq!(vm.ok("nproc"), "2");
     assert_eq!(vm.run("dmesg | grep 'Hypervisor detected'").stdout, "");
+}
+
+/// More than a byte of APIC id could tell apart, all but one of them late.
+fn the_254th(context: &Context) {
+    let vm = Builder::new(context).with("cpus", json!({"boot_vcpus": 1, "max_vcpus": 254})).boot();
+    assert_eq!(vm.ok("cat /sys/devices/system/cpu/possible"), "0-253");
+    resize(&vm, 254, 204);
+    wait_present(&vm, 253);
+    use_late(&vm, 253);
+    assert_eq!(vm.ok("nproc"), "2");
+    assert_eq!(vm.ok("awk '/^apicid/ { id = $3 } END { print id }' /proc/cpuinfo"), "253");
+    assert_eq!(vm.run("dmesg | grep -i 'acpi.*error'").stdout, "");
+}
+
+/// Groups of 5 in fields of 3 bits: the 101st vCPU has APIC id 256. The guest starts it alone, and lets it serve a disk's interrupts.
+fn x2apic_ids_beyond_254(context: &Context) {
+    let disk = context.path("disk");
+    host::make_full_disk(&disk, 2);
+    let topology = json!({"threads_per_core": 1, "cores_per_die": 5, "dies_per_package": 5, "packages": 5});
+    let cpus = json!({"boot_vcpus": 101, "max_vcpus": 125, "topology": topology});
+    let vm = Builder::new(context).with("cpus", cpus).disk(&disk).cmdline("maxcpus=1").boot();
+    assert_eq!(vm.ok("nproc"), "1");
+    use_late(&vm, 100);
+    assert_eq!(vm.ok("awk '/^apicid/ { id = $3 } END { print id }' /proc/cpuinfo"), "256");
+    let line = "grep -h virtio.*-req.0 /proc/interrupts";
+    let irq = vm.ok(&format!("{line} | sed 's/^ *\\([0-9]*\\):.*/\\1/'"));
+    vm.ok(&format!("echo 100 >/proc/irq/{irq}/smp_affinity_list"));
+    // The second of the two CPUs that are online.
+    let served = || vm.ok(&format!("{line} | awk '{{ print $3 }}'")).parse::<u64>().unwrap();
+    let before = served();
+    vm.ok("dd if=/dev/vda of=/dev/null bs=64k count=32 iflag=direct");
+    assert!(served() > before, "{before}");
+    assert_eq!(vm.ok("sha256sum </dev/vda").split(' ').next(), Some(host::sha256(&disk).as_str()));
 }

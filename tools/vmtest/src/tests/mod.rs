@@ -4,6 +4,7 @@ mod block;
 mod boot;
 mod changes;
 mod clients;
+mod cold;
 mod console;
 mod cpus;
 mod dbus;
@@ -35,6 +36,7 @@ pub(crate) fn all() -> Vec<Test> {
         vsock::TESTS,
         devices::TESTS,
         hotplug::TESTS,
+        cold::TESTS,
         changes::TESTS,
         memory::TESTS,
         memory_acpi::TESTS,

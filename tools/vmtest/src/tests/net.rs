@@ -35,7 +35,7 @@ fn ping_both_ways(context: &Context) {
 }
 
 /// The guest sends `DATA_MIB` to the host; both sides must have seen the same.
-fn send_to_host(context: &Context, vm: &Vm) {
+pub(crate) fn send_to_host(context: &Context, vm: &Vm) {
     let (host, _) = context.addresses();
     let listener = TcpListener::bind((host.as_str(), 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -53,7 +53,7 @@ fn send_to_host(context: &Context, vm: &Vm) {
 }
 
 /// The host sends `DATA_MIB` to the guest; both sides must have seen the same.
-fn send_to_guest(context: &Context, vm: &Vm) {
+pub(crate) fn send_to_guest(context: &Context, vm: &Vm) {
     let (_, guest) = context.addresses();
     let path = context.path("sent");
     host::make_full_disk(&path, DATA_MIB);

@@ -1,5 +1,6 @@
 //! Persistent memory.
 
+use super::hotplug;
 use serde_json::json;
 use vmtest::context::{Context, rounds};
 use vmtest::host;
@@ -76,25 +77,35 @@ fn in_a_directory(context: &Context) {
     assert!(refusal.body.contains("no size specified"), "{}", refusal.body);
 }
 
-/// To a running guest, at addresses that are free again when it is gone.
+/// To a running guest, at addresses that are free again when it is gone. The guest has a file system on it that lets programs at the
+/// memory itself, without a copy in the page cache (DAX), and finds there what it wrote the round before.
 fn comes_and_goes(context: &Context) {
     let file = context.path("file");
-    host::make_full_disk(&file, 4);
+    host::make_disk(&file, 8);
+    host::make_file_system(&file);
     let vm = Builder::new(context).grant(&file).boot();
+    vm.ok("mkdir /pmem && dd if=/dev/urandom of=/tmp/data bs=64k count=16");
     // The guest numbers its regions, and calls the devices after them.
     let names = || vm.run("cd /dev && ls pmem* 2>/dev/null").stdout.trim().to_owned();
     let round = |number: usize| {
-        vm.api().put_json("vm.add-pmem", &json!({"file": file, "id": "p"})).expect(200);
+        let added = vm.api().put_json("vm.add-pmem", &json!({"file": file, "id": "p"})).expect(200).json();
+        hotplug::wait_for(&vm, added["bdf"].as_str().unwrap(), true);
         wait::until_true(wait::COMMAND, "the guest to take the memory", || !names().is_empty());
         let name = names();
         let range = vm.api().info()["device_tree"]["p"]["resources"][0]["MmioAddressRange"].clone();
         let base = range["base"].as_u64().unwrap();
         assert_eq!(vm.ok("cat /sys/bus/nd/devices/region*/resource"), format!("{base:#x}"), "{range}");
-        vm.ok(&format!("echo round {number} | dd of=/dev/{name} bs=512 seek=7 conv=fsync"));
+        vm.ok(&format!("mount -t ext4 -o dax=always /dev/{name} /pmem"));
+        if number > 0 {
+            vm.ok(&format!("cmp /pmem/{} /tmp/data && rm /pmem/{0}", number - 1));
+        }
+        vm.ok(&format!("cp /tmp/data /pmem/{number} && umount /pmem"));
+        // Without a file system too.
         let inside = vm.ok(&format!("sha256sum </dev/{name}"));
         assert_eq!(inside.split(' ').next(), Some(host::sha256(&file).as_str()));
-        vm.api().put_json("vm.remove-device", &json!({"id": "p"})).expect(204);
-        assert_eq!(vm.wait_event("vm/device-removed", number + 1).properties["id"], "p");
+        hotplug::assert_agreement(&vm);
+        hotplug::remove(&vm, "p");
+        hotplug::assert_agreement(&vm);
         assert_eq!(names(), "");
         base
     };
@@ -103,4 +114,5 @@ fn comes_and_goes(context: &Context) {
     let leftovers = Leftovers::of(&vm.vmm);
     (1..=rounds(20)).for_each(|number| assert_eq!(round(number), base));
     leftovers.assert_none(&vm.vmm);
+    host::check_file_system(&file);
 }

@@ -1,24 +1,27 @@
 //! Sockets between guest and host. The guest's side is `tools/vmguest`.
 
+use super::hotplug;
 use serde_json::json;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
-use vmtest::context::Context;
+use vmtest::context::{Context, rounds};
 use vmtest::host;
+use vmtest::process::Leftovers;
 use vmtest::vm::{Builder, Vm};
 use vmtest::wait::{self, Patient};
 
 vmtest::tests![
     vsock: to_the_guest, to_the_host, half_closed, refused, many_at_once, a_deaf_peer, paused_and_rebooted, added_and_removed,
+    comes_and_goes,
 ];
 
-const CID: u32 = 7;
+pub(crate) const CID: u32 = 7;
 const DATA_MIB: u64 = 4;
 
-fn socket(context: &Context) -> PathBuf {
+pub(crate) fn socket(context: &Context) -> PathBuf {
     context.path("vsock")
 }
 
@@ -27,12 +30,12 @@ fn boot(context: &Context) -> Vm {
 }
 
 /// Starts a program of the guest's that goes on while others run.
-fn start(vm: &Vm, command: &str) {
+pub(crate) fn start(vm: &Vm, command: &str) {
     vm.ok(&format!("({command}) </dev/null >/dev/null 2>&1 &"));
 }
 
 /// A connection to `port` of the guest's, once somebody listens there.
-fn connect(context: &Context, port: u32) -> Patient<UnixStream> {
+pub(crate) fn connect(context: &Context, port: u32) -> Patient<UnixStream> {
     wait::until(wait::COMMAND, "the guest to listen", || try_connect(context, port).ok())
 }
 
@@ -70,7 +73,7 @@ fn send_all(mut stream: &UnixStream, data: &[u8]) {
 }
 
 /// Sends `data` and reads what comes back meanwhile.
-fn exchange(stream: Patient<UnixStream>, data: &[u8]) -> Vec<u8> {
+pub(crate) fn exchange(stream: Patient<UnixStream>, data: &[u8]) -> Vec<u8> {
     let writer = stream.stream.try_clone().unwrap();
     let mut stream = stream;
     thread::scope(|scope| {
@@ -245,7 +248,7 @@ fn paused_and_rebooted(context: &Context) {
     assert!(!socket(context).exists());
 }
 
-/// Before the boot: the machine that runs takes no devices yet.
+/// Before the boot, and between two boots.
 fn added_and_removed(context: &Context) {
     let vm = Builder::new(context).grant(Path::new(&context.dir)).start();
     vm.create();
@@ -262,4 +265,40 @@ fn added_and_removed(context: &Context) {
     vm.boot();
     vm.wait_ready();
     assert!(!socket(context).exists());
+}
+
+/// To a running guest, where somebody listens all the while. Each time another address, and a connection that is open at the end.
+fn comes_and_goes(context: &Context) {
+    let vm = Builder::new(context).grant(&context.dir).boot();
+    let (path, data) = data(context);
+    let listener = listen(context, 1234);
+    start(&vm, "vmguest echo 51");
+    let round = |number: usize| {
+        let cid = CID + u32::try_from(number).unwrap();
+        let section = json!({"cid": cid, "socket": socket(context), "id": "v"});
+        let added = vm.api().put_json("vm.add-vsock", &section).expect(200).json();
+        hotplug::wait_for(&vm, added["bdf"].as_str().unwrap(), true);
+        assert_eq!(vm.ok("vmguest cid"), cid.to_string());
+        let back = exchange(connect(context, 51), &data);
+        assert_eq!(sum_of(context, &back), host::sha256(&path));
+        start(&vm, "rm -f /tmp/in; vmguest connect 2 1234 </init >/tmp/in; touch /tmp/done");
+        let mut stream = accept(&listener);
+        send_all(&stream.stream, &data);
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        assert_eq!(sum_of(context, &received), guest_sum(&vm, "/init"));
+        wait::until_true(wait::COMMAND, "the guest to end", || vm.run("rm /tmp/done").status == 0);
+        assert_eq!(guest_sum(&vm, "/tmp/in"), host::sha256(&path));
+        let mut open = connect(context, 51);
+        hotplug::assert_agreement(&vm);
+        hotplug::remove(&vm, "v");
+        hotplug::assert_agreement(&vm);
+        assert_eq!(open.read(&mut [0]).unwrap(), 0, "the stream has ended with its device");
+        assert!(!socket(context).exists());
+    };
+    // The first fills what is made once.
+    round(0);
+    let leftovers = Leftovers::of(&vm.vmm);
+    (1..=rounds(20)).for_each(round);
+    leftovers.assert_none(&vm.vmm);
 }

@@ -1,10 +1,11 @@
 //! What the guest's ACPI code is told of the CPU controller: its registers (PRES), the CPUs (CPUS), and methods that go between the two.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Add, AddressSpace, AddressSpaceCacheable, Arg, BufferData, EISAName, Equal, Field, FieldAccessType,
+    Add, AddressSpace, AddressSpaceCacheable, Arg, BufferData, EISAName, Else, Equal, Field, FieldAccessType,
     FieldEntry, FieldLockRule, FieldUpdateRule, If, LessThan, Local, Method, MethodCall, Mutex, Notify, ONE,
     OpRegion, OpRegionSpace, Path, ResourceTemplate, Return, Store, While, ZERO,
 };
@@ -114,14 +115,21 @@ fn status() -> Vec<u8> {
 
 /// `CTFY (cpu, event)`: notifies the CPU's own object.
 fn notify(count: u32) -> Vec<u8> {
+    let body = Raw(notify_one_of(0..count));
+    encode(&Method::new(Path::new("CTFY"), 2, true, vec![&body]))
+}
+
+/// Notifies that one of these CPUs which the method was called for. They are told apart by halves: a scan of many CPUs would have to
+/// ask very many questions one after the other, and Linux gives up a loop after 30 s.
+fn notify_one_of(cpus: Range<u32>) -> Vec<u8> {
     let (cpu, event) = (Arg(0), Arg(1));
-    let one = |uid: u32| {
-        let object = Path::new(&cpu_name(uid));
-        let (is_it, notify) = (Equal::new(&cpu, &uid), Notify::new(&object, &event));
-        Raw(encode(&If::new(&is_it, vec![&notify])))
-    };
-    let all: Vec<Raw> = (0..count).map(one).collect();
-    encode(&Method::new(Path::new("CTFY"), 2, true, all.iter().map(|one| one as &dyn Aml).collect()))
+    let middle = cpus.start.midpoint(cpus.end);
+    if middle == cpus.start {
+        return encode(&Notify::new(&Path::new(&cpu_name(cpus.start)), &event));
+    }
+    let [lower, upper] = [cpus.start..middle, middle..cpus.end].map(|half| Raw(notify_one_of(half)));
+    let is_lower = LessThan::new(&cpu, &middle);
+    [encode(&If::new(&is_lower, vec![&lower])), encode(&Else::new(vec![&upper]))].concat()
 }
 
 /// `CEJ0 (cpu)`: tells the controller that the guest has let go of it.

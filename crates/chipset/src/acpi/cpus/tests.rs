@@ -150,6 +150,52 @@ fn names_go_on_where_three_digits_end() {
     );
 }
 
+/// Splits a block of AML off behind its opcode: what lies in it, and what follows.
+fn block(code: &[u8]) -> (&[u8], &[u8]) {
+    let more = usize::from(code[0] >> 6);
+    let low = usize::from(code[0]) & if more == 0 { 0x3f } else { 0xf };
+    let high = code[1..=more].iter().rev().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    let (inside, behind) = code.split_at(high << 4 | low);
+    (&inside[1 + more..], behind)
+}
+
+/// The object that `CTFY (cpu, event)` notifies, and how many questions that takes. `code` is the method's.
+fn notified(mut code: &[u8], cpu: u32) -> (&[u8], u32) {
+    const IF: u8 = 0xa0;
+    const ELSE: u8 = 0xa1;
+    const NOTIFY: u8 = 0x86;
+    const ARG0_IS_LESS: [u8; 2] = [0x95, 0x68];
+    let mut questions = 0;
+    while code[0] == IF {
+        questions += 1;
+        let (inside, behind) = block(&code[1..]);
+        let number = inside.strip_prefix(&ARG0_IS_LESS).unwrap();
+        let (bound, then) = match number {
+            [1, then @ ..] => (1, then),
+            [0x0a, byte, then @ ..] => (u32::from(*byte), then),
+            [0x0b, low, high, then @ ..] => (u16::from_le_bytes([*low, *high]).into(), then),
+            other => panic!("{other:x?}"),
+        };
+        code = if cpu < bound { then } else { block(behind.strip_prefix(&[ELSE]).unwrap()).0 };
+    }
+    assert_eq!(code[0], NOTIFY);
+    (&code[1..5], questions)
+}
+
+#[test]
+fn each_of_many_cpus_is_found_with_few_questions() {
+    for (count, limit) in [(1, 0), (5, 3), (8192, 13)] {
+        let aml = CpuController::new(BASE, (0..count).collect(), 1).aml();
+        // The first mention is the method itself; its flags come between.
+        let begin = aml.windows(4).position(|window| window == b"CTFY").unwrap() + 5;
+        for cpu in [0, 1, count / 2, count - 1].into_iter().filter(|cpu| *cpu < count) {
+            let (name, questions) = notified(&aml[begin..], cpu);
+            assert_eq!(name, format!("{:04X}", 0xc000 + cpu).as_bytes());
+            assert!(questions <= limit, "{questions} for CPU {cpu} of {count}");
+        }
+    }
+}
+
 #[test]
 fn contract() {
     device::contract::check(&mut controller());
