@@ -36,7 +36,7 @@ pub use ranges::{PAGE_LEN, Range};
 pub use receive::{ReceiveError, ReceiveSettings, Received, receive};
 pub use send::{Left, SendError, SendFailure, SendSettings, Sent, send};
 pub use sides::{Destination, DestinationMemory, MachineError, Ram, Source, SourceMemory};
-pub use transport::{dial, listen};
+pub use transport::{TransportError, dial, listen};
 
 use sandbox::Profile;
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use config::MigrationUrl;
+
 /// Limits in time, of both sides. They hang together: see `docs/migration.md`, "Time".
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -30,6 +32,14 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// For migrations over `url`.
+    pub fn of(url: &MigrationUrl) -> Self {
+        match url {
+            MigrationUrl::Tcp(..) => Self::TCP,
+            MigrationUrl::Unix(_) => Self::UNIX,
+        }
+    }
+
     /// Across hosts: TCP gives up after 120 s.
     pub const TCP: Self = Self {
         start: Duration::from_secs(10),

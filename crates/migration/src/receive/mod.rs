@@ -150,7 +150,7 @@ struct Receiving<'a> {
 impl Receiving<'_> {
     fn start(&mut self) -> Result<(), ReceiveError> {
         let request = self.main.next_request(Limit::Within(self.session.settings.limits.start))?;
-        self.expect(&request, Some(0))?;
+        self.admit(&request, Some(0))?;
         if request.command == Command::Abandon {
             return Err(ReceiveError::Abandoned);
         }
@@ -170,12 +170,12 @@ impl Receiving<'_> {
         loop {
             let request = match self.main.next_request(quiet) {
                 Ok(request) => request,
-                Err(error) if self.state == State::Whole => return self.settle(error),
+                Err(error) if self.state == State::Holding => return self.settle(error),
                 Err(error) => return Err(error.into()),
             };
             match request.command {
-                Command::Complete | Command::CompletePaused if self.state == State::Whole => {
-                    self.expect(&request, Some(0))?;
+                Command::Complete | Command::CompletePaused if self.state == State::Holding => {
+                    self.admit(&request, Some(0))?;
                     return Ok(self.complete(request.command));
                 }
                 Command::Abandon => {
@@ -192,7 +192,7 @@ impl Receiving<'_> {
     fn serve(&mut self, request: Request) -> Result<(), ReceiveError> {
         match request.command {
             Command::MemoryFd => {
-                self.expect(&request, Some(4))?;
+                self.admit(&request, Some(4))?;
                 let mut slot = [0; 4];
                 let fd = self.main.read_with_fd(&mut slot)?;
                 let stored = self.destination.memory_fd(u32::from_le_bytes(slot), fd);
@@ -200,18 +200,18 @@ impl Receiving<'_> {
                 self.state = State::FdsReceived;
             }
             Command::Config => {
-                self.expect(&request, None)?;
+                self.admit(&request, None)?;
                 let config = self.main.read_payload("a configuration", request.length, DOCUMENT_LIMIT)?;
                 let ram = self.destination.config(&config).map_err(machine("make the machine's memory"))?;
                 self.session.open(ram);
                 self.state = State::Configured;
             }
             Command::Memory if !self.session.settings.postcopy => {
-                self.expect(&request, None)?;
+                self.admit(&request, None)?;
                 return Ok(memory::store(&self.session, &mut self.main, request)?);
             }
             Command::State => {
-                self.expect(&request, None)?;
+                self.admit(&request, None)?;
                 return self.take_state(request.length);
             }
             command => return Err(ReceiveError::NotDue { command }),
@@ -229,7 +229,7 @@ impl Receiving<'_> {
             self.destination.fill_from(Arc::clone(pages)).map_err(machine("fill memory on demand"))?;
         }
         self.destination.state(&state).map_err(machine("build the machine from its state"))?;
-        self.state = State::Whole;
+        self.state = State::Holding;
         self.main.heed_successor(self.session.watch.clone());
         // A source that does not hear it comes back to ask.
         let _ = self.main.respond(Response::ok(0));
@@ -299,7 +299,7 @@ impl Receiving<'_> {
     }
 
     /// Whether the request is due, and as long as it has to be.
-    fn expect(&self, request: &Request, length: Option<u64>) -> Result<(), ReceiveError> {
+    fn admit(&self, request: &Request, length: Option<u64>) -> Result<(), ReceiveError> {
         let Request { command, length: announced, .. } = *request;
         if !self.state.accepts(command) {
             return Err(ReceiveError::NotDue { command });

@@ -14,7 +14,7 @@ pub(super) enum State {
     /// RAM is there.
     Configured,
     /// The machine is whole, and still the source's.
-    Whole,
+    Holding,
     /// The machine is this side's.
     Completed,
 }
@@ -27,7 +27,7 @@ impl State {
             Self::Established => command == C::Start,
             Self::Started | Self::FdsReceived => matches!(command, C::MemoryFd | C::Config),
             Self::Configured => matches!(command, C::Memory | C::State),
-            Self::Whole => matches!(command, C::Complete | C::CompletePaused),
+            Self::Holding => matches!(command, C::Complete | C::CompletePaused),
             Self::Completed => command == C::Settled,
         }
     }
@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(accepted(State::Started), [C::Config, C::Abandon, C::MemoryFd]);
         assert_eq!(accepted(State::FdsReceived), [C::Config, C::Abandon, C::MemoryFd]);
         assert_eq!(accepted(State::Configured), [C::State, C::Memory, C::Abandon]);
-        assert_eq!(accepted(State::Whole), [C::Complete, C::Abandon, C::CompletePaused]);
+        assert_eq!(accepted(State::Holding), [C::Complete, C::Abandon, C::CompletePaused]);
         assert_eq!(accepted(State::Completed), [C::Settled]);
     }
 }

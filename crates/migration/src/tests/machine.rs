@@ -16,13 +16,13 @@ use crate::{
 const PAGES: u64 = 16;
 const RAM_LEN: u64 = PAGES * PAGE_LEN;
 /// RAM has a gap in it.
-pub(super) const RANGES: [Range; 2] = [(0, RAM_LEN / 2), (RAM_LEN, RAM_LEN / 2)];
+pub(crate) const RANGES: [Range; 2] = [(0, RAM_LEN / 2), (RAM_LEN, RAM_LEN / 2)];
 /// Passes in which the guest writes.
 const BUSY_PASSES: u32 = 4;
 
 /// What both sides share: the disk, and who is alive.
 #[derive(Default)]
-pub(super) struct World(Mutex<Facts>);
+pub(crate) struct World(Mutex<Facts>);
 
 #[derive(Default)]
 struct Facts {
@@ -36,11 +36,11 @@ struct Facts {
 
 impl World {
     /// A machine without anything that one side only could hold.
-    pub(super) fn without_disk() -> Self {
+    pub(crate) fn without_disk() -> Self {
         Self(Mutex::new(Facts { no_disk: true, ..Facts::default() }))
     }
 
-    pub(super) fn kill(&self, side: Side) {
+    pub(crate) fn kill(&self, side: Side) {
         let mut facts = self.0.lock().unwrap();
         facts.dead = Some(side);
         facts.running[side as usize] = false;
@@ -50,17 +50,17 @@ impl World {
     }
 
     /// Ends the calling thread if it is of a dead process.
-    pub(super) fn live_on(&self, side: Side) {
+    pub(crate) fn live_on(&self, side: Side) {
         if self.is_dead(side) {
             die();
         }
     }
 
-    pub(super) fn is_dead(&self, side: Side) -> bool {
+    pub(crate) fn is_dead(&self, side: Side) -> bool {
         self.0.lock().unwrap().dead == Some(side)
     }
 
-    pub(super) fn doubled(&self) -> bool {
+    pub(crate) fn doubled(&self) -> bool {
         self.0.lock().unwrap().doubled
     }
 
@@ -143,10 +143,10 @@ impl DestinationMemory for Memory {
 }
 
 /// xorshift64.
-pub(super) struct Dice(pub(super) u64);
+pub(crate) struct Dice(pub(super) u64);
 
 impl Dice {
-    pub(super) fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -156,7 +156,7 @@ impl Dice {
 
 type OnProgress = Box<dyn FnMut(&Progress) + Send>;
 
-pub(super) struct FakeSource {
+pub(crate) struct FakeSource {
     world: Arc<World>,
     memory: Memory,
     ran: bool,
@@ -164,19 +164,19 @@ pub(super) struct FakeSource {
     dirty: Vec<Range>,
     passes: u32,
     dice: Dice,
-    pub(super) busy_passes: u32,
-    pub(super) throttled: Vec<u8>,
-    pub(super) on_progress: Option<OnProgress>,
+    pub(crate) busy_passes: u32,
+    pub(crate) throttled: Vec<u8>,
+    pub(crate) on_progress: Option<OnProgress>,
 }
 
 impl FakeSource {
-    pub(super) fn new(net: &Net, seed: u64) -> Self {
+    pub(crate) fn new(net: &Net, seed: u64) -> Self {
         let source = Self::paused(net, seed);
         source.world.run(Side::Source, true);
         Self { ran: true, ..source }
     }
 
-    pub(super) fn paused(net: &Net, seed: u64) -> Self {
+    pub(crate) fn paused(net: &Net, seed: u64) -> Self {
         let mut source = Self {
             world: Arc::clone(&net.world),
             memory: Memory::new(),
@@ -196,28 +196,28 @@ impl FakeSource {
         source
     }
 
-    pub(super) fn world(&self) -> &Arc<World> {
+    pub(crate) fn world(&self) -> &Arc<World> {
         &self.world
     }
 
-    pub(super) fn ram(&self) -> Vec<u8> {
+    pub(crate) fn ram(&self) -> Vec<u8> {
         self.memory.all()
     }
 
-    pub(super) fn is_running_now(&self) -> bool {
+    pub(crate) fn is_running_now(&self) -> bool {
         self.world.runs(Side::Source)
     }
 
-    pub(super) fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         self.world.holds(Side::Source)
     }
 
-    pub(super) fn is_tracked(&self) -> bool {
+    pub(crate) fn is_tracked(&self) -> bool {
         self.tracked
     }
 
     /// Somebody tells it to run.
-    pub(super) fn tell(&mut self) -> bool {
+    pub(crate) fn tell(&mut self) -> bool {
         let told = self.take_back().is_ok();
         if told {
             self.world.run(Side::Source, true);
@@ -320,7 +320,7 @@ impl Source for FakeSource {
     }
 }
 
-pub(super) struct FakeDestination {
+pub(crate) struct FakeDestination {
     world: Arc<World>,
     memory: Option<Memory>,
     /// Its state is here.
@@ -328,23 +328,23 @@ pub(super) struct FakeDestination {
 }
 
 impl FakeDestination {
-    pub(super) fn new(world: Arc<World>) -> Self {
+    pub(crate) fn new(world: Arc<World>) -> Self {
         Self { world, memory: None, whole: false }
     }
 
-    pub(super) fn ram(&self) -> Vec<u8> {
+    pub(crate) fn ram(&self) -> Vec<u8> {
         self.memory.as_ref().unwrap().all()
     }
 
-    pub(super) fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.world.runs(Side::Destination)
     }
 
-    pub(super) fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.memory.is_some() || self.holds()
     }
 
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.whole
     }
 
@@ -353,7 +353,7 @@ impl FakeDestination {
     }
 
     /// Somebody tells it to run.
-    pub(super) fn tell(&mut self) -> bool {
+    pub(crate) fn tell(&mut self) -> bool {
         let told = self.holds();
         if told {
             self.world.run(Side::Destination, true);
@@ -362,7 +362,7 @@ impl FakeDestination {
     }
 
     /// The guest touches all of its RAM.
-    pub(super) fn fill(&mut self) {
+    pub(crate) fn fill(&mut self) {
         let memory = self.memory.as_mut().unwrap();
         let pages = memory.pages.take().unwrap();
         for (base, len) in RANGES {

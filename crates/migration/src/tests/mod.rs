@@ -2,8 +2,8 @@
 
 mod faults;
 mod hostile;
-mod machine;
-mod net;
+pub(crate) mod machine;
+pub(crate) mod net;
 mod passes;
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::{Limits, ReceiveError, ReceiveSettings, Received, SendFailure, SendSe
 use machine::{FakeDestination, FakeSource, World};
 use net::Net;
 
-const SEND: SendSettings = SendSettings {
+pub(crate) const SEND: SendSettings = SendSettings {
     local: false,
     preserve_source: false,
     downtime: Duration::ZERO,
@@ -27,7 +27,7 @@ const SEND: SendSettings = SendSettings {
     throttle: false,
     limits: Limits::UNIX,
 };
-const RECEIVE: ReceiveSettings = ReceiveSettings { postcopy: false, limits: Limits::UNIX };
+pub(crate) const RECEIVE: ReceiveSettings = ReceiveSettings { postcopy: false, limits: Limits::UNIX };
 
 /// What came of both sides; `None` if the side's process died.
 struct Ended {

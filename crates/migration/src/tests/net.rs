@@ -16,13 +16,13 @@ use crate::{Accept, Connection, Dial, Link, Watch};
 const TURN: Duration = Duration::from_millis(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Source,
     Destination,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// All connections break; others can be made.
     Cut,
     /// All connections break; no others can be made.
@@ -35,14 +35,14 @@ pub(super) enum Fault {
 
 /// `fault` happens when `side` has written this many bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    pub(super) fault: Fault,
-    pub(super) side: Side,
-    pub(super) at: usize,
+pub(crate) struct Plan {
+    pub(crate) fault: Fault,
+    pub(crate) side: Side,
+    pub(crate) at: usize,
 }
 
-pub(super) struct Net {
-    pub(super) world: Arc<World>,
+pub(crate) struct Net {
+    pub(crate) world: Arc<World>,
     state: Mutex<State>,
     came: Condvar,
     direct: bool,
@@ -66,7 +66,7 @@ struct State {
 struct Death;
 
 /// Runs a side until it ends, or until its process does.
-pub(super) fn until_death<T>(side: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn until_death<T>(side: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(side)) {
         Ok(ended) => Some(ended),
         Err(payload) if payload.is::<Death>() => None,
@@ -74,37 +74,37 @@ pub(super) fn until_death<T>(side: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-pub(super) fn die() -> ! {
+pub(crate) fn die() -> ! {
     let death: Box<dyn Any + Send> = Box::new(Death);
     resume_unwind(death)
 }
 
 impl Net {
-    pub(super) fn new(world: Arc<World>) -> Arc<Self> {
+    pub(crate) fn new(world: Arc<World>) -> Arc<Self> {
         Self::with(world, None, true)
     }
 
-    pub(super) fn with(world: Arc<World>, plan: Option<Plan>, direct: bool) -> Arc<Self> {
+    pub(crate) fn with(world: Arc<World>, plan: Option<Plan>, direct: bool) -> Arc<Self> {
         // Listening from the start, so that a source never comes too early.
         let state = Mutex::new(State { plan, listening: true, ..State::default() });
         Arc::new(Self { world, state, came: Condvar::new(), direct })
     }
 
-    pub(super) fn listener(self: &Arc<Self>) -> Box<dyn Accept> {
+    pub(crate) fn listener(self: &Arc<Self>) -> Box<dyn Accept> {
         Box::new(Listener(Arc::clone(self)))
     }
 
-    pub(super) fn dial(self: &Arc<Self>) -> Arc<dyn Dial> {
+    pub(crate) fn dial(self: &Arc<Self>) -> Arc<dyn Dial> {
         Arc::new(Dialler(Arc::clone(self)))
     }
 
     /// Connections that were made.
-    pub(super) fn dialled(&self) -> usize {
+    pub(crate) fn dialled(&self) -> usize {
         self.lock().dialled
     }
 
     /// Where each write of `side` ended.
-    pub(super) fn boundaries(&self, side: Side) -> Vec<usize> {
+    pub(crate) fn boundaries(&self, side: Side) -> Vec<usize> {
         let sum = |sum: &mut usize, len: &usize| {
             *sum += len;
             Some(*sum)
@@ -113,21 +113,21 @@ impl Net {
     }
 
     /// A connection to the destination without a source behind it.
-    pub(super) fn raw(&self) -> UnixStream {
+    pub(crate) fn raw(&self) -> UnixStream {
         let (near, far) = UnixStream::pair().unwrap();
         self.lock().waiting.push(Arc::new(far));
         near
     }
 
     /// The same, of somebody who comes later than the source.
-    pub(super) fn raw_behind_first(&self) -> UnixStream {
+    pub(crate) fn raw_behind_first(&self) -> UnixStream {
         let (near, far) = UnixStream::pair().unwrap();
         self.lock().late.push(Arc::new(far));
         near
     }
 
     /// The next connection of the source, without a destination behind it.
-    pub(super) fn take_raw(&self) -> Option<UnixStream> {
+    pub(crate) fn take_raw(&self) -> Option<UnixStream> {
         let mut state = self.lock();
         (!state.waiting.is_empty()).then(|| state.waiting.remove(0).try_clone().unwrap())
     }
