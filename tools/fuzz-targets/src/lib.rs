@@ -12,6 +12,7 @@ mod flags;
 mod http_requests;
 mod json;
 mod kernels;
+mod migration;
 mod openapi;
 mod pci_config;
 mod rig;
@@ -43,6 +44,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "flags", mutations: 200_000, run: flags::run },
     Target { name: "http_requests", mutations: 10_000, run: http_requests::run },
     Target { name: "kernels", mutations: 8_000, run: kernels::run },
+    Target { name: "migration_destination", mutations: 40_000, run: migration::from_destination },
+    Target { name: "migration_source", mutations: 4_000, run: migration::from_source },
     Target { name: "openapi", mutations: 60_000, run: openapi::run },
     Target { name: "pci_config", mutations: 1_500, run: pci_config::run },
     Target { name: "snapshots", mutations: 1_500, run: snapshots::run },
