@@ -130,6 +130,7 @@ impl Limit {
 enum Heeds {
     Cancel,
     Nothing,
+    /// And cancelling too.
     Successor,
 }
 
@@ -143,12 +144,11 @@ struct Patience {
 
 impl Patience {
     fn check(&mut self) -> Result<(), LinkError> {
-        match self.heeds {
-            Heeds::Cancel if self.watch.is_cancelled() => return Err(LinkError::Cancelled),
-            Heeds::Successor if self.watch.superseded.load(Ordering::Acquire) => {
-                return Err(LinkError::Superseded);
-            }
-            _ => {}
+        if self.heeds != Heeds::Nothing && self.watch.is_cancelled() {
+            return Err(LinkError::Cancelled);
+        }
+        if self.heeds == Heeds::Successor && self.watch.superseded.load(Ordering::Acquire) {
+            return Err(LinkError::Superseded);
         }
         let limit = match self.limit {
             Limit::Within(limit) => limit,
@@ -183,7 +183,7 @@ impl Connection {
         self.heeds = Heeds::Nothing;
     }
 
-    /// From now on waits end when `watch` says that the other side has come back on another connection.
+    /// From now on waits end also when `watch` says that the other side has come back on another connection.
     pub(crate) fn heed_successor(&mut self, watch: Watch) {
         self.watch = watch;
         self.heeds = Heeds::Successor;

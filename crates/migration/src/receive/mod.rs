@@ -108,7 +108,7 @@ pub fn receive(
     settings: ReceiveSettings,
     watch: &Watch,
 ) -> Result<Received, ReceiveError> {
-    let main = loop {
+    let mut main = loop {
         if watch.is_cancelled() {
             return Err(LinkError::Cancelled.into());
         }
@@ -117,6 +117,7 @@ pub fn receive(
         }
     };
     let session = Arc::new(Session::new(settings, watch.clone()));
+    main.heed_successor(watch.clone());
     let mut receiving =
         Receiving { destination, session: Arc::clone(&session), main, state: State::Established };
     if let Err(error) = receiving.start() {
@@ -230,7 +231,6 @@ impl Receiving<'_> {
         }
         self.destination.state(&state).map_err(machine("build the machine from its state"))?;
         self.state = State::Holding;
-        self.main.heed_successor(self.session.watch.clone());
         // A source that does not hear it comes back to ask.
         let _ = self.main.respond(Response::ok(0));
         Ok(())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::machine::{Dice, FakeSource, World};
 use super::net::{Fault, Net, Plan, Side};
 use super::{Ended, RECEIVE, SEND, migrate};
+use crate::wire::HEAD_LEN;
 use crate::{Left, Limits, ReceiveSettings, Received, SendSettings, Sent};
 
 /// Where nobody comes back, waiting for it is all that these tests would do.
@@ -32,6 +33,8 @@ const FAULTS: [Fault; 4] =
 const SIDES: [Side; 2] = [Side::Source, Side::Destination];
 /// Bytes that are picked at random, of each side.
 const PICKED: usize = 120;
+/// What a source sends from `State` on, with `Complete` and `Settled`.
+const STATE_ON: usize = 3 * HEAD_LEN + 300;
 /// Most cases wait for each other's end.
 const THREADS: usize = 8;
 
@@ -53,7 +56,7 @@ impl Mode {
         let net = Net::with(Arc::new(world), plan, self.direct);
         // A connection that breaks is made again at once: there the limits of every day are never reached.
         let limits = match plan {
-            Some(Plan { fault: Fault::Cut, .. }) | None => Limits::UNIX,
+            Some(Plan { fault: Fault::Cut | Fault::Half, .. }) | None => Limits::UNIX,
             Some(Plan { fault: Fault::Flip, .. }) => IMPATIENT,
             _ => SHORT,
         };
@@ -90,7 +93,15 @@ impl Mode {
 
     /// `check` for every fault at every point.
     fn inject(&self, faults: &[Fault], check: impl Fn(Plan, &Net, Ended) + Sync) {
-        let points = self.points();
+        self.inject_at(&self.points(), faults, check);
+    }
+
+    fn inject_at(
+        &self,
+        points: &[(Side, usize)],
+        faults: &[Fault],
+        check: impl Fn(Plan, &Net, Ended) + Sync,
+    ) {
         let cases: Vec<Plan> = faults
             .iter()
             .flat_map(|&fault| points.iter().map(move |&(side, at)| Plan { fault, side, at }))
@@ -187,28 +198,42 @@ fn and_where_memory_goes_as_descriptors() {
     mode.inject(&FAULTS, |plan, _, mut ended| assert_one_owner(plan, &mut ended));
 }
 
+/// It runs on one side, and both know it.
+fn assert_settled(plan: Plan, ended: &Ended) {
+    let here = ended.source.is_running_now();
+    assert_ne!(here, ended.destination.is_running(), "{plan:?} {:?} {:?}", ended.sent, ended.received);
+    let settled = match &ended.sent {
+        Some(Ok(_)) => !here,
+        Some(Err(failure)) => here && matches!(failure.left, Left::AsBefore),
+        None => false,
+    };
+    assert!(settled && !ended.source.world().doubled(), "{plan:?}");
+}
+
 /// There is no disk whose lock would keep a second guest from running: the protocol alone does.
 #[test]
 fn a_machine_without_disks_runs_on_one_side_if_connections_can_be_made_again() {
     for direct in [true, false] {
         let mode = Mode { disk: false, direct, seed: 14, ..PLAIN };
-        mode.inject(&[Fault::Cut], |plan, _, ended| {
-            let here = ended.source.is_running_now();
-            assert_ne!(
-                here,
-                ended.destination.is_running(),
-                "{plan:?} {:?} {:?}",
-                ended.sent,
-                ended.received
-            );
-            let settled = match ended.sent {
-                Some(Ok(_)) => !here,
-                Some(Err(failure)) => here && matches!(failure.left, Left::AsBefore),
-                None => false,
-            };
-            assert!(settled && !ended.source.world().doubled(), "{plan:?}");
-        });
+        mode.inject(&[Fault::Cut], |plan, _, ended| assert_settled(plan, &ended));
     }
+}
+
+/// The source comes back to a destination that still waits for it on the first connection.
+#[test]
+fn also_if_the_source_alone_sees_the_break() {
+    let mode = Mode { disk: false, seed: 18, ..PLAIN };
+    let (net, _) = mode.run(None);
+    // From the first byte of the state on: before that the destination has nothing to be asked about.
+    let points: Vec<_> = SIDES
+        .into_iter()
+        .zip([STATE_ON, 2 * HEAD_LEN])
+        .flat_map(|(side, len)| {
+            let end = *net.boundaries(side).last().unwrap();
+            (end - len + 1..=end).map(move |at| (side, at))
+        })
+        .collect();
+    mode.inject_at(&points, &[Fault::Half], |plan, _, ended| assert_settled(plan, &ended));
 }
 
 /// Nor does it run twice if they cannot: a side that does not know waits to be told.

@@ -25,6 +25,8 @@ pub(crate) enum Side {
 pub(crate) enum Fault {
     /// All connections break; others can be made.
     Cut,
+    /// All connections break, and the destination does not notice; others can be made.
+    Half,
     /// All connections break; no others can be made.
     CutForGood,
     /// A process ends.
@@ -57,6 +59,9 @@ struct State {
     /// These come to a destination that has taken its first connection.
     late: Vec<Arc<UnixStream>>,
     live: Vec<Weak<UnixStream>>,
+    /// The source's ends of connections that are broken for it alone, and how often that happened.
+    kept: Vec<Arc<UnixStream>>,
+    halved: usize,
     dialled: usize,
     /// Lengths of what was written, by side.
     written: [Vec<usize>; 2],
@@ -140,7 +145,8 @@ impl Net {
         for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
             set(&stream, Some(TURN)).unwrap();
         }
-        Box::new(FakeLink { net: Arc::clone(self), stream, side })
+        let halved = self.lock().halved;
+        Box::new(FakeLink { net: Arc::clone(self), stream, side, halved })
     }
 
     fn happen(&self, state: &mut State, fault: Fault) {
@@ -148,6 +154,10 @@ impl Net {
         if let Fault::Kill(side) = fault {
             self.world.kill(side);
             state.listening &= side != Side::Destination;
+        }
+        if fault == Fault::Half {
+            state.kept.extend(state.live.drain(..).filter_map(|stream| stream.upgrade()));
+            state.halved += 1;
         }
         // Connections that nobody has taken yet stay where they are, broken.
         for stream in state.live.drain(..).filter_map(|stream| stream.upgrade()) {
@@ -213,11 +223,22 @@ struct FakeLink {
     net: Arc<Net>,
     stream: Arc<UnixStream>,
     side: Side,
+    /// When it was made.
+    halved: usize,
+}
+
+impl FakeLink {
+    fn is_broken(&self, state: &State) -> bool {
+        self.side == Side::Source && self.halved != state.halved
+    }
 }
 
 impl Read for FakeLink {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.net.world.live_on(self.side);
+        if self.is_broken(&self.net.lock()) {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
         let read = (&*self.stream).read(bytes);
         self.net.world.live_on(self.side);
         read
@@ -228,8 +249,12 @@ impl Write for FakeLink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.net.world.live_on(self.side);
         let mut state = self.net.lock();
+        if self.is_broken(&state) {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
         let before: usize = state.written[self.side as usize].iter().sum();
         let plan = state.plan.filter(|plan| plan.side == self.side && before + bytes.len() >= plan.at);
+        let whole = bytes.len();
         let mut bytes = bytes.to_vec();
         if let Some(Plan { fault, at, .. }) = plan {
             if fault == Fault::Flip {
@@ -245,6 +270,10 @@ impl Write for FakeLink {
                 state.written[self.side as usize].push(bytes.len());
                 drop(state);
                 self.net.world.live_on(self.side);
+                if fault == Fault::Half && self.side == Side::Destination {
+                    // It does not notice, and goes on into the void.
+                    return Ok(whole);
+                }
                 return Err(ErrorKind::BrokenPipe.into());
             }
         }
