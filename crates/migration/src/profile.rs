@@ -2,8 +2,8 @@
 
 use libc::{
     SYS_accept4, SYS_bind, SYS_connect, SYS_fcntl, SYS_getpeername, SYS_getsockname, SYS_getsockopt,
-    SYS_listen, SYS_recvfrom, SYS_recvmsg, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown, SYS_socket,
-    SYS_unlink, SYS_unlinkat,
+    SYS_listen, SYS_recvfrom, SYS_recvmsg, SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_setsockopt,
+    SYS_shutdown, SYS_socket, SYS_unlink, SYS_unlinkat,
 };
 use sandbox::call::{Call, any, equal, ioctl};
 
@@ -41,6 +41,10 @@ pub const CONNECT: &[Call] = &[
     equal(SYS_socket, 0, libc::AF_UNIX),
     equal(SYS_socket, 0, libc::AF_INET),
     equal(SYS_socket, 0, libc::AF_INET6),
+    // The C library looks up names: it asks for this host's addresses, and name servers.
+    equal(SYS_socket, 0, libc::AF_NETLINK),
+    any(SYS_sendmmsg),
+    ioctl(libc::FIONREAD as u32),
     any(SYS_unlink),
     any(SYS_unlinkat),
 ];
