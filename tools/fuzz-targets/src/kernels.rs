@@ -93,7 +93,7 @@ fn check(ram: &GuestRam, loaded: &Loaded, file: &[u8], initramfs_len: usize) {
         assert!(initramfs.0 >= layout::HIGH_RAM, "the initramfs lies on boot data");
         assert_holds(ram, initramfs.0, &vec![INITRAMFS_BYTE; initramfs_len]);
     }
-    let (general, _) = enter(ram, loaded, &SystemRegisters::default()).unwrap();
+    let (general, _) = enter(ram, loaded, &SystemRegisters::default(), 1).unwrap();
     assert_eq!(general.rip, u64::from(loaded.entry));
 }
 
