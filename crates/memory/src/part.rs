@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use crate::bits::PageBits;
 use crate::demand::Awaited;
 use crate::mapping::Mapping;
+use crate::missing::Guard;
 use crate::{HostMemory, RamRegion, SavedRange};
 
 /// Bytes of an ordinary page.
@@ -105,5 +106,9 @@ unsafe impl HostMemory for Part {
 
     fn size(&self) -> usize {
         self.size()
+    }
+
+    fn guard(&self) -> Option<&Guard> {
+        Some(self.mapping.guard())
     }
 }
