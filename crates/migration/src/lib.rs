@@ -1,6 +1,6 @@
 //! Live migration: the wire and both of its ends, without a machine (`spec/lifecycle.md` §7, §8; `docs/migration.md`).
 //!
-//! [`send`] drives a machine behind the trait [`Source`] to another process, [`receive`] one behind [`Destination`] out of it. The framing is
+//! [`send()`] drives a machine behind the trait [`Source`] to another process, [`receive()`] one behind [`Destination`] out of it. The framing is
 //! the reference's; what is in configuration and state is the machine's own.
 //!
 //! ```text
@@ -40,7 +40,7 @@ pub use transport::{TransportError, dial, listen};
 
 use sandbox::Profile;
 
-/// Profiles of the threads that a migration starts, for the filter of those that call [`send`] and [`receive`].
+/// Profiles of the threads that a migration starts, for the filter of those that call [`send()`] and [`receive()`].
 pub static PROFILES: &[&Profile] =
     &[&send::POOL_PROFILE, &send::SERVE_PROFILE, &receive::ACCEPT_PROFILE, &receive::MEMORY_PROFILE];
 

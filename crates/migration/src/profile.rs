@@ -19,7 +19,7 @@ pub(crate) const STREAM: &[Call] = &[
     any(SYS_shutdown),
 ];
 
-/// Making connections, and waiting for them: for the threads that call [`crate::send`] and [`crate::receive`], which start all others of a
+/// Making connections, and waiting for them: for the threads that call [`crate::send()`] and [`crate::receive()`], which start all others of a
 /// migration.
 pub const CONNECT: &[Call] = &[
     any(SYS_accept4),

@@ -374,9 +374,12 @@ fn nobody_waits_for_a_reader_that_forgot_to_read() {
         }
         // The reader wakes up: what was kept goes out with the next output, and nothing else is lost.
         drop(writer);
-        let reading = std::thread::spawn(move || read_until(reader, b"end"));
+        let (progress, reads) = std::sync::mpsc::channel();
+        let reading = std::thread::spawn(move || read_until(reader, b"end", || drop(progress.send(()))));
         while !reading.is_finished() {
             stream.write(b"end");
+            // No faster than the reader: what nobody reads would push out what was kept.
+            let _ = reads.recv_timeout(std::time::Duration::from_millis(10));
         }
         assert!(reading.join().unwrap() >= 1 << 20, "{name}");
     }
@@ -387,7 +390,7 @@ fn a_reader_that_keeps_up_gets_everything_without_a_thread_of_ours() {
     for (name, writer, reader, writing) in shared_outputs() {
         let stream = open::unattended(writer.as_fd(), writing);
         drop(writer);
-        let reading = std::thread::spawn(move || read_until(reader, b"end"));
+        let reading = std::thread::spawn(move || read_until(reader, b"end", || ()));
         // Byte by byte, as a port is written.
         (0..100_000).for_each(|_| stream.write(b"x"));
         b"end".iter().for_each(|byte| stream.write(&[*byte]));
@@ -414,8 +417,8 @@ fn what_waits_for_room_comes_before_what_is_said_next() {
     }
 }
 
-/// Reads until `end` comes and answers how many bytes came.
-fn read_until(reader: OwnedFd, end: &[u8]) -> usize {
+/// Reads until `end` comes and answers how many bytes came. Tells of each piece.
+fn read_until(reader: OwnedFd, end: &[u8], told: impl Fn()) -> usize {
     let mut last: Vec<u8> = Vec::new();
     let (mut part, mut count) = ([0; 4096], 0);
     while !last.windows(end.len()).any(|bytes| bytes == end) {
@@ -429,6 +432,7 @@ fn read_until(reader: OwnedFd, end: &[u8]) -> usize {
             Err(e) => panic!("{e}"),
         };
         count += got;
+        told();
         last.drain(..last.len().saturating_sub(end.len()));
         last.extend(&part[..got]);
     }

@@ -105,7 +105,7 @@ struct Made {
     source: MemorySource,
 }
 
-/// The machine as [`migration::receive`] sees it.
+/// The machine as [`migration::receive()`] sees it.
 struct Arriving<'a> {
     link: &'a Link,
     data: VmReceiveMigrationData,

@@ -208,7 +208,7 @@ impl Control {
     }
 }
 
-/// The machine as [`migration::send`] sees it.
+/// The machine as [`migration::send()`] sees it.
 struct Leaving<'a> {
     link: &'a Link,
     ram: &'a GuestRam,
