@@ -138,6 +138,8 @@ fn memory_on_a_full_file_system(context: &Context) {
     let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8k", "none"]).arg(&dir).status();
     assert!(mount.unwrap().success());
     host::make_idle_kernel(&idle);
+    // What a confined VM may use is there before.
+    std::fs::write(dir.join("ram"), b"").unwrap();
     let zone = json!({"id": "z", "size": 256u64 << 20, "file": dir.join("ram"), "shared": true});
     let memory = json!({"size": 0, "zones": [zone]});
     let mut vm = Builder::new(context).with("memory", memory).start();
