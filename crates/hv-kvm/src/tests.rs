@@ -5,6 +5,7 @@ use std::sync::Arc;
 use config::plan::{Topology, Zone};
 use hv::cpuid::Model;
 use hv::{CpuState, Debugging, DirtyLog, Hypervisor, Mapping, MappingKind, Registers, RunState, Vcpu, Vm};
+use kvm_bindings::kvm_msi;
 use kvm_ioctls::{Cap, Kvm};
 use memory::{GuestRam, HostMemory};
 
@@ -74,6 +75,22 @@ fn a_reset_vcpu_is_as_it_was_created() {
     let now = still(vcpu.as_mut());
     assert_eq!((now.registers, now.system, &now.msr), (fresh.registers, fresh.system, &fresh.msr));
     assert!(now == fresh, "{:?} {:?} {:?}", now.debug, now.events, now.run_state);
+}
+
+#[test]
+fn a_vcpu_hears_of_the_others_as_soon_as_it_is_there() {
+    const INIT: u32 = 5 << 8;
+    let Some(vm) = machine() else { return };
+    let leaves = KvmHypervisor(Kvm::new().unwrap()).supported_cpuid().unwrap();
+    let mut first = vm.create_vcpu(0, &leaves).unwrap();
+    // As if the machine had run: KVM has looked at all the APICs that there are.
+    let state = first.state().unwrap();
+    first.set_state(&state).unwrap();
+    let mut later = vm.create_vcpu(1, &leaves).unwrap();
+    // To APIC id 1, physically.
+    let message = kvm_msi { address_lo: 0xfee0_1000, data: INIT, ..kvm_msi::default() };
+    assert_eq!(vm.fd.signal_msi(message).unwrap(), 1, "it found its vCPU");
+    assert_eq!(later.state().unwrap().run_state, RunState::InitReceived);
 }
 
 #[test]

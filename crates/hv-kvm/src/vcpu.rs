@@ -54,6 +54,10 @@ impl KvmVcpu {
                 .map_err(|e| Error::operation("switch on Hyper-V's interrupt controller", e))?;
         }
         fd.set_cpuid2(&table).map_err(|e| Error::operation("set a vCPU's CPUID", e))?;
+        // KVM finds vCPUs by their APICs' ids in a table that it makes anew while a vCPU is created, just before it counts that one among
+        // the machine's, and then whenever an APIC changes. At boot the first one does so; a vCPU that comes later would hear no IPI.
+        let lapic = fd.get_lapic().map_err(|e| Error::operation("read a vCPU's local APIC", e))?;
+        fd.set_lapic(&lapic).map_err(|e| Error::operation("set a vCPU's local APIC", e))?;
         let run = std::ptr::from_mut(fd.get_kvm_run());
         common.counters.join(&fd)?;
         let fresh = Box::new(power_on(convert::read_state(&fd, &common)?));

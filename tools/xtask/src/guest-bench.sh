@@ -13,7 +13,12 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 while read -r module; do insmod "/modules/$module"; done </modules/order
 
-grep -q bench=hotplug /proc/cmdline && exec vmguest arrivals 1024
+if grep -q bench=hotplug /proc/cmdline; then
+	# It goes on until something fails, which is then the last that the guest says.
+	failure=$(vmguest arrivals 1024 2>&1 >/dev/console)
+	echo "@$failure, after: $(dmesg | tail -n 4 | tr '\n' ';')"
+	while true; do sleep 1000; done
+fi
 
 # Devices appear a moment after their driver.
 tries=0
