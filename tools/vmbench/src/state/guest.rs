@@ -16,7 +16,7 @@ use vmbench::results::Contestant;
 /// How often to ask for what takes its time, where nothing tells.
 const LOOK: Duration = Duration::from_millis(5);
 /// Longer than anything takes.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// How much RAM there is, and what is in it, in MiB.
 #[derive(Debug, Clone, Copy)]

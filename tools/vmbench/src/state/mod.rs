@@ -34,18 +34,25 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
 }
 
 fn round(stage: &Stage<'_>, results: &mut Results) -> Result<()> {
+    let step = |what: &str| eprintln!("      {what}");
+    step("snapshots of 256 MiB");
     stage.snapshot_busy(Size::SMALL, results)?;
     let (guest, snapshot) = stage.snapshot_idle(Size::SMALL, results)?;
     drop(guest);
+    step("restores of 256 MiB, clones");
     stage.restores(Size::SMALL, &snapshot, results)?;
     stage.clones(&snapshot, results)?;
     remove(&snapshot)?;
+    step("snapshots of 2 GiB");
     stage.snapshot_busy(Size::LARGE, results)?;
     let (guest, snapshot) = stage.snapshot_idle(Size::LARGE, results)?;
+    step("migrations");
     stage.moves(guest, results)?;
+    step("restores of 2 GiB");
     stage.restores(Size::LARGE, &snapshot, results)?;
     remove(&snapshot)?;
     if stage.who.is_ours() {
+        step("local hand-over");
         stage.hand_over(results)?;
     }
     Ok(())
