@@ -9,7 +9,7 @@ use vmbench::results::Contestant;
 use vmtest::rest::{read_reply, request_text};
 
 /// Longer than any call takes.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// A connection.
 pub(crate) struct Connection {
@@ -87,6 +87,33 @@ impl Connection {
         if self.who.is_ours() {
             return self.put(name, body);
         }
+        self.command(name, body).map(drop)
+    }
+
+    /// A question without a body, and its answer: a GET, or the QMP command of that name.
+    ///
+    /// # Errors
+    /// The connection breaks or the request is refused.
+    pub(crate) fn ask(&mut self, name: &str) -> io::Result<Value> {
+        if !self.who.is_ours() {
+            return self.command(name, &json!({}));
+        }
+        self.send(&request_text("GET", name, None))?;
+        let reply = read_reply(&mut self.stream)?;
+        let answer = serde_json::from_str(&reply.body);
+        success(reply)?;
+        Ok(answer?)
+    }
+
+    /// The reply to what was sent, when it comes; this VMM only.
+    ///
+    /// # Errors
+    /// The connection breaks or the request was refused.
+    pub(crate) fn reply(&mut self) -> io::Result<()> {
+        success(read_reply(&mut self.stream)?)
+    }
+
+    fn command(&mut self, name: &str, body: &Value) -> io::Result<Value> {
         self.send(&format!("{}\n", json!({"execute": name, "arguments": body})))?;
         loop {
             let mut line = String::new();
@@ -94,12 +121,12 @@ impl Connection {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             // Events may lie before the answer.
-            match serde_json::from_str::<Value>(&line)? {
-                answer if answer.get("return").is_some() => return Ok(()),
-                answer if answer.get("error").is_some() => {
-                    return Err(io::Error::other(format!("{name}: {line}")));
-                }
-                _ => {}
+            let mut answer: Value = serde_json::from_str(&line)?;
+            if answer.get("error").is_some() {
+                return Err(io::Error::other(format!("{name}: {line}")));
+            }
+            if let Some(value) = answer.get_mut("return") {
+                return Ok(value.take());
             }
         }
     }

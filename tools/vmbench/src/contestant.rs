@@ -25,6 +25,8 @@ pub(crate) struct Machine {
     pub(crate) tap: Option<String>,
     /// Where its API listens, if something is to come to it later: then there is room for all of [`Arrival`](crate::hotplug::Arrival).
     pub(crate) api: Option<PathBuf>,
+    /// Whether its RAM can be handed to another process (this VMM).
+    pub(crate) shared: bool,
 }
 
 /// A running contestant, killed when dropped.
@@ -73,7 +75,8 @@ fn cloud_hypervisor(vmm: &Path, machine: &Machine) -> Command {
         None => ("", ""),
     };
     command.args(["--cmdline", &machine.cmdline, "--cpus", &format!("boot=1{more_cpus}")]);
-    command.args(["--memory", &format!("size={}M{more_memory}", machine.memory_mib)]);
+    let shared = if machine.shared { ",shared=on" } else { "" };
+    command.args(["--memory", &format!("size={}M{shared}{more_memory}", machine.memory_mib)]);
     command.args(["--serial", &format!("file={}", machine.serial.display()), "--console", "off"]);
     if let Some((last, others)) = machine.disks.split_last() {
         command.arg("--disk");
@@ -175,6 +178,7 @@ mod tests {
             disks: vec!["/tmp/data".into(), "/tmp/tools".into()],
             tap: Some("bench0".to_owned()),
             api: None,
+            shared: false,
         }
     }
 

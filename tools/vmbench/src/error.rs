@@ -10,7 +10,7 @@ pub(crate) enum Error {
     #[error("{0} is not set: run `cargo xtask bench`")]
     Variable(&'static str),
     /// The command line is wrong.
-    #[error("usage: vmbench host|guest|hotplug ROUNDS")]
+    #[error("usage: vmbench host|guest|hotplug|state ROUNDS")]
     Usage,
     /// A file operation failed.
     #[error("{}", path.display())]

@@ -8,6 +8,7 @@ use crate::hotplug;
 use crate::hung;
 use crate::places::Places;
 use crate::serial::Serial;
+use crate::state;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ pub(crate) fn measure(places: &Places, rounds: usize) -> Result<Results> {
         }
     }
     results.merge(hotplug::measure(places, rounds)?);
+    results.merge(state::measure(places, rounds)?);
     let data = places.scratch.join("data");
     fill(&data)?;
     // The lab sees the image through 9p: what is measured is not to wait for that.
@@ -89,6 +91,7 @@ fn boots(
             disks: Vec::new(),
             tap: None,
             api: None,
+            shared: false,
         };
         let command = run(who, places.vmm(who), &machine);
         results.command(&format!("{}, boot", who.name()), &describe(&command));
@@ -122,6 +125,7 @@ fn load(
         disks: disks.to_vec(),
         tap: Some(TAP.to_owned()),
         api: None,
+        shared: false,
     };
     let command = run(who, places.vmm(who), &machine);
     results.command(&format!("{}, disk and network", who.name()), &describe(&command));

@@ -64,6 +64,7 @@ fn boot(
         disks: Vec::new(),
         tap: None,
         api: Some(api.clone()),
+        shared: false,
     };
     let command = run(who, places.vmm(who), &machine);
     let mut text = describe(&command);
@@ -190,6 +191,7 @@ mod tests {
             disks: Vec::new(),
             tap: None,
             api: Some("api".into()),
+            shared: false,
         };
         let line = describe(&run(Contestant::Q35, Path::new("vmm"), &machine));
         let mut used = 0;

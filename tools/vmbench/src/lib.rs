@@ -2,5 +2,6 @@
 //! The program of the same name takes them; `xtask` builds the images, runs it on the host and in the lab, and shows the table.
 
 pub mod comparison;
+mod quantity;
 pub mod results;
 pub mod table;

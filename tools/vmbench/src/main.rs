@@ -1,5 +1,5 @@
 //! Takes the measurements: `vmbench host ROUNDS` what needs no guest, `vmbench guest ROUNDS` the rest, `vmbench hotplug ROUNDS` of that only
-//! what comes to a running guest. The samples go to standard output as JSON, progress to standard error. `cargo xtask bench` runs it with the environment it needs.
+//! what comes to a running guest, `vmbench state ROUNDS` only snapshots, restores and migrations. The samples go to standard output as JSON, progress to standard error. `cargo xtask bench` runs it with the environment it needs.
 
 #![allow(clippy::print_stdout)] // the samples are the output
 
@@ -13,6 +13,7 @@ mod hotplug;
 mod hung;
 mod places;
 mod serial;
+mod state;
 
 use error::{Error, Result};
 use std::error::Error as _;
@@ -46,6 +47,7 @@ fn run() -> Result<Results> {
         "host" => host::measure(&places, rounds),
         "guest" => guest::measure(&places, rounds),
         "hotplug" => hotplug::measure(&places, rounds),
+        "state" => state::measure(&places, rounds),
         _ => Err(Error::Usage),
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::quantity::{Quantity, Target};
+
 /// Who is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -45,134 +47,6 @@ impl Contestant {
     /// This VMM, of whichever commit.
     pub fn is_ours(self) -> bool {
         Self::OURS.contains(&self)
-    }
-}
-
-/// What is measured, in the order of the table's rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Quantity {
-    /// Process start to the first API reply, ms.
-    Start,
-    /// Median latency of an API call on an open connection, ms.
-    CallMedian,
-    /// 99th percentile of the same, ms.
-    CallTail,
-    /// Median time of `vm.create` on an open connection, ms.
-    Create,
-    /// Proportional set size of the process when a VM is created and has not run, MiB.
-    Created,
-    /// 99th percentile of many `vm.info` while a boot hangs, ms.
-    InfoWhileHung,
-    /// The slowest of them, ms.
-    InfoSlowest,
-    /// Process start to the guest's init, ELF kernel, ms.
-    InitElf,
-    /// Process start to the guest's init, bzImage, ms.
-    InitBzImage,
-    /// Proportional set size beyond the guest's RAM at the guest's init, MiB.
-    Running,
-    /// 4 KiB random reads per second.
-    RandomRead,
-    /// 4 KiB random writes per second.
-    RandomWrite,
-    /// Sequential reading, MiB/s.
-    SequentialRead,
-    /// Sequential writing, MiB/s.
-    SequentialWrite,
-    /// TCP from the guest over a tap, Mbit/s.
-    Send,
-    /// TCP to the guest over a tap, Mbit/s.
-    Receive,
-    /// Request for a disk until a running guest has it, ms.
-    LaterDisk,
-    /// Request for a network device until a running guest has it, ms.
-    LaterNet,
-    /// Request for a GiB by virtio-mem until a running guest has all of it, ms.
-    LaterMemory,
-    /// Request for a vCPU until a running guest has it online, ms.
-    LaterCpu,
-    /// Size of the program's file, MiB.
-    Program,
-}
-
-/// What a quantity of this VMM should be; the project's aims.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Target {
-    /// The median is below this many units.
-    Below(f64),
-    /// The median is at most this many units.
-    AtMost(f64),
-    /// The median of the ratios to `-M microvm` is at most this.
-    OfMicrovm(f64),
-    /// The median of the ratios to `-M q35` is at most this.
-    OfQ35(f64),
-}
-
-impl Quantity {
-    /// What the table calls it, with its unit.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Start => "start to first API reply, ms",
-            Self::CallMedian => "API call, p50, ms",
-            Self::CallTail => "API call, p99, ms",
-            Self::Create => "vm.create, p50, ms",
-            Self::Created => "Pss with a VM created, MiB",
-            Self::InfoWhileHung => "vm.info during a boot that hangs, p99, ms",
-            Self::InfoSlowest => "the same, slowest of 1000, ms",
-            Self::InitElf => "start to guest init, vmlinux, ms",
-            Self::InitBzImage => "start to guest init, bzImage, ms",
-            Self::Running => "Pss beyond guest RAM, MiB",
-            Self::RandomRead => "4 KiB random read, IOPS",
-            Self::RandomWrite => "4 KiB random write, IOPS",
-            Self::SequentialRead => "sequential read, MiB/s",
-            Self::SequentialWrite => "sequential write, MiB/s",
-            Self::Send => "TCP guest to host, Mbit/s",
-            Self::Receive => "TCP host to guest, Mbit/s",
-            Self::LaterDisk => "disk to a running guest, ms",
-            Self::LaterNet => "network device to a running guest, ms",
-            Self::LaterMemory => "1 GiB to a running guest, ms",
-            Self::LaterCpu => "vCPU to a running guest, ms",
-            Self::Program => "program's file, MiB",
-        }
-    }
-
-    /// Whether larger values are better.
-    pub fn is_rate(self) -> bool {
-        matches!(
-            self,
-            Self::RandomRead
-                | Self::RandomWrite
-                | Self::SequentialRead
-                | Self::SequentialWrite
-                | Self::Send
-                | Self::Receive
-        )
-    }
-
-    /// Digits behind the point.
-    pub fn digits(self) -> usize {
-        match self {
-            Self::CallMedian | Self::CallTail | Self::Create | Self::Program => 3,
-            Self::Start | Self::InfoWhileHung | Self::InfoSlowest | Self::Created | Self::Running => 2,
-            Self::LaterDisk | Self::LaterNet | Self::LaterMemory | Self::LaterCpu => 1,
-            _ => 0,
-        }
-    }
-
-    /// What it should be, if the project has set itself an aim.
-    pub fn target(self) -> Option<Target> {
-        match self {
-            Self::Start => Some(Target::Below(4.0)),
-            Self::CallMedian => Some(Target::Below(0.04)),
-            Self::Create => Some(Target::AtMost(0.2)),
-            Self::Created => Some(Target::Below(3.0)),
-            Self::InfoWhileHung => Some(Target::Below(5.0)),
-            Self::InitElf => Some(Target::OfMicrovm(0.54)),
-            Self::Running => Some(Target::AtMost(3.1)),
-            Self::LaterDisk | Self::LaterNet | Self::LaterMemory | Self::LaterCpu => Some(Target::OfQ35(0.8)),
-            _ => None,
-        }
     }
 }
 

@@ -19,7 +19,7 @@ pub fn render(results: &Results) -> String {
         let mut row = vec![quantity.title().to_owned()];
         row.extend(columns.iter().map(|who| cell(results.samples(quantity, *who), quantity.digits())));
         row.extend(others.iter().map(|who| ratio(&results.ratios(quantity, *who))));
-        row.push(verdict(results, quantity));
+        row.push(verdicts(results, quantity));
         rows.push(row);
     }
     align(&rows)
@@ -37,10 +37,15 @@ fn ratio(ratios: &[f64]) -> String {
     cell(ratios, if small { 3 } else { 2 })
 }
 
-fn verdict(results: &Results, quantity: Quantity) -> String {
-    let Some(target) = quantity.target() else { return String::new() };
+fn verdicts(results: &Results, quantity: Quantity) -> String {
+    let verdicts = quantity.targets().into_iter().map(|target| verdict(results, quantity, target));
+    verdicts.collect::<Vec<_>>().join("; ")
+}
+
+fn verdict(results: &Results, quantity: Quantity, target: Target) -> String {
     let median = |samples: &[f64]| Spread::of(samples).map(|spread| spread.median);
-    let own = median(results.samples(quantity, Contestant::CloudHypervisor));
+    let of_own = |quantity| median(results.samples(quantity, Contestant::CloudHypervisor));
+    let own = of_own(quantity);
     let of_other = |other: Contestant, limit: f64| {
         let ratio = median(&results.ratios(quantity, other));
         (format!("≤ {limit} × {}", other.name()), ratio.map(|ratio| ratio <= limit))
@@ -50,6 +55,10 @@ fn verdict(results: &Results, quantity: Quantity) -> String {
         Target::AtMost(limit) => (format!("≤ {limit}"), own.map(|own| own <= limit)),
         Target::OfMicrovm(limit) => of_other(Contestant::Microvm, limit),
         Target::OfQ35(limit) => of_other(Contestant::Q35, limit),
+        Target::Of(other, limit) => {
+            let met = own.zip(of_own(other)).map(|(own, other)| own <= limit * other);
+            (format!("≤ {limit} × \"{}\"", other.title()), met)
+        }
     };
     match met {
         Some(true) => format!("{aim}: met"),
@@ -105,6 +114,20 @@ mod tests {
         assert!(lines[2].contains("5.00 (5.00–5.00)") && lines[2].contains("< 4: missed"), "{table}");
         assert!(lines[3].contains("520 (500–700)") && lines[3].contains("0.52 (0.50–0.70)"), "{table}");
         assert!(lines[3].contains("≤ 0.54 × microvm: met"), "{table}");
+    }
+
+    #[test]
+    fn own_quantities_are_compared() {
+        let mut results = Results::default();
+        results.push(Quantity::MappedLarge, Contestant::CloudHypervisor, 12.0);
+        assert!(render(&results).contains("copy, 2 GiB, ms\" |"), "nothing to compare with");
+        results.push(Quantity::MappedSmall, Contestant::CloudHypervisor, 10.0);
+        results.push(Quantity::CopyLarge, Contestant::CloudHypervisor, 100.0);
+        let table = render(&results);
+        assert!(
+            table.contains("256 MiB, ms\": met; ≤ 0.1") && table.contains("copy, 2 GiB, ms\": missed"),
+            "{table}"
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! What guests of tests and of `cargo xtask bench` do and busybox cannot: sockets of AF_VSOCK, and being told of new devices. `cargo xtask`
-//! links it statically and puts it into the guests' initramfs as `/bin/vmguest`.
+//! What guests of tests and of `cargo xtask bench` do and busybox cannot: sockets of AF_VSOCK, being told of new devices, and saying how long
+//! they stood still. `cargo xtask` links it statically and puts it into the guests' initramfs as `/bin/vmguest`.
 
 mod arrivals;
+mod beats;
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -17,7 +18,8 @@ usage: vmguest connect CID PORT    standard input there, what comes back to stan
        vmguest echo PORT           gives everybody back what they say
        vmguest deaf PORT           lets everybody in and reads nothing
        vmguest arrivals MIB        says which devices come, and when the RAM has grown by so much
-       vmguest cid                 the guest's own address, while it has one";
+       vmguest cid                 the guest's own address, while it has one
+       vmguest beats MIB BUSY      fills so much RAM, keeps writing to some of it, and says a character every 10 ms";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         }),
         ["arrivals", mib] => number(mib).and_then(|mib| arrivals::tell(mib.into())),
         ["cid"] => vsock::get_local_cid().and_then(|cid| writeln!(io::stdout(), "{cid}")),
+        ["beats", mib, busy] => number(mib).and_then(|mib| beats::tell(mib, number(busy)?)),
         _ => Err(io::Error::other(USAGE)),
     };
     match done {

@@ -30,6 +30,8 @@ pub(crate) enum Part {
     Guest,
     /// Of that only what comes to a running guest.
     Hotplug,
+    /// Of that only snapshots, restores and migrations.
+    State,
 }
 
 /// What to measure.
@@ -67,7 +69,11 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     }
     if options.part != Part::Host {
         headline("measuring with guests");
-        let name = if options.part == Part::Hotplug { "hotplug" } else { "guest" };
+        let name = match options.part {
+            Part::Hotplug => "hotplug",
+            Part::State => "state",
+            _ => "guest",
+        };
         let measured = if lab::host_kvm() {
             contest.on_host(name)?
         } else {
@@ -152,8 +158,8 @@ impl Contest<'_> {
         let program = self.places.release_binary("vmbench");
         let rounds = self.rounds.to_string();
         let command = vec![program.to_string_lossy().into_owned(), part.to_owned(), rounds];
-        // Room for the page cache of all disks beside the guest.
-        let run = lab::Run { environment: self.environment(), memory_mib: 4096, ..lab::Run::new(command) };
+        // Room for two guests of 2 GiB and a snapshot in the page cache, and for sixteen QEMUs.
+        let run = lab::Run { environment: self.environment(), ..lab::Run::new(command) };
         let output = Keep::default();
         if lab::run(self.places, &run, output.clone())? != 0 {
             return Err(Error::Verdict("the measurement failed".to_owned()));

@@ -35,7 +35,7 @@ usage: cargo xtask TASK
   soak [--rounds N] [FILTER]          guest tests N times (10); a table of passes, and the failures' logs
   fuzz [TARGET] [--minutes N]         libFuzzer on one target or all, N minutes each (10)
   demo [--shell]                      shows a whole VM; --shell leaves you at the guest's prompt
-  bench [--host | --guest | --hotplug] [--rounds N] [--json] [--against REV]
+  bench [--host | --guest | --hotplug | --state] [--rounds N] [--json] [--against REV]
                                       this VMM beside QEMU; a whole run writes docs/performance.md;
                                       --against: beside another commit, and fails if anything got worse
   selfcheck                           is the lab sound? boots the guest images there without our VMM
@@ -136,6 +136,7 @@ fn parse_bench(arguments: &[String]) -> Result<bench::Options> {
             "--host" => options.part = bench::Part::Host,
             "--guest" => options.part = bench::Part::Guest,
             "--hotplug" => options.part = bench::Part::Hotplug,
+            "--state" => options.part = bench::Part::State,
             "--json" => options.json = true,
             "--rounds" => options.rounds = parse_number(&mut arguments)?,
             "--against" => {

@@ -1,0 +1,3 @@
+//! What the guest's program and those who listen to it must agree on.
+
+pub mod scale;
