@@ -41,7 +41,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Problem, ProblemKind, Problems, check};
+pub use check::{Problem, ProblemKind, Problems, check, check_saved};
 pub use consoles::{ConsoleConfig, ConsoleMode, DebugConsoleConfig, SerialConfig};
 pub use cpus::{CoreScheduling, CpuAffinity, CpuFeatures, CpuProfile, CpuTopology, CpusConfig};
 pub use disk::{Disk, DiskConfig, ImageType, LockGranularity, QueueAffinity};

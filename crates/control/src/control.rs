@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::Published;
 use crate::jobs::{Guard, JobRunner, Released};
-use crate::missing::NextLook;
+use crate::missing::{self, NextLook};
 use crate::published::Shown;
 
 /// Opens the hypervisor when the first machine is built: a VMM that only answers questions needs none.
@@ -106,6 +106,7 @@ impl Control {
         open_hypervisor: OpenHypervisor,
         options: Options,
     ) -> Self {
+        missing::expect(&events);
         Self {
             vm: None,
             events,

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use api::{ApiError, Code};
+use device::Events;
 use machine::Machine;
 use memory::missing::{Missing, Shortened};
 
@@ -16,13 +17,14 @@ const INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct NextLook(pub(crate) Option<Instant>);
 
-impl Control {
-    /// Sees to it that memory which is missing from now on is told of.
-    pub(crate) fn expect_missing(&self) -> Result<(), ApiError> {
-        let watched = self.events.wake_fd().try_clone().and_then(memory::missing::report_to);
-        watched.map_err(|e| ApiError::from_error(Code::Internal, &e).within("Cannot watch guest memory"))
+/// Sees to it that memory which is missing from now on is told of through `events`. Jobs fill memory before there is a machine.
+pub(crate) fn expect(events: &Events) {
+    if let Err(error) = events.wake_fd().try_clone().and_then(memory::missing::report_to) {
+        tracing::warn!("Guest memory that turns out to be missing will end this process by SIGBUS: {error}");
     }
+}
 
+impl Control {
     /// Ends the loop if the machine has lost memory.
     pub(crate) fn look_for_missing(&mut self) -> Result<(), Ended> {
         let missing = self.machine().map(|machine| machine.take_missing()).unwrap_or_default();

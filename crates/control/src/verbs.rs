@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use api::{ApiError, Code, Command, Stopped, Verb};
 use config::plan::Extra;
-use config::{Plan, RestoreConfig, VmConfig, VmResizeDisk};
+use config::{Plan, Problems, RestoreConfig, VmConfig, VmResizeDisk};
 use hv::Hypervisor;
 use machine::{Consoles, DebugDesk, Descriptors, GenerationId, Machine, Start};
 
@@ -156,7 +156,6 @@ impl Control {
     /// was: created.
     fn build_machine(&mut self, generation: Option<GenerationId>) -> Done {
         let hypervisor = self.hypervisor()?;
-        self.expect_missing()?;
         let Some(vm) = self.vm.as_mut() else { return Ok(()) };
         let consoles = match vm.consoles.take() {
             Some(consoles) => consoles,
@@ -288,13 +287,20 @@ fn within(verb: &str, error: ApiError) -> ApiError {
     }
 }
 
-pub(crate) fn check(config: VmConfig) -> Result<Plan, ApiError> {
-    config::check(config).map_err(|problems| {
-        for problem in problems.iter() {
-            tracing::warn!("{}: {problem}: {}", problem.path, problem.hint);
-        }
-        ApiError::from_problems(&problems)
-    })
+fn check(config: VmConfig) -> Result<Plan, ApiError> {
+    config::check(config).map_err(|problems| refused(&problems))
+}
+
+/// The same for a machine that has run.
+pub(crate) fn check_saved(config: VmConfig) -> Result<Plan, ApiError> {
+    config::check_saved(config).map_err(|problems| refused(&problems))
+}
+
+fn refused(problems: &Problems) -> ApiError {
+    for problem in problems.iter() {
+        tracing::warn!("{}: {problem}: {}", problem.path, problem.hint);
+    }
+    ApiError::from_problems(problems)
 }
 
 pub(crate) fn open_consoles(plan: &Plan) -> Result<Consoles, ApiError> {

@@ -23,6 +23,15 @@ pub fn check(config: VmConfig) -> Result<Plan, Problems> {
     check_from(config, Former::default())
 }
 
+/// [`check`] for the configuration of a machine that has run: it may have had more vCPUs before.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_saved(config: VmConfig) -> Result<Plan, Problems> {
+    let most_vcpus = config.cpus.max_vcpus;
+    check_from(config, Former { most_vcpus, ..Former::default() })
+}
+
 /// What a plan hands on to those that are made from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Former {

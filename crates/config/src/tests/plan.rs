@@ -170,6 +170,9 @@ fn devices_keep_their_queues_when_vcpus_go() {
     let (with_another, _) = fewer.check_more(more(2)).unwrap();
     assert!(with_another.check_less("d").unwrap().is_ok());
     assert!(fewer.check_more(more(3)).is_err());
+    // Also where it comes back.
+    assert!(check(fewer.config().clone()).is_err());
+    assert!(check_saved(fewer.config().clone()).is_ok());
     let grown = before.check_resized_running(&vcpus(4)).unwrap();
     assert!(grown.check_more(more(4)).is_ok());
 }

@@ -17,7 +17,7 @@ use migration::{
 use super::restore::{Demand, Restored, RestoredRam};
 use super::send::{Offer, PROFILE};
 use super::{Finish, Link};
-use crate::verbs::check;
+use crate::verbs::check_saved;
 use crate::{Control, blame};
 
 impl Control {
@@ -164,7 +164,7 @@ impl Destination for Arriving<'_> {
         let replaced =
             RestoreConfig { zone_updates: self.data.zone_updates.clone(), ..RestoreConfig::default() };
         replaced.apply(&mut config)?;
-        let plan = check(config)?;
+        let plan = check_saved(config)?;
         let (ram, source) = if self.fds.is_empty() {
             (GuestRam::restore(&plan.memory.zones, &ranges, &NoFiles)?.0, MemorySource::Copy)
         } else {

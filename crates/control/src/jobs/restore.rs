@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{ApiError, Code, JobPhase, MemorySource, ReplyTo, RestoredMemory, With};
 use config::{Background, MemoryRestoreMode, Plan, RestoreConfig, VmConfig};
@@ -24,8 +25,8 @@ use snapshot::Snapshot;
 use super::snapshot::{Range, directory, pieces};
 use super::{Finish, Guard, Link, Progress};
 use crate::control::Vm;
-use crate::verbs::{Done, check, show_debugger};
-use crate::{Control, blame};
+use crate::verbs::{Done, check_saved, show_debugger};
+use crate::{Control, blame, missing};
 
 /// The thread of a restore: it reads files and makes RAM.
 pub(crate) static PROFILE: Profile =
@@ -88,11 +89,13 @@ impl Control {
         let start = Start::Restore { tree: &tree, ram, generation };
         let built = machine::build(plan, start, hypervisor.as_ref(), consoles, descriptors, &self.events);
         let machine = built.map_err(|e| blame::build_failed(&e))?;
+        missing::check_built(&machine)?;
         show_debugger(self.debug.as_deref(), &machine)?;
         vm.machine = Some(machine);
         vm.restored = Some(sources);
         vm.guard = guard;
         self.watch_snapshot();
+        self.plan_next_look(Instant::now());
         self.publish();
         Ok(resume)
     }
@@ -183,7 +186,7 @@ impl Restored {
         config.check_against(&saved).map_err(invalid)?;
         config.apply(&mut saved).map_err(invalid)?;
         let descriptors = share_out(config, descriptors, &mut saved);
-        let mut plan = check(saved)?;
+        let mut plan = check_saved(saved)?;
         let tree = Tree::deserialize(snapshot.state())
             .map_err(|e| unreadable(&e, "state.json holds no state of a machine"))?;
         tree.settle(&mut plan);

@@ -43,6 +43,22 @@ fn a_paused_vm_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_vm_comes_back_with_the_queues_of_vcpus_that_have_gone() {
+    let (rig, kernel) = (Rig::new(Options::default()), kernel());
+    let (directory, image) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    image.as_file().set_len(1 << 20).unwrap();
+    let disk = format!(r#"{{"path":"{}","image_type":"Raw","num_queues":2}}"#, image.path().display());
+    let sections = format!(r#""cpus":{{"boot_vcpus":2,"max_vcpus":2}},"disks":[{disk}]"#);
+    rig.ok("vm.create", &config(&kernel).replacen('{', &format!("{{{sections},"), 1));
+    rig.ok("vm.boot", "");
+    rig.ok("vm.resize", r#"{"desired_vcpus":1}"#);
+    snapshot(&rig, directory.path());
+    rig.ok("vm.delete", "");
+    rig.ok("vm.restore", &format!(r#"{{"source_url":"{}"}}"#, url(directory.path())));
+    assert_eq!(rig.client.reads().vm_info().unwrap().config.cpus.boot_vcpus, 1);
+}
+
+#[test]
 fn a_running_vm_runs_on() {
     let (rig, kernel) = (Rig::new(Options::default()), kernel());
     let directory = tempfile::tempdir().unwrap();
