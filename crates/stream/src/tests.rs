@@ -375,7 +375,11 @@ fn nobody_waits_for_a_reader_that_forgot_to_read() {
         // The reader wakes up: what was kept goes out with the next output, and nothing else is lost.
         drop(writer);
         let (progress, reads) = std::sync::mpsc::channel();
-        let reading = std::thread::spawn(move || read_until(reader, b"end", || drop(progress.send(()))));
+        let told = move || {
+            // Nobody listens any more once the end has come.
+            let _ = progress.send(());
+        };
+        let reading = std::thread::spawn(move || read_until(reader, b"end", told));
         while !reading.is_finished() {
             stream.write(b"end");
             // No faster than the reader: what nobody reads would push out what was kept.
