@@ -142,7 +142,7 @@ fn memory_on_a_full_file_system(context: &Context) {
     std::fs::write(dir.join("ram"), b"").unwrap();
     let zone = json!({"id": "z", "size": 256u64 << 20, "file": dir.join("ram"), "shared": true});
     let memory = json!({"size": 0, "zones": [zone]});
-    let mut vm = Builder::new(context).with("memory", memory).start();
+    let mut vm = Builder::new(context).grant(&idle).with("memory", memory).start();
     // The first kernel is larger than all that there is. The second fits, and what belongs beside it does not.
     for kernel in [vm.config["payload"]["kernel"].clone(), json!(idle)] {
         let mut config = vm.config.clone();

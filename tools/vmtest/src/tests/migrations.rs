@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use vmtest::context::Context;
-use vmtest::vm::{Builder, Vm};
+use vmtest::vm::{AgentOn, Builder, Vm};
 use vmtest::wait;
 
-vmtest::tests![migrations: precopy, local, postcopy, nobody_there];
+vmtest::tests![migrations: precopy, local, postcopy, nobody_there, after_a_restore, over_a_pty];
 
 /// A guest that counts, and has a file with its checksum.
 fn busy(vm: &Vm) {
@@ -27,8 +27,12 @@ fn check(vm: &Vm, least: u64) -> u64 {
 }
 
 /// Hands the VM over to a new process, and waits until the old one has ended.
-fn hand_over(context: &Context, mut vm: Vm, url: &str, send: Value, receive: Value) -> Vm {
-    let arrived = Builder::new(context).with("serial", vm.config["serial"].clone()).start();
+fn hand_over(context: &Context, vm: Vm, url: &str, send: Value, receive: Value) -> Vm {
+    hand_over_to(vm, Builder::new(context), url, send, receive)
+}
+
+fn hand_over_to(mut vm: Vm, builder: Builder<'_>, url: &str, send: Value, receive: Value) -> Vm {
+    let arrived = builder.with("serial", vm.config["serial"].clone()).start();
     let with = |key: &str, more: Value| {
         let mut body = json!({key: url});
         for (key, value) in more.as_object().unwrap() {
@@ -114,4 +118,30 @@ fn nobody_there(context: &Context) {
     });
     assert_eq!(vm.api().info()["state"], "Running");
     check(&vm, least);
+}
+
+/// A VM whose memory lies in a snapshot's file takes all of it along.
+fn after_a_restore(context: &Context) {
+    let vm = Builder::new(context).grant(&context.path("")).boot();
+    busy(&vm);
+    let least = count(&vm);
+    let directory = context.path("snapshot");
+    std::fs::create_dir(&directory).unwrap();
+    let url = format!("file://{}", directory.display());
+    vm.api().put_json("vm.snapshot", &json!({"destination_url": url})).expect(204);
+    vm.api().put("vm.delete").expect(204);
+    vm.api().put_json("vm.restore", &json!({"source_url": url, "resume": true})).expect(204);
+    check(&vm, least);
+    let url = format!("unix:{}", context.path("migration").display());
+    let vm = hand_over(context, vm, &url, json!({}), json!({}));
+    check(&vm, least);
+}
+
+/// A console whose other end is made anew.
+fn over_a_pty(context: &Context) {
+    let pty = || Builder::new(context).agent(AgentOn::Console).with("console", json!({"mode": "Pty"}));
+    let vm = pty().boot();
+    let url = format!("unix:{}", context.path("migration").display());
+    let arrived = hand_over_to(vm, pty(), &url, json!({}), json!({}));
+    assert_eq!(arrived.ok("echo here"), "here");
 }
