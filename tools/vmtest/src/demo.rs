@@ -47,7 +47,7 @@ pub(crate) fn run() -> bool {
     let disk = context.path("root");
     let builder = builder(&context, &disk).agent(AgentOn::Console).with("console", json!({"mode": "Pty"}));
     say(&format!("starting {}", context.vmm().display()));
-    let vm = builder.start();
+    let mut vm = builder.start();
     let api = vm.api().clone().loud();
     print_console(&vm);
     say("creating and booting a VM over REST");
@@ -57,8 +57,6 @@ pub(crate) fn run() -> bool {
     say("the guest boots");
     vm.wait_ready();
     tour(&context, &vm, &api);
-    let mut vm = hand_over(&context, vm, &api);
-    let api = vm.api().clone().loud();
     there_and_back(&context, &vm, &api);
     say("the guest powers off, and the VMM ends");
     vm.agent().start("sync; poweroff -f");
@@ -128,28 +126,6 @@ fn there_and_back(context: &Context, vm: &Vm, api: &Client) {
     api.put("vm.delete").expect(204);
     api.put_json("vm.restore", &json!({"source_url": url, "resume": true})).expect(204);
     show(vm, "cat /tmp/memory");
-}
-
-/// The VM goes to another process while its guest runs; the first one ends.
-fn hand_over(context: &Context, mut vm: Vm, api: &Client) -> Vm {
-    say("live migration: the VM goes to another process, and its guest does not notice");
-    let builder = Builder::new(context).agent(AgentOn::Console);
-    let arrived =
-        builder.with("console", json!({"mode": "Pty"})).with("serial", vm.config["serial"].clone()).start();
-    let url = format!("unix:{}", context.path("migration").display());
-    thread::scope(|scope| {
-        let other = arrived.api().clone();
-        let body = json!({"receiver_url": url});
-        let receiving = scope.spawn(move || other.put_json("vm.receive-migration", &body));
-        wait::until_true(wait::COMMAND, "the receiver", || {
-            arrived.api().get("vm.jobs").expect(200).json()["jobs"][0]["state"] == "running"
-        });
-        api.put_json("vm.send-migration", &json!({"destination_url": url})).expect(204);
-        receiving.join().unwrap().expect(204);
-    });
-    println!("  the first process has ended with exit code {:?}", vm.vmm.wait_exit().code());
-    show(&arrived, "uptime");
-    arrived
 }
 
 fn show(vm: &Vm, command: &str) {
