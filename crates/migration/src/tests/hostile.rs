@@ -1,6 +1,7 @@
 //! Peers that speak nonsense: an error that names it, at once, and nothing is left of the machine.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -136,7 +137,18 @@ fn send(bytes: &[u8]) -> String {
             std::thread::yield_now();
         };
         stream.write_all(bytes).unwrap();
-        drop((stream, listener));
+        drop(listener);
+        stream.shutdown(Shutdown::Write).unwrap();
+        // What the source says is taken, or it would hear of that before it has read the answers.
+        while !sending.is_finished() {
+            match stream.read(&mut [0; 4096]) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => break,
+            }
+        }
+        drop(stream);
         sending.join().unwrap()
     });
     let failure = sent.unwrap_err();
