@@ -17,7 +17,7 @@ fn receive(bytes: &[u8], settings: ReceiveSettings) -> (Result<Received, Receive
     let mut destination = FakeDestination::new(Arc::clone(&net.world));
     let mut stream = net.raw();
     stream.write_all(bytes).unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
     let received = crate::receive(net.listener(), &mut destination, settings, &Watch::default());
     assert!(!destination.is_there(), "{received:?}");
     let mut answers = Vec::new();
